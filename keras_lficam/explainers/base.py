@@ -1,0 +1,137 @@
+"""The contract that every explainer keeps."""
+
+import abc
+
+import keras
+import numpy as np
+
+from keras_lficam import functional
+
+
+class Explainer(abc.ABC):
+    """Explains a classifier's answers by heat maps.
+
+    Any explainer can stand where another stands: it is made for a model and
+    called on images. A subclass says how the maps of one chunk are made; this
+    class checks the images, cuts them into chunks, and brings the maps to the
+    size of the images.
+
+    Args:
+        model: Classifier from images `(B, H, W, 3)` to scores `(B, K)`.
+        chunk_size: Number of images that go through the model at once, at
+            least 1. It bounds the memory and does not change the maps.
+
+    Call arguments:
+        images: Images `(B, H, W, 3)`, or a single one `(H, W, 3)`, in the
+            range that the model takes; finite.
+        classes: The class to explain: an integer for all images, an integer
+            for each of them, or None for the class that is predicted.
+
+    Returns:
+        NumPy array `(B, H, W, 1)`, float32, in [0, 1].
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`, or `classes` no integers.
+        ValueError: If another argument is not as described.
+
+    Attributes:
+        class_specific: Whether the map depends on the class asked for. Where
+            it does not, `classes` is checked and has no effect.
+    """
+
+    class_specific: bool
+
+    def __init__(self, model, *, chunk_size=32):
+        if not isinstance(model, keras.Model):
+            raise TypeError(
+                "Argument `model` must be a keras.Model. "
+                f"Received: model={model!r} of type {type(model).__name__}"
+            )
+        if not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(
+                "Argument `chunk_size` must be an integer of at least 1. "
+                f"Received: chunk_size={chunk_size!r}"
+            )
+        self.model = model
+        self.chunk_size = chunk_size
+
+    def __call__(self, images, classes=None):
+        images = _checked_images(images, self.model)
+        classes = _checked_classes(classes, len(images), self.model)
+        maps = []
+        for start in range(0, len(images), self.chunk_size):
+            chunk = slice(start, start + self.chunk_size)
+            coarse = self._explain(
+                images[chunk], None if classes is None else classes[chunk]
+            )
+            fine = functional.resize(coarse, images.shape[1:3])
+            maps.append(keras.ops.convert_to_numpy(fine))
+        # Interpolation rounds, and may leave [0, 1] by a last digit.
+        return np.clip(np.concatenate(maps), 0, 1, dtype="float32")
+
+    @abc.abstractmethod
+    def _explain(self, images, classes):
+        """Makes the maps of one chunk.
+
+        Args:
+            images: Array `(B, H, W, 3)`.
+            classes: Array `(B,)` of integers, or None for the predicted ones.
+
+        Returns:
+            Maps `(B, h, w, 1)` of any size, in [0, 1].
+        """
+
+
+def _checked_images(images, model):
+    images = keras.ops.convert_to_numpy(images)
+    if images.ndim == 3:
+        images = images[np.newaxis]
+    expected = model.inputs[0].shape[1:]
+    fits = images.ndim == 4 and all(
+        size in (None, actual)
+        for size, actual in zip(expected, images.shape[1:], strict=True)
+    )
+    if not fits or len(images) == 0:
+        shape = ", ".join(
+            "any" if size is None else str(size) for size in expected
+        )
+        raise ValueError(
+            f"Argument `images` must have shape (batch, {shape}), or be a "
+            f"single image ({shape}). Received: images.shape={images.shape}"
+        )
+    if not np.issubdtype(images.dtype, np.number):
+        raise TypeError(
+            "Argument `images` must hold numbers. "
+            f"Received: images.dtype={images.dtype}"
+        )
+    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
+    if bad.size:
+        raise ValueError(
+            "Argument `images` must be finite. Received: NaN or infinite "
+            f"pixels in the images at {bad.tolist()[:10]}. Way out: leave "
+            "these out, or replace the pixels, as by numpy.nan_to_num."
+        )
+    return images
+
+
+def _checked_classes(classes, count, model):
+    if classes is None:
+        return None
+    classes = keras.ops.convert_to_numpy(classes)
+    if not np.issubdtype(classes.dtype, np.integer):
+        raise TypeError(
+            "Argument `classes` must hold integers. "
+            f"Received: classes.dtype={classes.dtype}"
+        )
+    if classes.shape not in ((), (count,)):
+        raise ValueError(
+            "Argument `classes` must be one integer, or one for each of the "
+            f"{count} images. Received: classes.shape={classes.shape}"
+        )
+    number = model.outputs[0].shape[-1]
+    if classes.size and not 0 <= classes.min() <= classes.max() < number:
+        raise ValueError(
+            f"Argument `classes` must lie between 0 and {number - 1}. "
+            f"Received: classes={classes.tolist()}"
+        )
+    return np.broadcast_to(classes, (count,))

@@ -1,0 +1,144 @@
+"""The tensor maths of LFI-CAM: pure functions, no state, any backend.
+
+Axis letters, here and in the whole package: `B` batch, `H W` image, `h w`
+feature map, `C` channels of the feature map, `K` classes.
+"""
+
+import keras
+from keras import ops
+
+# What is below these is rounding, not contrast.
+_SMALLEST_RELATIVE_SPAN = 1e-5
+_SMALLEST_SPAN = 1e-16
+_SMALLEST_SPAN_OF_HALF = 2.0**-10
+
+
+def min_max(x, axis=(1, 2), *, smallest_span=None):
+    """Stretches `x` to [0, 1] over `axis`; what is constant becomes 0.
+
+    The span that divides never falls below a floor: 1e-5 of the largest
+    magnitude, and `smallest_span`. So neither the result nor its gradient
+    leaves the finite numbers, whatever `x` is.
+
+    Args:
+        x: Tensor of any shape.
+        axis: Axis or axes over which minimum and maximum are taken; the
+            default is the spatial axes of `(B, h, w, C)`.
+        smallest_span: Floor of the span that divides. The default is 1e-16,
+            and 2**-10 for float16, where a gradient above 65504 overflows.
+
+    Returns:
+        Tensor of the shape of `x` in [0, 1], float32 or wider.
+
+    Reference:
+        Lee et al., 2021, https://arxiv.org/abs/2105.00937, the function `s`.
+        The authors' release maps a constant channel to ones unless it is
+        zero; here a channel without contrast points nowhere and becomes 0.
+
+    Examples:
+        >>> min_max(np.array([[1.0, 2.0, 5.0]]), axis=1)
+        # [[0.0, 0.25, 1.0]]
+    """
+    x = ops.convert_to_tensor(x)
+    if smallest_span is None:
+        smallest_span = _default_span(x)
+    x = _widen(x)
+    low = ops.min(x, axis=axis, keepdims=True)
+    high = ops.max(x, axis=axis, keepdims=True)
+    magnitude = ops.maximum(ops.abs(low), ops.abs(high))
+    floor = ops.maximum(_SMALLEST_RELATIVE_SPAN * magnitude, smallest_span)
+    return (x - low) / ops.maximum(high - low, ops.stop_gradient(floor))
+
+
+def gray(images, value_range=(0, 255)):
+    """Turns RGB images into gray ones: the plain mean of the channels.
+
+    Args:
+        images: Images `(B, H, W, 3)` with values in `value_range`.
+        value_range: Darkest and brightest value that a pixel can have.
+
+    Returns:
+        Tensor `(B, H, W, 1)`, float32, in [0, 1].
+    """
+    low, high = value_range
+    images = ops.cast(images, "float32")
+    return (ops.mean(images, axis=-1, keepdims=True) - low) / (high - low)
+
+
+def resize(images, size):
+    """Resizes bilinearly, without antialiasing, as the paper's release does.
+
+    Unlike `keras.ops.image.resize` it takes a size that is a tensor, which
+    the size of a feature map is where images of any size are taken.
+
+    Args:
+        images: Images or maps `(B, H, W, channels)`.
+        size: Pair of the new height and width, in pixels.
+
+    Returns:
+        Tensor `(B, *size, channels)`, float32 or wider, in the range of
+        `images`.
+    """
+    images = _widen(ops.convert_to_tensor(images))
+    height, width = ops.shape(images)[1:3]
+    rows = _interpolation(height, size[0], images.dtype)
+    columns = _interpolation(width, size[1], images.dtype)
+    images = ops.einsum("iH,bHWc->biWc", rows, images)
+    return ops.einsum("jW,biWc->bijc", columns, images)
+
+
+def importance_masks(images, features, value_range=(0, 255)):
+    """Masks the gray image with every normalised channel, `M = s(F) * G`.
+
+    Args:
+        images: Images `(B, H, W, 3)` with values in `value_range`.
+        features: Feature maps `(B, h, w, C)`.
+        value_range: Darkest and brightest value that a pixel can have.
+
+    Returns:
+        Masks `(B, h, w, C)`, float32, in [0, 1].
+
+    Reference:
+        Lee et al., 2021, https://arxiv.org/abs/2105.00937.
+    """
+    size = ops.shape(features)[1:3]
+    return min_max(features) * resize(gray(images, value_range), size)
+
+
+def class_activation_map(features, importance):
+    """Sums the channels by importance, `A = s(ReLU(sum_k w_k F_k))`.
+
+    Args:
+        features: Feature maps `(B, h, w, C)`.
+        importance: Weight of every channel `(B, C)`.
+
+    Returns:
+        Maps `(B, h, w, 1)`, float32 or wider, in [0, 1]. A weighted sum that
+        is nowhere positive, or is constant, gives a map of zeros.
+
+    Reference:
+        Lee et al., 2021, https://arxiv.org/abs/2105.00937.
+    """
+    weighted = ops.einsum("bhwc,bc->bhw", _widen(features), _widen(importance))
+    positive = ops.expand_dims(ops.relu(weighted), axis=-1)  # (B, h, w, 1)
+    return min_max(positive, smallest_span=_default_span(features))
+
+
+def _interpolation(length, new_length, dtype):
+    """Returns the matrix `(new_length, length)` of linear interpolation."""
+    new = ops.cast(ops.arange(new_length), dtype)
+    old = ops.cast(ops.arange(length), dtype)
+    ratio = ops.cast(length, dtype) / ops.cast(new_length, dtype)
+    centers = ops.clip((new + 0.5) * ratio - 0.5, 0, old[-1])
+    distances = ops.abs(centers[:, None] - old[None, :])
+    return ops.relu(1 - distances)
+
+
+def _default_span(x):
+    half = keras.backend.standardize_dtype(x.dtype) == "float16"
+    return _SMALLEST_SPAN_OF_HALF if half else _SMALLEST_SPAN
+
+
+def _widen(x):
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return ops.cast(x, keras.backend.result_type(dtype, "float32"))

@@ -1,0 +1,368 @@
+"""LFI-CAM in one file, in the order of the paper's figure.
+
+A classifier is cut where space is last seen. Between its features `F`
+`(B, h, w, C)` and its head stand four steps; `I` is the image in gray, in
+[0, 1], resized to `h x w`, and `s` stretches to [0, 1] over space.
+
+    M_k = s(F_k) * I                       ImportanceMask
+    w   = softmax(FIN(M))                  FeatureImportanceNetwork
+    A   = s(ReLU(sum_k w_k F_k))           ClassActivationMap
+    F'  = (1 + A) * F                      AttentionMechanism
+
+`A` is the heat map. It is made on the way to the prediction, so the one
+cross-entropy of the classifier trains it, and it needs no gradient to be seen.
+
+Reference:
+    Lee, Park, Oh and Kwak, "LFI-CAM: Learning Feature Importance for Better
+    Visual Explanation", ICCV 2021, https://arxiv.org/abs/2105.00937.
+"""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from keras_lficam import functional
+
+
+@keras.saving.register_keras_serializable(package="keras_lficam")
+class ImportanceMask(keras.layers.Layer):
+    """Masks the gray image with every normalised feature map.
+
+    Args:
+        value_range: Pair of the darkest and the brightest value that a pixel
+            of the image can have.
+
+    Call arguments:
+        inputs: Pair of the RGB image `(batch, height, width, 3)` and its
+            features `(batch, rows, columns, channels)`, 2x2 or larger.
+
+    Output shape:
+        `(batch, rows, columns, channels)`; in [0, 1].
+
+    Raises:
+        ValueError: If the inputs are not such a pair, or `value_range` does
+            not rise.
+
+    Reference:
+        Lee et al., 2021, https://arxiv.org/abs/2105.00937.
+    """
+
+    def __init__(self, value_range=(0, 255), **kwargs):
+        # Without autocast the pixels reach the gray image unrounded.
+        super().__init__(autocast=False, **kwargs)
+        self.value_range = _checked_range(value_range)
+
+    def build(self, input_shape):
+        _check_image_and_features(self, input_shape)
+        self.built = True
+
+    def call(self, inputs):
+        image, features = inputs
+        masks = functional.importance_masks(image, features, self.value_range)
+        return ops.cast(masks, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape[1])
+
+    def get_config(self):
+        return {**super().get_config(), "value_range": self.value_range}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """Convolutions of an importance network.
+
+    `divisors` holds the channels of the features divided by each
+    convolution's filters; None stands for the argument `reduction`.
+    """
+
+    kernels: tuple[int, ...]
+    divisors: tuple[int | None, ...]
+    relu_every: int
+
+
+_FORMS = {
+    "bottleneck": _Form((1, 3, 1), (None, None, 1), relu_every=1),
+    "pointwise": _Form((1, 1, 1, 1), (1, 1, 2, 1), relu_every=2),
+    "released": _Form((3, 3, 3, 3), (1, 1, 1, 1), relu_every=2),
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_lficam")
+class FeatureImportanceNetwork(keras.layers.Layer):
+    """Weighs the feature maps by how much each matters to the image.
+
+    Convolutions over the masks, each without bias and with a batch
+    normalization, then global average pooling and a softmax over the channels.
+
+    Args:
+        form: Which convolutions. With `C` channels in the features:
+            `"bottleneck"`: 1x1 to `C / reduction`, 3x3, 1x1 to `C`, at a few
+            percent of the others' cost;
+            `"pointwise"`: 1x1 to `C`, `C`, `C / 2` and `C`, the form whose
+            number of parameters agrees with the paper;
+            `"released"`: four times 3x3 to `C`, the form of the authors'
+            release, `36 C**2` parameters.
+        reduction: How many times narrower the bottleneck is than the
+            features. The other forms do not look at it.
+        relu_every: A ReLU follows every such convolution. The default is the
+            form's own: 1 for `"bottleneck"`, 2 for the others. The release
+            has 2 in its CIFAR networks and 1 in its ImageNet networks.
+        value_range: Pair of the darkest and the brightest value that a pixel
+            of the image can have.
+
+    Call arguments:
+        inputs: Pair of the RGB image `(batch, height, width, 3)` and its
+            features `(batch, rows, columns, channels)`, 2x2 or larger.
+        training: Whether batch normalization uses the batch's statistics.
+
+    Output shape:
+        `(batch, channels)`, float32 under every dtype policy; non-negative,
+        each row sums to 1.
+
+    Raises:
+        ValueError: If an argument is out of range, or the inputs are not such
+            a pair.
+
+    Reference:
+        Lee et al., 2021, https://arxiv.org/abs/2105.00937. The pointwise form
+        and the two places of the ReLU are from the authors' release.
+
+    Examples:
+        importance = FeatureImportanceNetwork("released")([image, features])
+    """
+
+    def __init__(
+        self,
+        form="bottleneck",
+        *,
+        reduction=8,
+        relu_every=None,
+        value_range=(0, 255),
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        self.form = form
+        self.reduction = reduction
+        self.relu_every = relu_every
+        self.value_range = _checked_range(value_range)
+        if form not in _FORMS:
+            raise ValueError(
+                f"Argument `form` must be one of {sorted(_FORMS)}. "
+                f"Received: form={form!r}"
+            )
+        for name, value in [
+            ("reduction", reduction),
+            ("relu_every", relu_every),
+        ]:
+            if value is not None and not _is_positive_integer(value):
+                raise ValueError(
+                    f"Argument `{name}` must be an integer of at least 1. "
+                    f"Received: {name}={value!r}"
+                )
+
+    def build(self, input_shape):
+        _check_image_and_features(self, input_shape)
+        form = _FORMS[self.form]
+        channels = input_shape[1][-1]
+        self.masks = ImportanceMask(
+            self.value_range, name="masks", dtype=self.dtype_policy
+        )
+        self.masks.build(input_shape)
+        self.convolutions = []
+        self.normalizations = []
+        shape = tuple(input_shape[1])
+        for kernel, divisor in zip(form.kernels, form.divisors, strict=True):
+            convolution = keras.layers.Conv2D(
+                max(1, channels // (divisor or self.reduction)),
+                kernel,
+                padding="same",
+                use_bias=False,
+                kernel_initializer="he_normal",
+                data_format="channels_last",
+                dtype=self.dtype_policy,
+            )
+            convolution.build(shape)
+            shape = convolution.compute_output_shape(shape)
+            normalization = keras.layers.BatchNormalization(
+                dtype=self.dtype_policy
+            )
+            normalization.build(shape)
+            self.convolutions.append(convolution)
+            self.normalizations.append(normalization)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        x = self.masks(inputs)  # (B, h, w, C)
+        relu_every = self.relu_every or _FORMS[self.form].relu_every
+        steps = zip(self.convolutions, self.normalizations, strict=True)
+        for number, (convolution, normalization) in enumerate(steps, start=1):
+            x = normalization(convolution(x), training=training)
+            if number % relu_every == 0:
+                x = ops.relu(x)
+        pooled = ops.mean(ops.cast(x, "float32"), axis=(1, 2))  # (B, C)
+        return ops.softmax(pooled, axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        batch, *_, channels = input_shape[1]
+        return (batch, channels)
+
+    def compute_output_spec(self, inputs, training=None):
+        shape = self.compute_output_shape([x.shape for x in inputs])
+        return keras.KerasTensor(shape, dtype="float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "form": self.form,
+            "reduction": self.reduction,
+            "relu_every": self.relu_every,
+            "value_range": self.value_range,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_lficam")
+class ClassActivationMap(keras.layers.Layer):
+    """Draws the heat map: the channels summed by importance.
+
+    Call arguments:
+        inputs: Pair of the features `(batch, rows, columns, channels)` and
+            the importance of each channel `(batch, channels)`.
+
+    Output shape:
+        `(batch, rows, columns, 1)`, float32 under every dtype policy; in
+        [0, 1], with maximum 1 unless the map is zero everywhere.
+
+    Raises:
+        ValueError: If the inputs are not such a pair.
+
+    Reference:
+        Lee et al., 2021, https://arxiv.org/abs/2105.00937.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+
+    def build(self, input_shape):
+        features, importance = _pair(self, input_shape, "features, importance")
+        _check_features(self, features)
+        if len(importance) != 2 or importance[1] != features[3]:
+            raise ValueError(
+                f"Layer {self.name!r} needs an importance of shape "
+                f"(batch, {features[3]}), a weight for every channel of the "
+                f"features. Received: importance.shape={importance}"
+            )
+        self.built = True
+
+    def call(self, inputs):
+        features, importance = inputs
+        weighted = functional.class_activation_map(features, importance)
+        return ops.cast(weighted, "float32")
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[0][:-1], 1)
+
+    def compute_output_spec(self, inputs):
+        shape = self.compute_output_shape([x.shape for x in inputs])
+        return keras.KerasTensor(shape, dtype="float32")
+
+
+@keras.saving.register_keras_serializable(package="keras_lficam")
+class AttentionMechanism(keras.layers.Layer):
+    """Strengthens the features where the heat map is bright.
+
+    Call arguments:
+        inputs: Pair of the features `(batch, rows, columns, channels)` and
+            the attention map `(batch, rows, columns, 1)`.
+
+    Output shape:
+        That of the features; between once and twice their values.
+
+    Raises:
+        ValueError: If the inputs are not such a pair.
+
+    Reference:
+        Lee et al., 2021, https://arxiv.org/abs/2105.00937, and Fukui et al.,
+        2019, https://arxiv.org/abs/1812.10025, whose attention is the same.
+
+    Examples:
+        attended = AttentionMechanism()([features, attention_map])
+    """
+
+    def build(self, input_shape):
+        features, attention = _pair(self, input_shape, "features, map")
+        if len(features) != 4 or not _agree((*features[1:3], 1), attention[1:]):
+            raise ValueError(
+                f"Layer {self.name!r} needs features (batch, rows, columns, "
+                "channels) and a map (batch, rows, columns, 1) of the same "
+                f"rows and columns. Received: features.shape={features}, "
+                f"map.shape={attention}"
+            )
+        self.built = True
+
+    def call(self, inputs):
+        features, attention_map = inputs
+        return features * (1 + attention_map)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape[0])
+
+
+def _checked_range(value_range):
+    """Returns `value_range` as a list, the form that JSON gives back."""
+    pair = isinstance(value_range, (tuple, list)) and len(value_range) == 2
+    if not pair or not value_range[0] < value_range[1]:
+        raise ValueError(
+            "Argument `value_range` must be a pair (darkest, brightest) that "
+            f"rises, such as (0, 255). Received: value_range={value_range!r}"
+        )
+    return list(value_range)
+
+
+def _is_positive_integer(value):
+    return isinstance(value, int) and value >= 1
+
+
+def _agree(shape, other):
+    """Whether two shapes can be equal, None being any size."""
+    return len(shape) == len(other) and all(
+        a == b or None in (a, b) for a, b in zip(shape, other, strict=True)
+    )
+
+
+def _pair(layer, shapes, names):
+    """Returns the shapes of a layer's two inputs, which may be dynamic."""
+    if len(shapes) == 2 and all(isinstance(s, (tuple, list)) for s in shapes):
+        return tuple(shapes[0]), tuple(shapes[1])
+    raise ValueError(
+        f"Layer {layer.name!r} is called on a pair [{names}]. "
+        f"Received: input shapes {shapes}"
+    )
+
+
+def _check_image_and_features(layer, shapes):
+    image, features = _pair(layer, shapes, "image, features")
+    if len(image) != 4 or image[-1] != 3:
+        raise ValueError(
+            f"Layer {layer.name!r} needs an RGB image of shape (batch, "
+            "height, width, 3); give a gray one three equal channels. "
+            f"Received: image.shape={image}"
+        )
+    _check_features(layer, features)
+
+
+def _check_features(layer, shape):
+    if len(shape) != 4 or shape[-1] is None:
+        raise ValueError(
+            f"Layer {layer.name!r} needs features of shape (batch, rows, "
+            "columns, channels) with a known number of channels. "
+            f"Received: features.shape={shape}"
+        )
+    if shape[1] == 1 or shape[2] == 1:
+        raise ValueError(
+            f"Layer {layer.name!r} needs a feature map of at least 2x2, for "
+            "a map of one row or column cannot show where. "
+            f"Received: features.shape={shape}. Ways out: larger images, or "
+            "an earlier feature map."
+        )

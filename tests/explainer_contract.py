@@ -1,0 +1,76 @@
+"""What every explainer promises, asked of each."""
+
+import keras
+import numpy as np
+import pytest
+
+
+def check_explainer(make, model, images, folder):
+    """Asks an explainer for all that `Explainer` promises.
+
+    Args:
+        make: Function of a model, and of options, that gives the explainer.
+        model: Classifier that the explainer can explain.
+        images: At least three different images `(B, H, W, 3)`.
+        folder: Folder to save the model in.
+    """
+    explainer = make(model)
+    maps = explainer(images)
+    assert maps.shape == (*images.shape[:3], 1)
+    assert isinstance(maps, np.ndarray)
+    assert maps.dtype == "float32"
+    assert 0 <= maps.min() < maps.max() <= 1
+    # Another image, another map; the same again, the same map.
+    assert np.abs(maps[0] - maps[1]).max() > 1e-3
+    np.testing.assert_array_equal(maps, explainer(images))
+    # Alone or in a batch, a single image, and whatever the chunk.
+    close = {"atol": 1e-5}
+    np.testing.assert_allclose(explainer(images[1:2]), maps[1:2], **close)
+    np.testing.assert_allclose(explainer(images[1]), maps[1:2], **close)
+    for chunk_size in (1, 2, 100):
+        chunked = make(model, chunk_size=chunk_size)(images)
+        np.testing.assert_allclose(chunked, maps, **close)
+    # After a save and a reload.
+    model.save(folder / "contract.keras")
+    loaded = keras.models.load_model(folder / "contract.keras")
+    np.testing.assert_array_equal(make(loaded)(images), maps)
+    _check_classes(explainer, images, maps)
+    _check_refusals(make, model, images)
+
+
+def _check_classes(explainer, images, maps):
+    predicted = explainer.model.predict(images, verbose=0).argmax(axis=-1)
+    np.testing.assert_array_equal(explainer(images, predicted), maps)
+    number = explainer.model.output_shape[-1]
+    other = (predicted + 1) % number
+    differs = np.abs(explainer(images, other) - maps).max() > 1e-3
+    assert differs == explainer.class_specific
+    one = explainer(images, 0)
+    np.testing.assert_array_equal(one, explainer(images, [0] * len(images)))
+
+
+def _check_refusals(make, model, images):
+    explainer = make(model)
+    dark = images.astype("float32")
+    dark[1, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"NaN.*\[1\].*Way out"):
+        explainer(dark)
+    number = model.output_shape[-1]
+    for wrong in (number, -1):
+        with pytest.raises(ValueError, match=f"between 0 and {number - 1}"):
+            explainer(images, wrong)
+    with pytest.raises(ValueError, match="one for each of the"):
+        explainer(images, [0] * (len(images) + 1))
+    with pytest.raises(TypeError, match="integers"):
+        explainer(images, 0.5)
+    for shape in (images[0, 0], images[..., :1], images[np.newaxis]):
+        with pytest.raises(ValueError, match=r"must have shape \(batch, "):
+            explainer(shape)
+    with pytest.raises(ValueError, match="must have shape"):
+        explainer(images[:0])
+    with pytest.raises(TypeError, match="numbers"):
+        explainer(np.full(images.shape, "a"))
+    with pytest.raises(ValueError, match="`chunk_size`"):
+        make(model, chunk_size=0)
+    with pytest.raises(TypeError, match=r"keras\.Model"):
+        make("model.keras")

@@ -1,0 +1,57 @@
+import keras
+import numpy as np
+import pytest
+import reference
+
+from keras_lficam import functional
+
+
+def numpy_of(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def test_min_max_by_hand():
+    x = np.array([[1.0, 2.0, 5.0], [-3.0, 0.0, 3.0]], "float32")
+    expected = [[0, 0.25, 1], [0, 0.5, 1]]
+    actual = numpy_of(functional.min_max(x, axis=1))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_min_max_of_rounding_noise_is_no_contrast():
+    x = np.full((1, 3, 3, 1), 1000.0, "float32")
+    x[0, 1, 1, 0] = np.nextafter(np.float32(1000), np.float32(2000))
+    assert numpy_of(functional.min_max(x)).max() < 0.01
+
+
+def test_min_max_sees_features_as_small_as_untrained_mobilenet_has():
+    x = 1e-13 * np.arange(4, dtype="float32").reshape(1, 2, 2, 1)
+    actual = numpy_of(functional.min_max(x)).ravel()
+    np.testing.assert_allclose(actual, [0, 1 / 3, 2 / 3, 1], rtol=1e-5)
+
+
+def test_min_max_of_float16_does_not_divide_by_less_than_its_floor():
+    x = np.array([0, 2.0**-12], "float16").reshape(1, 1, 2, 1)
+    actual = numpy_of(functional.min_max(x))
+    assert actual.dtype == "float32"
+    assert actual.max() == pytest.approx(2.0**-12 / 2.0**-10)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (5, 7), (9, 8), (20, 31)])
+def test_resize_equals_the_rewrite(size, rng):
+    image = rng.uniform(size=(1, 9, 8, 1)).astype("float32")
+    actual = numpy_of(functional.resize(image, size))
+    expected = reference.bilinear(image[0, ..., 0], *size)
+    np.testing.assert_allclose(actual[0, ..., 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(3, 5), (16, 16)])
+def test_resize_equals_keras_where_keras_can(size, rng):
+    images = rng.uniform(size=(2, 7, 6, 3)).astype("float32")
+    expected = keras.ops.image.resize(
+        images, size, interpolation="bilinear", data_format="channels_last"
+    )
+    np.testing.assert_allclose(
+        numpy_of(functional.resize(images, size)),
+        numpy_of(expected),
+        atol=1e-5,
+    )

@@ -1,0 +1,390 @@
+"""The method against an independent rewrite, on whatever backend is set."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+from gradients import gradients
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from keras_lficam import layers
+
+FORMS = ["bottleneck", "pointwise", "released"]
+RELU_AFTER = {
+    ("bottleneck", None): {1, 2, 3},
+    ("bottleneck", 2): {2},
+    ("pointwise", None): {2, 4},
+    ("released", None): {2, 4},
+    ("released", 1): {1, 2, 3, 4},
+}
+
+
+def numpy_of(tensor):
+    return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+
+
+def inputs_of(rng, *, rows=5, columns=7, channels=16):
+    images = rng.uniform(0, 255, (3, 23, 18, 3)).astype("float32")
+    features = rng.normal(size=(3, rows, columns, channels)).astype("float32")
+    return images, features
+
+
+def randomized(network, rng):
+    """Gives every weight a value that shows whether it is used."""
+    for weight in network.weights:
+        if "variance" in weight.path or "gamma" in weight.path:
+            weight.assign(rng.uniform(0.5, 2, weight.shape))
+        elif "kernel" in weight.path:
+            fan_in = np.prod(weight.shape[:3])
+            weight.assign(rng.normal(size=weight.shape) / np.sqrt(fan_in))
+        else:
+            weight.assign(rng.normal(size=weight.shape))
+    return network
+
+
+def steps_of(network):
+    return [
+        [
+            numpy_of(weight).astype("float64")
+            for weight in (
+                convolution.kernel,
+                normalization.gamma,
+                normalization.beta,
+                normalization.moving_mean,
+                normalization.moving_variance,
+            )
+        ]
+        for convolution, normalization in zip(
+            network.convolutions, network.normalizations, strict=True
+        )
+    ]
+
+
+class Branch(keras.layers.Layer):
+    """The whole branch, as `build` wires it."""
+
+    def __init__(self, form="bottleneck", **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.importance = layers.FeatureImportanceNetwork(form)
+        self.map = layers.ClassActivationMap()
+        self.attention = layers.AttentionMechanism()
+
+    def build(self, input_shape):
+        _, features = input_shape
+        self.importance.build(input_shape)
+        self.map.build([features, (None, features[-1])])
+        self.attention.build([features, (*features[:-1], 1)])
+        self.built = True
+
+    def call(self, inputs, training=None):
+        image, features = inputs
+        weights = self.importance([image, features], training=training)
+        attention_map = self.map([features, weights])
+        return (
+            weights,
+            attention_map,
+            self.attention([features, attention_map]),
+        )
+
+
+def test_masks_equal_the_rewrite(rng):
+    images, features = inputs_of(rng)
+    features[0, ..., 3] = 7.0  # A constant channel,
+    features[1, ..., 4] = 0.0  # and a dead one.
+    actual = numpy_of(layers.ImportanceMask()([images, features]))
+    np.testing.assert_allclose(
+        actual, reference.masks(images, features), atol=1e-5
+    )
+    assert not actual[0, ..., 3].any()
+
+
+def test_gray_is_mean_of_channels_sampled_at_cell_centers():
+    image = np.zeros((1, 4, 4, 3), "float32")
+    image[0, :2, :2] = [255, 0, 0]
+    image[0, 2:, 2:] = [255, 255, 255]
+    features = np.array([[0.0, 1.0], [2.0, 4.0]], "float32")
+    actual = numpy_of(
+        layers.ImportanceMask()([image, features.reshape(1, 2, 2, 1)])
+    )
+    # s(F) = 0, 1/4, 1/2, 1 and the gray cells are 1/3, 0, 0, 1.
+    np.testing.assert_allclose(actual.ravel(), [0, 0, 0, 1], atol=1e-6)
+    features = features[::-1, ::-1].reshape(1, 2, 2, 1)
+    actual = numpy_of(layers.ImportanceMask()([image, features]))
+    np.testing.assert_allclose(actual.ravel(), [1 / 3, 0, 0, 0], atol=1e-6)
+
+
+def test_value_range_scales_the_gray_image(rng):
+    images, features = inputs_of(rng)
+    expected = layers.ImportanceMask()([images, features])
+    scaled = layers.ImportanceMask(value_range=(-1, 1))(
+        [images / 127.5 - 1, features]
+    )
+    np.testing.assert_allclose(
+        numpy_of(scaled), numpy_of(expected), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("form", "relu_every"), list(RELU_AFTER))
+def test_importance_equals_the_rewrite(form, relu_every, training, rng):
+    images, features = inputs_of(rng)
+    network = layers.FeatureImportanceNetwork(form, relu_every=relu_every)
+    network.build([images.shape, features.shape])
+    steps = steps_of(randomized(network, rng))
+    actual = numpy_of(network([images, features], training=training))
+    expected = reference.importance(
+        images, features, steps, RELU_AFTER[form, relu_every], training
+    )
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert expected.max() > 2 * expected.min()  # Not the uniform start.
+
+
+@pytest.mark.parametrize(
+    ("form", "filters", "parameters"),
+    [
+        # Kernels, and gamma, beta, mean and variance of each filter.
+        ("bottleneck", [2, 2, 16], 16 * 2 + 9 * 2 * 2 + 2 * 16 + 4 * 20),
+        ("pointwise", [16, 16, 8, 16], 2 * 256 + 2 * 128 + 4 * 56),
+        ("released", [16, 16, 16, 16], 36 * 256 + 4 * 64),
+    ],
+)
+def test_form_has_the_filters_it_promises(form, filters, parameters, rng):
+    network = layers.FeatureImportanceNetwork(form)
+    network(inputs_of(rng))
+    assert [c.filters for c in network.convolutions] == filters
+    assert network.count_params() == parameters
+
+
+def test_released_form_has_the_151_million_parameters_of_resnet50():
+    network = layers.FeatureImportanceNetwork("released")
+    network.build([(None, 224, 224, 3), (None, 14, 14, 2048)])
+    trainable = sum(np.prod(w.shape) for w in network.trainable_weights)
+    # 176.57 M with LFI-CAM less 25.56 M without, in reference figures.
+    assert trainable == pytest.approx(151.01e6, abs=0.005e6)
+
+
+def test_activation_map_equals_the_rewrite(rng):
+    _, features = inputs_of(rng)
+    weights = reference.softmax(rng.normal(size=(3, 16))).astype("float32")
+    actual = numpy_of(layers.ClassActivationMap()([features, weights]))
+    expected = reference.activation_map(features, weights)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert actual.max() == 1
+
+
+def test_activation_map_by_hand():
+    features = np.zeros((1, 2, 2, 2), "float32")
+    features[0, ..., 0] = [[4.0, 0.0], [-8.0, 2.0]]
+    features[0, ..., 1] = [[0.0, 4.0], [0.0, -2.0]]
+    weights = np.array([[0.25, 0.75]], "float32")
+    # Weighted sums 1, 3, -2, -1; the ReLU leaves 1, 3, 0, 0; over 3.
+    actual = numpy_of(layers.ClassActivationMap()([features, weights]))
+    np.testing.assert_allclose(actual.ravel(), [1 / 3, 1, 0, 0], rtol=1e-6)
+
+
+def test_attention_by_hand():
+    features = np.array([[[[2.0, -3.0]]]], "float32")
+    attention_map = np.array([[[[0.5]]]], "float32")
+    actual = layers.AttentionMechanism()([features, attention_map])
+    np.testing.assert_allclose(numpy_of(actual).ravel(), [3.0, -4.5])
+
+
+def test_whole_branch_equals_the_rewrite(rng):
+    images, features = inputs_of(rng)
+    branch = Branch()
+    branch([images, features])
+    steps = steps_of(randomized(branch.importance, rng))
+    weights, attention_map, attended = branch([images, features])
+    relu_after = RELU_AFTER["bottleneck", None]
+    expected = reference.importance(images, features, steps, relu_after)
+    drawn = reference.activation_map(features, expected)
+    np.testing.assert_allclose(numpy_of(weights), expected, atol=1e-5)
+    np.testing.assert_allclose(numpy_of(attention_map), drawn, atol=1e-5)
+    np.testing.assert_allclose(
+        numpy_of(attended), reference.attend(features, drawn), atol=1e-5
+    )
+
+
+HARD_FEATURES = {
+    "constant": lambda rng, shape: np.full(shape, 3.7),
+    "zero": lambda rng, shape: np.zeros(shape),
+    "negative": lambda rng, shape: -1 - rng.uniform(0, 1, shape),
+    "dead channels": lambda rng, shape: (
+        rng.uniform(0, 1, shape) * (np.arange(shape[-1]) % 2)
+    ),
+    "huge": lambda rng, shape: 1e4 * rng.normal(size=shape).clip(-3, 3),
+    "tiny": lambda rng, shape: 1e-7 * rng.normal(size=shape),
+}
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "policy", ["float32", "mixed_float16", "mixed_bfloat16"]
+)
+@pytest.mark.parametrize("kind", list(HARD_FEATURES))
+def test_hard_features_leave_all_finite(kind, policy, jit_compile, rng):
+    if jit_compile and keras.backend.backend() == "torch":
+        jit_compile = False  # Keras runs PyTorch eagerly unless told.
+    keras.config.set_dtype_policy(policy)
+    images = rng.uniform(0, 255, (2, 16, 16, 3)).astype("float32")
+    features = HARD_FEATURES[kind](rng, (2, 4, 4, 16))
+    branch = Branch()
+    outputs, slopes = gradients(
+        branch, images, features, jit_compile=jit_compile
+    )
+    for array in [*outputs, *slopes]:
+        assert np.isfinite(array).all()
+    weights, attention_map, _ = outputs
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+    assert 0 <= attention_map.min() <= attention_map.max() <= 1
+    if kind in ("constant", "zero", "negative"):
+        assert not attention_map.any()
+    else:
+        assert attention_map.max() > 0
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(
+    features=hnp.arrays(
+        "float32",
+        # Few shapes, for the compilers' sake; many values.
+        st.sampled_from([(1, 2, 2, 2), (2, 2, 3, 8), (2, 4, 4, 3)]),
+        elements=st.one_of(
+            st.sampled_from([0.0, 1.0, -1.0, 1e4, -1e4, 1e-7, 1e-30]),
+            st.floats(-(2.0**13), 2.0**13, width=32),
+        ),
+    ),
+    policy=st.sampled_from(["float32", "mixed_float16", "mixed_bfloat16"]),
+    brightness=st.sampled_from([0, 1, 255]),
+)
+def test_no_features_lead_out_of_the_finite(features, policy, brightness):
+    keras.config.set_dtype_policy(policy)
+    images = np.full((len(features), 6, 6, 3), brightness, "float32")
+    outputs, slopes = gradients(Branch(), images, features)
+    for array in [*outputs, *slopes]:
+        assert np.isfinite(array).all()
+    weights, attention_map, _ = outputs
+    assert weights.min() >= 0
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+    assert 0 <= attention_map.min() <= attention_map.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 9), (7, 7), (14, 14)])
+@pytest.mark.parametrize("open_size", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_any_feature_size(form, open_size, size, rng):
+    images, features = inputs_of(rng, rows=size[0], columns=size[1])
+    shapes = (
+        [(None, None, 3), (None, None, 16)]
+        if open_size
+        else [images.shape[1:], features.shape[1:]]
+    )
+    inputs = [keras.Input(shape) for shape in shapes]
+    weights, attention_map, attended = Branch(form)(inputs)
+    model = keras.Model(inputs, [weights, attention_map, attended])
+    assert attention_map.shape[-1] == 1
+    drawn = model.predict([images, features], verbose=0)
+    assert [d.shape for d in drawn] == [(3, 16), (3, *size, 1), (3, *size, 16)]
+    expected = reference.activation_map(features, drawn[0])
+    np.testing.assert_allclose(drawn[1], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_importance_and_map_are_float32_under_any_policy(policy, rng):
+    keras.config.set_dtype_policy(policy)
+    half = policy.removeprefix("mixed_")
+    image = keras.Input((16, 16, 3))
+    features = keras.Input((4, 4, 8), dtype=half)
+    weights, attention_map, attended = Branch()([image, features])
+    model = keras.Model([image, features], [weights, attention_map, attended])
+    actual = model([rng.uniform(0, 255, (1, 16, 16, 3)), np.ones((1, 4, 4, 8))])
+    types = [keras.backend.standardize_dtype(a.dtype) for a in actual]
+    assert types == ["float32", "float32", half]
+    assert [weights.dtype, attention_map.dtype] == ["float32", "float32"]
+
+
+CONFIGURED = [
+    layers.ImportanceMask(value_range=(-1, 1), name="masks"),
+    layers.FeatureImportanceNetwork(
+        "released", reduction=4, relu_every=1, value_range=(0, 1), name="fin"
+    ),
+    layers.ClassActivationMap(name="map", dtype="mixed_bfloat16"),
+    layers.AttentionMechanism(name="attention"),
+]
+
+
+@pytest.mark.parametrize("layer", CONFIGURED, ids=lambda layer: layer.name)
+def test_config_round_trip(layer):
+    config = layer.get_config()
+    again = type(layer).from_config(config)
+    assert again.get_config() == config
+    name = f"keras_lficam>{type(layer).__name__}"
+    assert keras.saving.get_registered_object(name) is type(layer)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_saved_and_loaded_is_bit_identical(form, rng, tmp_path):
+    image, features = keras.Input((23, 18, 3)), keras.Input((5, 7, 16))
+    weights = layers.FeatureImportanceNetwork(form)([image, features])
+    attention_map = layers.ClassActivationMap()([features, weights])
+    attended = layers.AttentionMechanism()([features, attention_map])
+    model = keras.Model([image, features], [weights, attention_map, attended])
+    for layer in model.layers:
+        if isinstance(layer, layers.FeatureImportanceNetwork):
+            randomized(layer, rng)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    batch = inputs_of(rng)
+    for before, after in zip(model(batch), loaded(batch), strict=True):
+        np.testing.assert_array_equal(numpy_of(before), numpy_of(after))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"form": "Released"}, r"`form`.*'bottleneck', 'pointwise'.*Released"),
+        ({"reduction": 0}, r"`reduction`.*at least 1.*reduction=0"),
+        ({"relu_every": -1}, r"`relu_every`.*at least 1.*relu_every=-1"),
+        ({"value_range": (1, 0)}, r"`value_range`.*rises.*\(1, 0\)"),
+        ({"value_range": 255}, r"`value_range`.*pair.*255"),
+    ],
+)
+def test_wrong_argument_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layers.FeatureImportanceNetwork(**arguments)
+
+
+IMAGE, FEATURES = (2, 8, 8, 3), (2, 4, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "message"),
+    [
+        (layers.ImportanceMask, [(2, 8, 8, 1), FEATURES], "RGB.*8, 8, 1"),
+        (layers.ImportanceMask, [(8, 8, 3), FEATURES], "RGB.*8, 8, 3"),
+        (layers.ImportanceMask, [IMAGE, (2, 1, 1, 6)], "2x2.*1, 1, 6.*Ways"),
+        (layers.ImportanceMask, [IMAGE, (2, 4, 6)], "columns.*2, 4, 6"),
+        (layers.ImportanceMask, [IMAGE, FEATURES, FEATURES], "pair"),
+        (layers.FeatureImportanceNetwork, [IMAGE, (2, 1, 4, 6)], "2x2"),
+        (layers.ClassActivationMap, [FEATURES, (2, 5)], r"\(batch, 6\).*2, 5"),
+        (layers.ClassActivationMap, [FEATURES, FEATURES], "importance"),
+        (layers.ClassActivationMap, [(2, 1, 1, 6), (2, 6)], "2x2"),
+        (layers.AttentionMechanism, [FEATURES, (2, 2, 4, 1)], "same"),
+        (layers.AttentionMechanism, [FEATURES, (2, 4, 4, 6)], "same"),
+    ],
+)
+def test_wrong_inputs_are_refused(layer, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        layer()([np.ones(shape, "float32") for shape in shapes])
+
+
+def test_single_tensor_instead_of_pair_is_refused():
+    with pytest.raises(ValueError, match="pair"):
+        layers.FeatureImportanceNetwork()(np.ones(FEATURES, "float32"))
