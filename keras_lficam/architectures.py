@@ -1,20 +1,23 @@
 """Puts the LFI-CAM branch into a classifier."""
 
+import os
+from collections.abc import Callable
+
 import keras
 
 from keras_lficam import backbones, layers
 
 
 def build(
-    backbone="DenseNet121",
-    classes=1000,
+    backbone: str | Callable[..., keras.Model] = "DenseNet121",
+    classes: int = 1000,
     *,
-    input_shape=(224, 224, 3),
-    weights=None,
-    architecture="lfi_cam",
-    importance_network="bottleneck",
-    classifier_activation="softmax",
-):
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    weights: str | os.PathLike[str] | None = None,
+    architecture: str = "lfi_cam",
+    importance_network: str | keras.layers.Layer = "bottleneck",
+    classifier_activation: str | None = "softmax",
+) -> keras.Model:
     """Builds a classifier that shows what it looked at.
 
     The images are RGB from 0 to 255; the backbone's preprocessing is part of
@@ -63,7 +66,10 @@ def build(
             f"Argument `architecture` must be one of {sorted(_WIRINGS)}. "
             f"Received: architecture={architecture!r}"
         )
-    split = backbones.load(backbone, classes, tuple(input_shape), weights)
+    height, width, channels = input_shape
+    split = backbones.load(
+        backbone, classes, (height, width, channels), weights
+    )
     logits = _WIRINGS[architecture](split, importance_network)
     predictions = keras.layers.Activation(
         classifier_activation or "linear", dtype="float32", name="predictions"
@@ -72,7 +78,7 @@ def build(
     return keras.Model(split.image, predictions, name=name)
 
 
-def attention_view(model):
+def attention_view(model: keras.Model) -> keras.Model:
     """Shows the heat map beside the prediction.
 
     Args:

@@ -20,7 +20,7 @@ _TEST_BATCH = 200
 _OVERLAY_SIDE = 512
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Runs the command.
 
     Args:
@@ -30,11 +30,11 @@ def main(arguments=None):
         Exit code: 0 if all went well, 1 if some pictures could not be
         explained, 2 if the command was refused.
     """
-    arguments = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        return arguments.run(arguments)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"keras-lficam {arguments.command}: {error}", file=sys.stderr)
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"keras-lficam {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped; nothing was written.", file=sys.stderr)
@@ -149,16 +149,22 @@ def _demo(arguments):
 
 def _demo_data(seed):
     """Returns class names and training, validation and test batches."""
+    import tensorflow_datasets
+
     from keras_lficam import data
 
     name = "digits_in_photos"
     print(
-        f"2/4  Reading {name} (made once, in about a minute)",
+        f"2/4  Reading {name} (the first time it is made, in a minute)",
         flush=True,
     )
-    training = data.load(
-        name, "train", batch_size=_BATCH, shuffle=True, seed=seed
-    )
+    if not sys.stderr.isatty():
+        tensorflow_datasets.disable_progress_bar()
+    # The bars of TFDS go to the error stream; its words are not for here.
+    with contextlib.redirect_stdout(None):
+        training = data.load(
+            name, "train", batch_size=_BATCH, shuffle=True, seed=seed
+        )
     validation = data.load(name, "validation", batch_size=_TEST_BATCH)
     test = data.load(name, "test", batch_size=_TEST_BATCH, with_masks=True)
     return data.class_names(name), training, validation, test
@@ -214,7 +220,6 @@ def _train(model, training, validation, epochs, folder):
 def _answers(model, test):
     """Collects images, labels, boxes, predictions and maps of a test set."""
     import numpy as np
-    import tqdm
 
     from keras_lficam import functional, metrics
     from keras_lficam.architectures import attention_view
@@ -227,7 +232,7 @@ def _answers(model, test):
         "predictions": [],
         "maps": [],
     }
-    for images, labels, masks in tqdm.tqdm(test, unit="batch", leave=False):
+    for images, labels, masks in _progress(test, "batch"):
         shown = view.predict_on_batch(images)
         parts["images"].append(images)
         parts["labels"].append(labels)
@@ -319,12 +324,7 @@ def _explain(arguments):
     view = _load_view(arguments.model)
     names = _class_names(arguments.model, view)
     failed = 0
-    for path in tqdm.tqdm(
-        arguments.images,
-        unit="picture",
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    ):
+    for path in _progress(arguments.images, "picture"):
         try:
             line = _explain_picture(view, names, path, arguments.output)
             tqdm.tqdm.write(line, file=sys.stdout)
@@ -408,7 +408,7 @@ def _load_model(path):
 
 def _class_names(path, view):
     """Reads the names of the classes beside the model; numbers if none."""
-    count = view.output_shape["predictions"][-1]
+    count = view.output["predictions"].shape[-1]
     labels = path.with_name("labels.txt")
     if not labels.is_file():
         return [str(number) for number in range(count)]
@@ -442,6 +442,15 @@ def _new_folder(path):
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _progress(items, unit):
+    """Shows a bar of progress on a screen, and nothing in a log."""
+    import tqdm
+
+    return tqdm.tqdm(
+        items, unit=unit, leave=False, disable=not sys.stderr.isatty()
+    )
 
 
 def _start_keras():

@@ -4,8 +4,13 @@ Axis letters, here and in the whole package: `B` batch, `H W` image, `h w`
 feature map, `C` channels of the feature map, `K` classes.
 """
 
+from typing import Any, TypeAlias
+
 import keras
 from keras import ops
+
+# A tensor of the backend, or what converts to one.
+Tensor: TypeAlias = Any
 
 # What is below these is rounding, not contrast.
 _SMALLEST_RELATIVE_SPAN = 1e-5
@@ -13,7 +18,12 @@ _SMALLEST_SPAN = 1e-16
 _SMALLEST_SPAN_OF_HALF = 2.0**-10
 
 
-def min_max(x, axis=(1, 2), *, smallest_span=None):
+def min_max(
+    x: Tensor,
+    axis: int | tuple[int, ...] = (1, 2),
+    *,
+    smallest_span: float | None = None,
+) -> Tensor:
     """Stretches `x` to [0, 1] over `axis`; what is constant becomes 0.
 
     The span that divides never falls below a floor: 1e-5 of the largest
@@ -50,7 +60,7 @@ def min_max(x, axis=(1, 2), *, smallest_span=None):
     return (x - low) / ops.maximum(high - low, ops.stop_gradient(floor))
 
 
-def gray(images, value_range=(0, 255)):
+def gray(images: Tensor, value_range: tuple[float, float] = (0, 255)) -> Tensor:
     """Turns RGB images into gray ones: the plain mean of the channels.
 
     Args:
@@ -65,7 +75,7 @@ def gray(images, value_range=(0, 255)):
     return (ops.mean(images, axis=-1, keepdims=True) - low) / (high - low)
 
 
-def resize(images, size):
+def resize(images: Tensor, size: tuple[Any, Any]) -> Tensor:
     """Resizes bilinearly, without antialiasing, as the paper's release does.
 
     Unlike `keras.ops.image.resize` it takes a size that is a tensor, which
@@ -87,7 +97,11 @@ def resize(images, size):
     return ops.einsum("jW,biWc->bijc", columns, images)
 
 
-def importance_masks(images, features, value_range=(0, 255)):
+def importance_masks(
+    images: Tensor,
+    features: Tensor,
+    value_range: tuple[float, float] = (0, 255),
+) -> Tensor:
     """Masks the gray image with every normalised channel, `M = s(F) * G`.
 
     Args:
@@ -105,7 +119,7 @@ def importance_masks(images, features, value_range=(0, 255)):
     return min_max(features) * resize(gray(images, value_range), size)
 
 
-def class_activation_map(features, importance):
+def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:
     """Sums the channels by importance, `A = s(ReLU(sum_k w_k F_k))`.
 
     Args:

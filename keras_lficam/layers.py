@@ -48,7 +48,7 @@ class ImportanceMask(keras.layers.Layer):
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
     """
 
-    def __init__(self, value_range=(0, 255), **kwargs):
+    def __init__(self, value_range: tuple[float, float] = (0, 255), **kwargs):
         # Without autocast the pixels reach the gray image unrounded.
         super().__init__(autocast=False, **kwargs)
         self.value_range = _checked_range(value_range)
@@ -135,11 +135,11 @@ class FeatureImportanceNetwork(keras.layers.Layer):
 
     def __init__(
         self,
-        form="bottleneck",
+        form: str = "bottleneck",
         *,
-        reduction=8,
-        relu_every=None,
-        value_range=(0, 255),
+        reduction: int = 8,
+        relu_every: int | None = None,
+        value_range: tuple[float, float] = (0, 255),
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)

@@ -41,16 +41,16 @@ def overlay(
     Examples:
         picture = overlay(image, maps[0])
     """
-    images, maps = _checked(images, maps)
+    pixels, heat = _checked(images, maps)
     if not 0 <= opacity <= 1:
         raise ValueError(
             "Argument `opacity` must be between 0 and 1. "
             f"Received: opacity={opacity}"
         )
-    colors = 255 * _colors(maps, colormap)
-    gray = images.mean(axis=-1, keepdims=True)
+    colors = 255 * _colors(heat, colormap)
+    gray = pixels.mean(axis=-1, keepdims=True)
     # The square root lifts the middle of the map, which would else be faint.
-    cover = opacity * np.sqrt(maps)
+    cover = opacity * np.sqrt(heat)
     return np.rint(gray * (1 - cover) + colors * cover).astype("uint8")
 
 
@@ -86,13 +86,13 @@ def grid(
     """
     from matplotlib import pyplot
 
-    images, maps = _checked(images, maps)
-    if images.ndim != 4:
+    pixels, heat = _checked(images, maps)
+    if pixels.ndim != 4:
         raise ValueError(
             "Argument `images` must be a batch (batch, height, width, 3). "
-            f"Received: images.shape={images.shape}"
+            f"Received: images.shape={pixels.shape}"
         )
-    count = len(images)
+    count = len(pixels)
     if titles is not None and len(titles) != count:
         raise ValueError(
             f"Argument `titles` must hold a line for each of the {count} "
@@ -100,10 +100,10 @@ def grid(
         )
     if masks is not None:
         masks = np.asarray(masks)
-        if masks.shape != maps.shape:
+        if masks.shape != heat.shape:
             raise ValueError(
                 "Argument `masks` must have the shape of `maps`, "
-                f"{maps.shape}. Received: masks.shape={masks.shape}"
+                f"{heat.shape}. Received: masks.shape={masks.shape}"
             )
     if columns < 1:
         raise ValueError(
@@ -114,12 +114,12 @@ def grid(
     figure = pyplot.figure(
         figsize=(4.2 * columns + 0.2, 1.65 * rows + 0.35), layout="constrained"
     )
-    blocks = np.atleast_1d(figure.subfigures(rows, columns)).ravel()
-    overlays = overlay(images, maps, colormap=colormap)
+    blocks = figure.subfigures(rows, columns, squeeze=False).ravel()
+    overlays = overlay(pixels, heat, colormap=colormap)
     for index, block in enumerate(blocks[:count]):
         axes = block.subplots(1, 3)
-        axes[0].imshow(np.rint(images[index]).astype("uint8"))
-        axes[1].imshow(maps[index], cmap=colormap, vmin=0, vmax=1)
+        axes[0].imshow(np.rint(pixels[index]).astype("uint8"))
+        axes[1].imshow(heat[index], cmap=colormap, vmin=0, vmax=1)
         axes[2].imshow(overlays[index])
         for axis in axes:
             axis.set_axis_off()
@@ -153,20 +153,21 @@ def prediction_titles(
     Raises:
         ValueError: If `names` has not one name for each class.
     """
-    predictions = np.asarray(predictions)
+    rows = np.asarray(predictions)
     if names is None:
-        names = [str(number) for number in range(predictions.shape[1])]
-    if len(names) != predictions.shape[1]:
+        names = [str(number) for number in range(rows.shape[1])]
+    if len(names) != rows.shape[1]:
         raise ValueError(
-            f"Argument `names` must hold {predictions.shape[1]} names, one "
+            f"Argument `names` must hold {rows.shape[1]} names, one "
             f"for each class. Received: {len(names)} names"
         )
+    best = rows.argmax(axis=-1)
+    true = best if labels is None else np.asarray(labels)
     titles = []
-    for index, row in enumerate(predictions):
-        best = int(row.argmax())
-        title = f"{names[best]} ({100 * row[best]:.0f} %)"
-        if labels is not None and labels[index] != best:
-            title += f", truly {names[int(labels[index])]}"
+    for row, guess, truth in zip(rows, best, true, strict=True):
+        title = f"{names[guess]} ({100 * row[guess]:.0f} %)"
+        if guess != truth:
+            title += f", truly {names[truth]}"
         titles.append(title)
     return titles
 

@@ -217,9 +217,7 @@ def test_weights_of_a_file_are_loaded(tmp_path, rng):
     model = keras_lficam.build("MobileNetV2", 3, weights=path)
     for weight in donor.weights:
         match = [w for w in model.weights if w.path == weight.path]
-        match += [
-            w for w in model.weights if w.path == f"head/{weight.path}"
-        ]
+        match += [w for w in model.weights if w.path == f"head/{weight.path}"]
         np.testing.assert_array_equal(match[0].numpy(), weight.numpy())
 
 

@@ -121,9 +121,7 @@ def test_value_range_scales_the_gray_image(rng):
     scaled = layers.ImportanceMask(value_range=(-1, 1))(
         [images / 127.5 - 1, features]
     )
-    np.testing.assert_allclose(
-        numpy_of(scaled), numpy_of(expected), atol=1e-5
-    )
+    np.testing.assert_allclose(numpy_of(scaled), numpy_of(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+from collections.abc import Callable
 
 import keras
 
@@ -15,15 +16,22 @@ __all__ = ["Split", "cifar", "load", "names", "split_classifier"]
 _OWN = {"ResNet20": cifar.resnet(20)}
 
 
-def names():
-    """Returns the names that `build` takes, sorted.
+def names() -> list[str]:
+    """Names the backbones that `build` knows.
 
-    They are those of `keras.applications`, and `"ResNet20"` for 32x32 images.
+    Returns:
+        Sorted list of the names of `keras.applications`, and `"ResNet20"` for
+        images of 32x32.
     """
     return sorted([*_applications(), *_OWN])
 
 
-def load(backbone, classes, input_shape, weights=None):
+def load(
+    backbone: str | Callable[..., keras.Model],
+    classes: int,
+    input_shape: tuple[int | None, int | None, int],
+    weights: str | os.PathLike[str] | None = None,
+) -> Split:
     """Builds a classifier and cuts it where space is last seen.
 
     Args:

@@ -1,5 +1,8 @@
 """Classifiers of keras.applications, with their preprocessing inside."""
 
+import os
+from collections.abc import Callable
+
 import keras
 
 from keras_lficam.backbones._split import has_space
@@ -27,7 +30,7 @@ class Preprocessing(keras.layers.Layer):
         ValueError: If `family` is no such module.
     """
 
-    def __init__(self, family, **kwargs):
+    def __init__(self, family: str, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.family = family
         if _preprocess(family) is None:
@@ -55,7 +58,12 @@ class Preprocessing(keras.layers.Layer):
         return {**super().get_config(), "family": self.family}
 
 
-def build_application(function, classes, input_shape, weights):
+def build_application(
+    function: Callable[..., keras.Model],
+    classes: int,
+    input_shape: tuple[int | None, int | None, int],
+    weights: str | os.PathLike[str] | None,
+) -> keras.Model:
     """Builds the classifier of `function`, from RGB of 0 to 255 to logits.
 
     Args:

@@ -29,7 +29,7 @@ class Split:
     head: keras.Model
 
 
-def split_classifier(model):
+def split_classifier(model: keras.Model) -> Split:
     """Cuts a flat functional classifier in front of its last pooling.
 
     Walking back from the output, the first global pooling or flattening whose

@@ -1,6 +1,7 @@
 """Residual networks for small images, as in the CIFAR experiments."""
 
 import functools
+from collections.abc import Callable
 
 import keras
 
@@ -9,7 +10,7 @@ _MEAN = (0.4914, 0.4822, 0.4465)
 _DEVIATION = (0.2023, 0.1994, 0.2010)
 
 
-def resnet(depth, *, stem_stride=1):
+def resnet(depth: int, *, stem_stride: int = 1) -> Callable[..., keras.Model]:
     """Returns the residual network of a depth, to be given to `build`.
 
     Three stages of basic blocks with 16, 32 and 64 filters at strides 1, 2

@@ -13,16 +13,27 @@ number of processes in which pictures are made.
 import functools
 import importlib.resources
 import io
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.ndimage
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from keras_lficam.data._drawing import (
+    SIZE,
+    Box,
+    cut,
+    luminance,
+    mask_image,
+    on_canvas,
+    paint,
+    random_shape,
+    tight_box,
+)
+
 SEED = 20210503
-SIZE = 64
 NUM_EXAMPLES = {"train": 20_000, "validation": 1_000, "test": 2_000}
 
 # The end of each split's share, both of a photo's columns and of a class's
@@ -85,33 +96,16 @@ _CITATION = """
 """
 
 
-class Box(NamedTuple):
-    """A rectangle of pixels; the bottom and right edges are exclusive."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    def grown(self, margin: int) -> "Box":
-        top, left, bottom, right = self
-        return Box(top - margin, left - margin, bottom + margin, right + margin)
-
-    def touches(self, other: "Box") -> bool:
-        return (
-            self.top < other.bottom
-            and other.top < self.bottom
-            and self.left < other.right
-            and other.left < self.right
-        )
-
-
 # --------------------------------------------------------------- sources
 
 
 @functools.cache
 def photos() -> tuple[Image.Image, ...]:
-    """Reads the whole photos from the installed packages, as RGB."""
+    """Reads the photos from the installed packages.
+
+    Returns:
+        The whole photos as RGB, in the order of `PHOTOS`.
+    """
     images = []
     for package, name in PHOTOS:
         path = importlib.resources.files(package) / name
@@ -128,6 +122,12 @@ def photo_parts(split: str) -> tuple[Image.Image, ...]:
 
     The parts are images of their own, since a resize would otherwise read
     beyond its box into the columns of another split.
+
+    Args:
+        split: `"train"`, `"validation"` or `"test"`.
+
+    Returns:
+        A part of each photo, in the order of `PHOTOS`.
     """
     parts = []
     for photo in photos():
@@ -138,7 +138,14 @@ def photo_parts(split: str) -> tuple[Image.Image, ...]:
 
 @functools.cache
 def digit_ids(split: str) -> tuple[np.ndarray, ...]:
-    """Positions in scikit-learn's digits that a split may use, per class."""
+    """Says which of scikit-learn's digits a split may use.
+
+    Args:
+        split: `"train"`, `"validation"` or `"test"`.
+
+    Returns:
+        For each class the positions `(number,)` of its digits.
+    """
     labels = _digits().target
     members = [np.flatnonzero(labels == label) for label in range(10)]
     return tuple(ids[slice(*_share(split, len(ids)))] for ids in members)
@@ -216,15 +223,15 @@ def compose(split: str, index: int, seed: int = SEED) -> dict[str, Any]:
         if legible:
             break
     marks = _add_marks(scene, box, color, photo_parts(split), rng)
-    opacity = _on_canvas(strokes, box)
-    _paint(scene, opacity * rng.uniform(0.88, 1.0), color)
+    opacity = on_canvas(strokes, box)
+    paint(scene, opacity * rng.uniform(0.88, 1.0), color)
     mask = opacity > 0.5
     return {
         "image": np.rint(np.clip(scene, 0, 255)).astype("uint8"),
         "label": label,
-        "mask": _as_image(mask),
-        "box": _tight_box(mask),
-        "marks": _as_image(marks),
+        "mask": mask_image(mask),
+        "box": tight_box(mask),
+        "marks": mask_image(marks),
         "digit": digit,
     }
 
@@ -257,7 +264,7 @@ def _write(digit: int, rng: np.random.Generator) -> np.ndarray:
     # edge is a pixel wide at any scale.
     steepness = _FINENESS / scale
     strokes = np.clip((drawn - threshold) * steepness + 0.5, 0, 1)
-    top, left, bottom, right = _tight_box(strokes > 0)
+    top, left, bottom, right = tight_box(strokes > 0)
     return strokes[top:bottom, left:right]
 
 
@@ -298,8 +305,8 @@ def _pen(
     """A color for a pen, and whether it stands out all over the box."""
     colors = rng.uniform(0, 255, (24, 3)) * rng.uniform(0.6, 1.0, (24, 1))
     colors[::2] = 255 - colors[::2]
-    surround = _luminance(_cut(scene, box))
-    distance = np.abs(_luminance(colors)[:, None] - surround.reshape(1, -1))
+    surround = luminance(cut(scene, box))
+    distance = np.abs(luminance(colors)[:, None] - surround.reshape(1, -1))
     contrast = np.quantile(distance, 0.08, axis=1)
     good = np.flatnonzero(contrast > 52)
     if good.size:
@@ -308,58 +315,6 @@ def _pen(
 
 
 # -------------------------------------------------------- what is no digit
-
-
-def _line(rng: np.random.Generator) -> list[np.ndarray]:
-    return [np.array([[0.0, -1.0], [0.0, 1.0]])]
-
-
-def _arc(rng: np.random.Generator) -> list[np.ndarray]:
-    half = rng.uniform(0.5, 1.4)
-    angles = np.linspace(-half, half, 9)
-    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    points[:, 0] -= points[:, 0].mean()
-    return [points / np.abs(points).max()]
-
-
-def _wave(rng: np.random.Generator) -> list[np.ndarray]:
-    x = np.linspace(-1, 1, 15)
-    bend = rng.uniform(0.15, 0.4) * np.sin(x * rng.uniform(3, 7))
-    return [np.stack([bend, x], axis=1)]
-
-
-def _chevron(rng: np.random.Generator) -> list[np.ndarray]:
-    tip = rng.uniform(0.4, 0.8) * rng.choice([-1, 1])
-    return [np.array([[-tip, -0.9], [tip, 0.0], [-tip, 0.9]])]
-
-
-def _cross(rng: np.random.Generator) -> list[np.ndarray]:
-    reach = rng.uniform(0.5, 0.8)
-    slope = np.array([[-reach, -0.8], [reach, 0.8]])
-    return [slope, slope * [1, -1]]
-
-
-def _bars(rng: np.random.Generator) -> list[np.ndarray]:
-    bar = np.array([[0.0, -0.9], [0.0, 0.9]])
-    return [bar + [offset, 0.0] for offset in (-0.55, 0.55)]
-
-
-def _dots(rng: np.random.Generator) -> list[np.ndarray]:
-    spots = rng.uniform(-0.9, 0.9, (rng.integers(2, 6), 2))
-    return [np.stack([spot, spot]) for spot in spots]
-
-
-# Lists of polylines in a square from -1 to 1, as `(row, column)`. All lie
-# flatter than a digit stands: a steep line would be a one.
-_STROKES: tuple[Callable[[np.random.Generator], list[np.ndarray]], ...] = (
-    _line,
-    _arc,
-    _wave,
-    _chevron,
-    _cross,
-    _bars,
-    _dots,
-)
 
 
 def _add_marks(
@@ -380,104 +335,21 @@ def _add_marks(
         if any(box.touches(other) for other in taken):
             continue
         taken.append(box.grown(1))
-        opacity = _on_canvas(_shape(side, rng) * rng.uniform(0.88, 1.0), box)
+        opacity = on_canvas(
+            random_shape(side, rng) * rng.uniform(0.88, 1.0), box
+        )
         dice = rng.random()
         if dice < 0.15:
             patch = _crop(parts, side, 1.5 * side, 3 * side, rng)
-            _paint(scene, opacity, _on_canvas(patch, box))
+            paint(scene, opacity, on_canvas(patch, box))
         elif dice < 0.6:
-            _paint(scene, opacity, color + rng.normal(0, 8, 3))
+            paint(scene, opacity, color + rng.normal(0, 8, 3))
         else:
-            _paint(scene, opacity, _pen(scene, box, rng)[0])
+            paint(scene, opacity, _pen(scene, box, rng)[0])
         marked |= opacity > 0.5
         if len(taken) > wanted:
             break
     return marked
-
-
-def _shape(side: int, rng: np.random.Generator) -> np.ndarray:
-    """Opacities `(side, side)` of a stroke, a blob or a polygon."""
-    grid = np.moveaxis(np.indices((side, side)), 0, -1) - (side - 1) / 2
-    if rng.random() < 0.65:
-        pen = rng.uniform(1.3, 3.2)
-        reach = side / 2 - pen - 0.5
-        tilt = np.deg2rad(rng.uniform(-25, 25))
-        lines = _STROKES[rng.integers(len(_STROKES))](rng)
-        distance = np.min(
-            [_distance(grid, _turned(line, tilt) * reach) for line in lines],
-            axis=0,
-        )
-        return np.clip(pen - distance + 0.5, 0, 1)
-    reach = side / 2 - 0.5
-    if rng.random() < 0.5:
-        radii = rng.uniform(0.45, 1.0, 2) * reach
-        grid = _turned(grid, rng.uniform(0, np.pi))
-        inside = (1 - np.linalg.norm(grid / radii, axis=-1)) * radii.min()
-    else:
-        corners = rng.integers(3, 7)
-        angles = np.arange(corners) + rng.uniform(-0.3, 0.3, corners)
-        angles = 2 * np.pi * (angles / corners + rng.random())
-        points = reach * np.stack([np.sin(angles), np.cos(angles)], axis=1)
-        edges = np.roll(points, -1, axis=0) - points
-        normals = np.stack([edges[:, 1], -edges[:, 0]], axis=1)
-        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-        offsets = np.sum(points * normals, axis=1)
-        inside = np.min(
-            np.abs(offsets) - grid @ (normals.T * np.sign(offsets)), axis=-1
-        )
-    return np.clip(inside + 0.5, 0, 1)
-
-
-def _turned(points: np.ndarray, angle: float) -> np.ndarray:
-    cos, sin = np.cos(angle), np.sin(angle)
-    return points @ np.array([[cos, -sin], [sin, cos]])
-
-
-def _distance(grid: np.ndarray, line: np.ndarray) -> np.ndarray:
-    """Distance of every pixel to the nearest point of a polyline."""
-    start, step = line[:-1], np.diff(line, axis=0)  # (segments, 2)
-    away = grid[:, :, None] - start  # (h, w, segments, 2)
-    along = np.sum(away * step, axis=-1) / np.maximum(
-        np.sum(step**2, axis=-1), 1e-6
-    )
-    away = away - np.clip(along, 0, 1)[..., None] * step
-    return np.sqrt(np.sum(away**2, axis=-1).min(axis=-1))
-
-
-# ------------------------------------------------------------------ pixels
-
-
-def _paint(scene: np.ndarray, opacity: np.ndarray, color: np.ndarray) -> None:
-    scene += opacity[:, :, None] * (color - scene)
-
-
-def _on_canvas(patch: np.ndarray, box: Box) -> np.ndarray:
-    """Lays a patch on an empty canvas; what is outside is cut off."""
-    canvas = np.zeros((SIZE, SIZE, *patch.shape[2:]), "float32")
-    shown = patch[max(-box.top, 0) :, max(-box.left, 0) :]
-    target = _cut(canvas, box)
-    target[:] = shown[: target.shape[0], : target.shape[1]]
-    return canvas
-
-
-def _cut(scene: np.ndarray, box: Box) -> np.ndarray:
-    return scene[max(box.top, 0) : box.bottom, max(box.left, 0) : box.right]
-
-
-def _luminance(colors: np.ndarray) -> np.ndarray:
-    return colors @ np.array([0.299, 0.587, 0.114])
-
-
-def _as_image(mask: np.ndarray) -> np.ndarray:
-    return np.where(mask, 255, 0).astype("uint8")[:, :, None]
-
-
-def _tight_box(mask: np.ndarray) -> Box:
-    rows = np.flatnonzero(mask.any(axis=1))
-    columns = np.flatnonzero(mask.any(axis=0))
-    return Box(
-        int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
-    )
 
 
 # ------------------------------------------------------------- the data set

@@ -27,7 +27,7 @@ class AttentionMap(Explainer):
 
     class_specific = False
 
-    def __init__(self, model, *, chunk_size=32):
+    def __init__(self, model: keras.Model, *, chunk_size: int = 32):
         super().__init__(model, chunk_size=chunk_size)
         names = [layer.name for layer in model.layers]
         if "attention_map" not in names:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_lficam import functional
+from keras_lficam.functional import Tensor
 
 
 class Explainer(abc.ABC):
@@ -41,7 +42,7 @@ class Explainer(abc.ABC):
 
     class_specific: bool
 
-    def __init__(self, model, *, chunk_size=32):
+    def __init__(self, model: keras.Model, *, chunk_size: int = 32):
         if not isinstance(model, keras.Model):
             raise TypeError(
                 "Argument `model` must be a keras.Model. "
@@ -55,7 +56,9 @@ class Explainer(abc.ABC):
         self.model = model
         self.chunk_size = chunk_size
 
-    def __call__(self, images, classes=None):
+    def __call__(
+        self, images: Tensor, classes: Tensor | None = None
+    ) -> np.ndarray:
         images = _checked_images(images, self.model)
         classes = _checked_classes(classes, len(images), self.model)
         maps = []
@@ -70,7 +73,9 @@ class Explainer(abc.ABC):
         return np.clip(np.concatenate(maps), 0, 1, dtype="float32")
 
     @abc.abstractmethod
-    def _explain(self, images, classes):
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
         """Makes the maps of one chunk.
 
         Args:

@@ -2,8 +2,10 @@
 
 from keras import ops
 
+from keras_lficam.functional import Tensor
 
-def pointing_game(maps, masks):
+
+def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """Asks whether the brightest point of a map lies on the object.
 
     Several brightest points count by the share of them that hit, so that a
@@ -36,7 +38,7 @@ def pointing_game(maps, masks):
     return hits / ops.sum(brightest, axis=(1, 2, 3))
 
 
-def energy_pointing_game(maps, masks):
+def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """Measures the share of a map's energy that lies on the object.
 
     A map that is constant earns the share of the image that the object
@@ -68,7 +70,7 @@ def energy_pointing_game(maps, masks):
     return ops.where(nothing, 0.0, inside / ops.where(nothing, 1.0, energy))
 
 
-def box_masks(masks):
+def box_masks(masks: Tensor) -> Tensor:
     """Fills the tight box around every object.
 
     Args:

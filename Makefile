@@ -1,0 +1,27 @@
+.PHONY: setup check test backends docs tutorials demo
+
+PYTHON ?= python3
+BIN = .venv/bin
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -e ".[dev]"
+	touch $@
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup
+	$(BIN)/python -m pytest
+
+backends: setup
+	$(BIN)/pip install -e ".[test,backends]"
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_layers.py tests/test_functional.py tests/test_metrics.py
+	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/test_layers.py tests/test_functional.py tests/test_metrics.py
+
+demo: setup
+	$(BIN)/keras-lficam demo

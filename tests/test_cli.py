@@ -1,0 +1,242 @@
+"""The command, run as a person runs it."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+from test_pictures import damaged
+
+import keras_lficam
+from keras_lficam import cli, data
+from keras_lficam.backbones import cifar
+from keras_lficam.data import digits_in_photos
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The folder of a demo on few pictures, and where these are."""
+    folder = tmp_path_factory.mktemp("demo")
+    small = {"train": 320, "validation": 40, "test": 60}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits_in_photos, "NUM_EXAMPLES", small)
+        for name in ("load", "class_names"):
+            function = getattr(data, name)
+            patch.setattr(
+                data, name, functools.partial(function, data_dir=folder)
+            )
+        run = folder / "runs" / "demo"
+        words = ["demo", "--output", str(run), "--epochs", "2"]
+        assert cli.main(words) == 0
+    return run, folder
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(32, 32, 3))
+    (tmp_path / "model").mkdir()
+    model.save(tmp_path / "model" / "model.keras")
+    return tmp_path / "model" / "model.keras"
+
+
+@pytest.fixture
+def picture(tmp_path, rng):
+    pixels = rng.integers(0, 256, (40, 80, 3), dtype="uint8")
+    PIL.Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def explain(*words):
+    return cli.main(["explain", *map(str, words)])
+
+
+def test_demo_leaves_what_it_says(demo):
+    run, _ = demo
+    assert sorted(path.name for path in run.iterdir()) == [
+        "gallery.png",
+        "labels.txt",
+        "metrics.json",
+        "model.keras",
+        "pictures",
+        "training.csv",
+    ]
+    assert not [p for p in run.parent.iterdir() if p != run]
+    assert (run / "labels.txt").read_text().split() == list("0123456789")
+    assert len((run / "training.csv").read_text().splitlines()) == 3
+    with PIL.Image.open(run / "gallery.png") as gallery:
+        assert gallery.width > 900
+
+
+def test_metrics_of_the_demo_equal_a_slow_count(demo):
+    run, folder = demo
+    model = keras.models.load_model(run / "model.keras")
+    batches = data.load(
+        "digits_in_photos", "test", data_dir=folder, with_masks=True
+    )
+    right, hits, energies, areas = [], [], [], []
+    for images, labels, masks in batches.as_numpy_iterator():
+        guesses = model.predict(images, verbose=0).argmax(axis=-1)
+        maps = keras_lficam.explainers.AttentionMap(model)(images)
+        right.extend(guesses == labels)
+        for heat, mask in zip(maps[..., 0], masks[..., 0], strict=True):
+            rows, columns = np.nonzero(mask)
+            box = np.zeros((64, 64))
+            box[
+                rows.min() : rows.max() + 1, columns.min() : columns.max() + 1
+            ] = 1
+            tops = heat == heat.max()
+            hits.append(box[tops].mean())
+            energies.append((heat * box).sum() / max(heat.sum(), 1e-30))
+            areas.append(box.mean())
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test_pictures"] == len(right) == 60
+    assert metrics["accuracy"] == pytest.approx(np.mean(right), abs=1e-4)
+    assert metrics["pointing_game"] == pytest.approx(np.mean(hits), abs=1e-4)
+    assert metrics["energy_in_box"] == pytest.approx(
+        np.mean(energies), abs=1e-3
+    )
+    assert metrics["mean_box_area"] == pytest.approx(np.mean(areas), abs=1e-4)
+    assert metrics["train_seconds"] > 0
+
+
+def test_demo_never_overwrites(demo, capsys):
+    run, _ = demo
+    before = (run / "model.keras").read_bytes()
+    assert cli.main(["demo", "--output", str(run)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (run / "model.keras").read_bytes() == before
+
+
+def test_demo_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_demo_data", stop)
+    assert cli.main(["demo", "--output", str(tmp_path / "runs" / "a")]) == 130
+    assert not list((tmp_path / "runs").iterdir())
+    assert "nothing was written" in capsys.readouterr().err
+
+
+def test_explain_classifies_and_draws(demo, tmp_path, capsys):
+    run, _ = demo
+    pictures = sorted((run / "pictures").iterdir())[:3]
+    assert explain(run / "model.keras", *pictures, "--output", tmp_path) == 0
+    model = keras.models.load_model(run / "model.keras")
+    lines = capsys.readouterr().out.splitlines()
+    for path, line in zip(pictures, lines, strict=True):
+        pixels = np.asarray(PIL.Image.open(path))[np.newaxis]
+        scores = model.predict(pixels, verbose=0)[0]
+        expected = f"{scores.argmax()} ({100 * scores.max():.0f} %)"
+        overlay = tmp_path / f"{path.stem}_overlay.png"
+        assert line == f"{path}: {expected}, {overlay}"
+        with PIL.Image.open(overlay) as drawn:
+            assert drawn.size == (512, 512)
+
+
+def test_overlay_keeps_the_shape_of_the_picture(model_file, picture, tmp_path):
+    explain(model_file, picture, "--output", tmp_path / "out")
+    with PIL.Image.open(tmp_path / "out" / "photo_overlay.png") as drawn:
+        assert drawn.size == (512, 256)
+
+
+def test_names_of_the_classes_are_read_beside_the_model(
+    model_file, picture, tmp_path, capsys
+):
+    model_file.with_name("labels.txt").write_text("ant\nbee\ncow\n")
+    explain(model_file, picture, "--output", tmp_path / "out")
+    assert capsys.readouterr().out.split(": ")[1][:3] in ("ant", "bee", "cow")
+    model_file.with_name("labels.txt").write_text("ant\n")
+    assert explain(model_file, picture, "--output", tmp_path / "more") == 2
+    assert "each of the model's 3 classes" in capsys.readouterr().err
+
+
+def test_bad_pictures_are_named_and_the_others_done(
+    model_file, picture, tmp_path, capsys
+):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    damaged(bad, np.zeros((20, 30, 3), "uint8"))
+    names = ["truncated.jpg", "empty.png", "text.png", "missing.png"]
+    pictures = [bad / names[0], picture, *(bad / name for name in names[1:])]
+    assert explain(model_file, *pictures, "--output", tmp_path / "out") == 1
+    shown = capsys.readouterr()
+    errors = shown.err.splitlines()
+    for name, line in zip(names, errors, strict=False):
+        assert line.startswith(f"{bad / name}: ")
+    assert errors[-1] == "4 of 5 pictures not explained"
+    assert len(shown.out.splitlines()) == 1
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [
+        "photo_overlay.png"
+    ]
+
+
+def test_overlay_is_never_overwritten(model_file, picture, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert explain(model_file, picture, "--output", out) == 0
+    before = (out / "photo_overlay.png").read_bytes()
+    assert explain(model_file, picture, "--output", out) == 1
+    assert "exists; give another folder" in capsys.readouterr().err
+    assert (out / "photo_overlay.png").read_bytes() == before
+
+
+def test_open_size_model_explains_a_picture_as_it_is(picture, tmp_path, capsys):
+    model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(None, None, 3))
+    model.save(tmp_path / "open.keras")
+    out = tmp_path / "out"
+    assert explain(tmp_path / "open.keras", picture, "--output", out) == 0
+    pixels = np.asarray(PIL.Image.open(picture))[np.newaxis]
+    best = model.predict(pixels, verbose=0).max()
+    assert f"({100 * best:.0f} %)" in capsys.readouterr().out
+
+
+def test_wrong_model_is_refused_in_one_line(picture, tmp_path, capsys):
+    plain = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    plain.save(tmp_path / "plain.keras")
+    (tmp_path / "text.keras").write_text("no model")
+    for name, reason in [
+        ("missing.keras", "there is no such model file"),
+        ("text.keras", "this is no model that Keras can load"),
+        ("plain.keras", "this model has no heat map of its own"),
+    ]:
+        words = [tmp_path / name, picture, "--output", tmp_path / "out"]
+        assert explain(*words) == 2
+        error = capsys.readouterr().err
+        assert f"{tmp_path / name}: {reason}" in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "required: command"),
+        (["demo", "--epochs", "0"], "must be at least 1, is 0"),
+        (["demo", "--epochs", "few"], "--epochs: invalid"),
+        (["explain", "model.keras"], "required: IMAGE"),
+        (["explain", "model.keras", "a.png"], "required: --output"),
+        (["explode"], "invalid choice"),
+    ],
+)
+def test_wrong_words_are_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_process_shows_its_own_lines_only(model_file, picture, tmp_path):
+    """Nothing of what TensorFlow logs at its start reaches the screen."""
+    words = ["explain", model_file, picture, "--output", tmp_path / "out"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "keras_lficam", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k[:3] != "TF_"},
+    )
+    assert finished.returncode == 0
+    assert finished.stderr == ""
+    assert finished.stdout.count("\n") == 1

@@ -1,0 +1,267 @@
+"""What holds for the project as a whole."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import os
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import keras_lficam
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "keras_lficam"
+
+# Who may import whom; what is not named imports nothing of ours.
+ARROWS = {
+    "__init__": {"architectures", "layers", "*"},
+    "__main__": {"cli"},
+    "architectures": {"backbones", "layers"},
+    "cli": {"*"},
+    "explainers": {"backbones", "functional"},
+    "layers": {"functional"},
+    "metrics": {"functional"},
+}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path):
+    """Yields the modules that a file imports, each by its full name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_arrows_point_down():
+    rooms = {room for _, room in modules()}
+    for path, room in modules():
+        allowed = ARROWS.get(room, set())
+        if "*" in allowed:
+            continue
+        used = {
+            name.split(".")[1]
+            for name in imports(path)
+            if name.startswith("keras_lficam.")
+        }
+        wrong = (used & rooms) - allowed - {room}
+        assert not wrong, f"{path} imports {wrong}"
+
+
+def test_tensorflow_is_imported_only_where_it_is_the_point():
+    for path, room in modules():
+        roots = {name.split(".")[0] for name in imports(path)}
+        if room not in {"cli", "data"}:
+            assert "tensorflow" not in roots, path
+            assert "tensorflow_datasets" not in roots, path
+
+
+def test_public_surface():
+    assert sorted(keras_lficam.__all__) == [
+        "AttentionMechanism",
+        "FeatureImportanceNetwork",
+        "__version__",
+        "architectures",
+        "attention_view",
+        "backbones",
+        "build",
+        "data",
+        "explainers",
+        "functional",
+        "layers",
+        "metrics",
+        "visualization",
+    ]
+    for name in keras_lficam.__all__:
+        assert getattr(keras_lficam, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        keras_lficam.nothing  # noqa: B018
+
+
+def run(code, **environment):
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=environment,
+    ).stdout
+
+
+def test_import_is_light_and_registers_the_layers():
+    added = run(
+        "import keras, sys; before = set(sys.modules)\n"
+        "import keras_lficam\n"
+        "print(*{m.split('.')[0] for m in set(sys.modules) - before})\n"
+        "assert keras.saving.get_registered_object("
+        "'keras_lficam>FeatureImportanceNetwork')"
+    ).split()
+    heavy = {"matplotlib", "tensorflow_datasets", "sklearn", "skimage", "PIL"}
+    assert not heavy & set(added)
+    start = time.perf_counter()
+    importlib.reload(keras_lficam)
+    assert time.perf_counter() - start < 0.3
+
+
+def test_the_command_helps_without_starting_tensorflow():
+    loaded = run(
+        "import sys; sys.argv = ['keras-lficam', '--help']\n"
+        "from keras_lficam.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    )
+    assert "demo" in loaded
+    assert loaded.endswith("False False\n")
+
+
+def test_no_lambda_layer_and_no_pickle():
+    for path, _ in modules():
+        text = path.read_text()
+        assert "layers.Lambda" not in text, path
+        assert "pickle" not in text, path
+        assert "safe_mode=False" not in text, path
+
+
+def public_modules():
+    for info in pkgutil.walk_packages([str(PACKAGE)], "keras_lficam."):
+        if "._" not in info.name and not info.name.endswith("__main__"):
+            yield importlib.import_module(info.name)
+
+
+def documented():
+    """Yields every public function and class with the name it goes by."""
+    for module in [keras_lficam, *public_modules()]:
+        for name, thing in vars(module).items():
+            ours = getattr(thing, "__module__", None) == module.__name__
+            if ours and not name.startswith("_") and callable(thing):
+                yield f"{module.__name__}.{name}", thing
+
+
+def test_public_things_have_docstrings_with_their_sections():
+    seen = 0
+    for name, thing in documented():
+        document = thing.__doc__ or ""
+        assert document, name
+        seen += 1
+        if isinstance(thing, type):
+            continue
+        if inspect.signature(thing).parameters:
+            assert "Args:" in document, name
+        assert "Returns:" in document, name
+    assert seen > 25
+
+
+@pytest.mark.parametrize(
+    ("name", "thing"), list(documented()), ids=lambda value: str(value)[:60]
+)
+def test_docstring_example_runs(name, thing, monkeypatch):
+    """Runs the section Examples, with the names that examples may use."""
+    text = (thing.__doc__ or "").partition("Examples:\n")[2]
+    if not text.strip():
+        return
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
+    model = keras_lficam.build("ResNet20", 10, input_shape=(32, 32, 3))
+    maps = keras_lficam.explainers.AttentionMap(model)(images)
+    home = vars(importlib.import_module(thing.__module__))
+    names = {
+        **home,
+        "np": np,
+        "keras_lficam": keras_lficam,
+        "model": model,
+        "images": images,
+        "image": images[0],
+        "labels": np.arange(4),
+        "maps": maps,
+        "predictions": model.predict(images, verbose=0),
+        "features": np.ones((4, 8, 8, 16), "float32"),
+        "attention_map": np.ones((4, 8, 8, 1), "float32"),
+    }
+    if "importance" in text and "[image," in text:
+        names["image"] = images
+    if 'load("cifar10"' in text:
+        tfds = pytest.importorskip("tensorflow_datasets")
+        with tfds.testing.mock_data(num_examples=8):
+            _run_example(text, names)
+    else:
+        _run_example(text, names)
+
+
+def _run_example(text, names):
+    lines = [line[4:] for line in text.split("\n")]
+    if not any(">>>" in line for line in lines):
+        end = next(
+            (
+                index
+                for index, line in enumerate(lines)
+                if line and not line.startswith("    ")
+            ),
+            len(lines),
+        )
+        code = "\n".join(line[4:] for line in lines[:end])
+        exec(compile(code, "example", "exec"), names)
+        return
+    statements = doctest.DocTestParser().get_examples(text)
+    for statement in statements[:-1]:
+        exec(statement.source, names)
+    value = eval(statements[-1].source, names)
+    shown = re.findall(r"# (\[.*\])", text)[-1]
+    expected = np.array(ast.literal_eval(shown))
+    actual = keras.ops.convert_to_numpy(value)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def readme():
+    return (ROOT / "README.md").read_text()
+
+
+def test_readme_is_short_and_its_python_runs(monkeypatch, tmp_path):
+    text = readme()
+    assert len(text.split("\n")) <= 150
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert blocks
+    rng = np.random.default_rng(0)
+    names = {
+        "images": rng.uniform(0, 255, (4, 64, 64, 3)),
+        "labels": np.arange(4),
+    }
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def test_readme_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", readme()):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_contributing_and_decisions_are_short():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    assert len(contributing.rstrip("\n").split("\n")) <= 40
+    for path in (ROOT / "docs" / "decisions").glob("*.md"):
+        assert len(path.read_text().rstrip("\n").split("\n")) <= 60, path
+
+
+def test_version_is_the_same_everywhere():
+    version = keras_lficam.__version__
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text()
