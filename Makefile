@@ -7,7 +7,7 @@ setup: .venv/ready
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -e ".[dev]"
+	$(BIN)/pip install -q -e ".[dev]"
 	touch $@
 
 check: setup
@@ -19,9 +19,17 @@ test: setup
 	$(BIN)/python -m pytest
 
 backends: setup
-	$(BIN)/pip install -e ".[test,backends]"
+	$(BIN)/pip install -q -e ".[test,backends]"
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_layers.py tests/test_functional.py tests/test_metrics.py
 	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/test_layers.py tests/test_functional.py tests/test_metrics.py
+
+docs: setup
+	$(BIN)/pip install -q -e ".[docs]"
+	$(BIN)/mkdocs build --strict
+
+tutorials: setup
+	$(BIN)/pip install -q -e ".[test,tutorials]"
+	$(BIN)/python -m pytest --nbval tutorials
 
 demo: setup
 	$(BIN)/keras-lficam demo

@@ -190,12 +190,12 @@ def _train(model, training, validation, epochs, folder):
             keras.layers.RandomContrast(0.2),
         ]
     )
+    # One call after another, so that a seed gives the same pictures again.
     augmented = training.map(
         lambda images, labels: (
             augment(tf.cast(images, "float32"), training=True),
             labels,
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        )
     ).prefetch(tf.data.AUTOTUNE)
     steps = epochs * training.cardinality().numpy()
     warmup = min(200, steps // 4)
