@@ -74,7 +74,11 @@ def __dir__():
 
 
 def _is_the_command():
-    return pathlib.Path(sys.argv[0]).name in ("keras-lficam", "-m")
+    """Whether this process is `keras-lficam` or `python -m keras_lficam`."""
+    if sys.argv[0] == "-m":  # So it is while a package is being found.
+        words = sys.orig_argv
+        return words[words.index("-m") + 1 :][:1] == [__name__]
+    return pathlib.Path(sys.argv[0]).name == "keras-lficam"
 
 
 # Keras can load a saved model only if its layers are registered, and that is

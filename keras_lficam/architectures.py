@@ -1,5 +1,6 @@
 """Puts the LFI-CAM branch into a classifier."""
 
+import numbers
 import os
 from collections.abc import Callable
 
@@ -36,8 +37,8 @@ def build(
         architecture: `"lfi_cam"`, or `"plain"` for the bare backbone, to
             compare with.
         importance_network: Form of the importance network: `"bottleneck"`,
-            `"pointwise"` or `"released"`, see `FeatureImportanceNetwork`, or
-            such a layer.
+            `"pointwise"` or `"released"`; or a `FeatureImportanceNetwork`, of
+            which the model gets a new copy named `importance`.
         classifier_activation: Activation of the prediction: `"softmax"`,
             `"sigmoid"`, or None for logits.
 
@@ -49,7 +50,8 @@ def build(
     Raises:
         ValueError: If an argument is out of range, or the images are so small
             that the backbone's feature map is less than 2x2.
-        TypeError: If `backbone` is of no such kind.
+        TypeError: If `backbone`, `classes` or `importance_network` is of no
+            such kind.
 
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
@@ -61,14 +63,20 @@ def build(
     """
     _check_classes(classes)
     _check_input_shape(input_shape)
-    if architecture not in _WIRINGS:
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "Images are (batch, height, width, 3) here. Received: "
+            "keras.config.image_data_format() is 'channels_first'. Way out: "
+            "keras.config.set_image_data_format('channels_last')."
+        )
+    if not isinstance(architecture, str) or architecture not in _WIRINGS:
         raise ValueError(
             f"Argument `architecture` must be one of {sorted(_WIRINGS)}. "
             f"Received: architecture={architecture!r}"
         )
     height, width, channels = input_shape
     split = backbones.load(
-        backbone, classes, (height, width, channels), weights
+        backbone, int(classes), (height, width, channels), weights
     )
     logits = _WIRINGS[architecture](split, importance_network)
     predictions = keras.layers.Activation(
@@ -116,11 +124,8 @@ def attention_view(model: keras.Model) -> keras.Model:
 
 
 def _lfi_cam(split, importance_network):
-    if not isinstance(importance_network, keras.layers.Layer):
-        importance_network = layers.FeatureImportanceNetwork(
-            importance_network, name="importance"
-        )
-    importance = importance_network([split.image, split.features])
+    network = _importance_layer(importance_network)
+    importance = network([split.image, split.features])
     attention_map = layers.ClassActivationMap(name="attention_map")(
         [split.features, importance]
     )
@@ -128,6 +133,20 @@ def _lfi_cam(split, importance_network):
         [split.features, attention_map]
     )
     return split.head(attended)
+
+
+def _importance_layer(network):
+    if isinstance(network, str):
+        return layers.FeatureImportanceNetwork(network, name="importance")
+    if isinstance(network, layers.FeatureImportanceNetwork):
+        return type(network).from_config(
+            {**network.get_config(), "name": "importance"}
+        )
+    raise TypeError(
+        "Argument `importance_network` must be the name of a form, such as "
+        "'bottleneck', or a FeatureImportanceNetwork. Received: "
+        f"importance_network={network!r} of type {type(network).__name__}"
+    )
 
 
 def _plain(split, importance_network):
@@ -139,7 +158,7 @@ _WIRINGS = {"lfi_cam": _lfi_cam, "plain": _plain}
 
 
 def _check_classes(classes):
-    if isinstance(classes, bool) or not isinstance(classes, int):
+    if isinstance(classes, bool) or not isinstance(classes, numbers.Integral):
         raise TypeError(
             "Argument `classes` must be an integer, the number of classes. "
             f"Received: classes={classes!r} of type {type(classes).__name__}"
@@ -151,15 +170,17 @@ def _check_classes(classes):
         )
 
 
+def _is_size(size):
+    integer = isinstance(size, numbers.Integral)
+    return integer and not isinstance(size, bool) and size >= 1
+
+
 def _check_input_shape(input_shape):
     if (
         not isinstance(input_shape, (tuple, list))
         or len(input_shape) != 3
         or input_shape[2] != 3
-        or not all(
-            size is None or (isinstance(size, int) and size >= 1)
-            for size in input_shape
-        )
+        or not all(size is None or _is_size(size) for size in input_shape)
     ):
         raise ValueError(
             "Argument `input_shape` must be (height, width, 3): RGB images, "

@@ -13,11 +13,14 @@ import shutil
 import sys
 import tempfile
 import time
+import zipfile
 
 _EPOCHS = 8
 _BATCH = 64
 _TEST_BATCH = 200
 _OVERLAY_SIDE = 512
+# Longest side that a model which takes pictures of any size is given.
+_OPEN_SIDE = 1024
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,7 +73,7 @@ def _parser():
     )
     demo.add_argument(
         "--seed",
-        type=int,
+        type=_seed,
         default=0,
         help="seed of weights and order (default: %(default)s)",
     )
@@ -109,6 +112,13 @@ def _positive(text):
     return number
 
 
+def _seed(text):
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"must be 0 to 2**32 - 1, is {number}")
+    return number
+
+
 # demo ----------------------------------------------------------------------
 
 
@@ -140,7 +150,8 @@ def _demo(arguments):
             "test_pictures": len(answers["labels"]),
         }
         model.save(folder / "model.keras")
-        (folder / "labels.txt").write_text("\n".join(names) + "\n")
+        labels = "\n".join(names) + "\n"
+        (folder / "labels.txt").write_text(labels, encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
         _write_pictures(answers, names, folder)
     _print_summary(metrics, arguments.output)
@@ -253,8 +264,8 @@ def _demo_metrics(answers):
     energy = metrics.energy_pointing_game(maps, boxes)
     return {
         "accuracy": round(float(correct.mean()), 4),
-        "pointing_game": round(float(hits.numpy().mean()), 4),
-        "energy_in_box": round(float(energy.numpy().mean()), 4),
+        "pointing_game": round(float(_numpy(hits).mean()), 4),
+        "energy_in_box": round(float(_numpy(energy).mean()), 4),
         "mean_box_area": round(float(boxes.mean()), 4),
     }
 
@@ -317,7 +328,7 @@ Next, see how it explains a picture, one of these or your own:
 def _explain(arguments):
     if not arguments.model.is_file():
         raise ValueError(f"{arguments.model}: there is no such model file")
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    _make_folder(arguments.output)
     _start_keras()
     import tqdm
 
@@ -351,17 +362,39 @@ def _explain_picture(view, names, path, folder):
     if target.exists():
         raise ValueError(f"{path}: {target} exists; give another folder")
     height, width = view.inputs[0].shape[1:3]
-    size = (width or picture.width, height or picture.height)
-    images = _pixels(picture.resize(size, PIL.Image.Resampling.BILINEAR))
-    shown = view.predict_on_batch(images)
-    scale = _OVERLAY_SIDE / max(picture.size)
-    size = [max(1, round(side * scale)) for side in picture.size]
+    if None in (height, width):
+        open_width, open_height = _fitted(picture.size, _OPEN_SIDE)
+        height, width = height or open_height, width or open_width
+    bilinear = PIL.Image.Resampling.BILINEAR
+    shown = view.predict_on_batch(
+        _pixels(picture.resize((width, height), bilinear))
+    )
+    size = _fitted(picture.size, _OVERLAY_SIDE, enlarge=True)
     enlarged = _pixels(picture.resize(size, PIL.Image.Resampling.LANCZOS))
     maps = functional.resize(shown["attention_map"], enlarged.shape[1:3])
-    overlays = visualization.overlay(enlarged, maps.numpy().clip(0, 1))
+    overlays = visualization.overlay(enlarged, _numpy(maps))
     PIL.Image.fromarray(overlays[0]).save(target)
-    title = visualization.prediction_titles(shown["predictions"], names)[0]
+    predictions = _probabilities(view, shown["predictions"])
+    title = visualization.prediction_titles(predictions, names)[0]
     return f"{path}: {title}, {target}"
+
+
+def _probabilities(view, predictions):
+    """Turns the scores of a model that gives logits into probabilities."""
+    import keras
+
+    activation = view.get_layer("predictions").activation
+    if activation is keras.activations.linear:
+        predictions = keras.ops.softmax(predictions)
+    return _numpy(predictions)
+
+
+def _fitted(size, side, *, enlarge=False):
+    """Scales width and height so that the longer of them is `side`."""
+    scale = side / max(size)
+    if scale > 1 and not enlarge:
+        return size
+    return [max(1, round(length * scale)) for length in size]
 
 
 def _pixels(picture):
@@ -377,33 +410,25 @@ def _load_view(path):
 
     from keras_lficam.architectures import attention_view
 
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: the file is empty or damaged")
     try:
         model = keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except Exception as error:  # A damaged file raises anything.
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{path}: this is no model that Keras can load. {reason}"
         ) from None
     try:
-        return attention_view(model)
+        view = attention_view(model)
     except ValueError:
         raise ValueError(
             f"{path}: this model has no heat map of its own; one made by "
             "keras_lficam.build has"
         ) from None
-
-
-def _load_model(path):
-    """Loads a model, or says in one line why that is not possible."""
-    import keras
-
-    try:
-        return keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{path}: this is no model that Keras can load ({reason})"
-        ) from None
+    if len(view.inputs) != 1:
+        raise ValueError(f"{path}: this model takes more than one picture")
+    return view
 
 
 def _class_names(path, view):
@@ -412,13 +437,22 @@ def _class_names(path, view):
     labels = path.with_name("labels.txt")
     if not labels.is_file():
         return [str(number) for number in range(count)]
-    names = labels.read_text().splitlines()
+    try:
+        names = labels.read_text(encoding="utf-8").rstrip().splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{labels}: the file is no UTF-8 text") from None
     if len(names) != count:
         raise ValueError(
             f"{labels}: a line for each of the model's {count} classes is "
             f"needed, and {len(names)} were found"
         )
     return names
+
+
+def _numpy(tensor):
+    import keras
+
+    return keras.ops.convert_to_numpy(tensor)
 
 
 # both ----------------------------------------------------------------------
@@ -432,7 +466,7 @@ def _new_folder(path):
             f"{path} exists already and is left as it is; give another "
             "folder with --output"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     partial = pathlib.Path(
         tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
     )
@@ -442,6 +476,16 @@ def _new_folder(path):
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_folder(path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: the folder cannot be made ({error.strerror}); give "
+            "another one with --output"
+        ) from None
 
 
 def _progress(items, unit):

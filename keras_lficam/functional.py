@@ -26,15 +26,16 @@ def min_max(
 ) -> Tensor:
     """Stretches `x` to [0, 1] over `axis`; what is constant becomes 0.
 
-    The span that divides never falls below a floor: 1e-5 of the largest
-    magnitude, and `smallest_span`. So neither the result nor its gradient
-    leaves the finite numbers, whatever `x` is.
+    What spans no more than 1e-5 of its largest magnitude, or no more than
+    `smallest_span`, counts as constant; its gradient is 0 too. So neither the
+    result nor its gradient leaves the finite numbers, whatever finite span
+    `x` has.
 
     Args:
         x: Tensor of any shape.
         axis: Axis or axes over which minimum and maximum are taken; the
             default is the spatial axes of `(B, h, w, C)`.
-        smallest_span: Floor of the span that divides. The default is 1e-16,
+        smallest_span: Largest span that is no contrast. The default is 1e-16,
             and 2**-10 for float16, where a gradient above 65504 overflows.
 
     Returns:
@@ -57,7 +58,11 @@ def min_max(
     high = ops.max(x, axis=axis, keepdims=True)
     magnitude = ops.maximum(ops.abs(low), ops.abs(high))
     floor = ops.maximum(_SMALLEST_RELATIVE_SPAN * magnitude, smallest_span)
-    return (x - low) / ops.maximum(high - low, ops.stop_gradient(floor))
+    span = high - low
+    constant = span <= floor
+    # The inner choice keeps the gradient of the one not taken finite.
+    scale = ops.where(constant, 0.0, 1 / ops.where(constant, 1.0, span))
+    return (x - low) * scale
 
 
 def gray(images: Tensor, value_range: tuple[float, float] = (0, 255)) -> Tensor:
@@ -110,13 +115,15 @@ def importance_masks(
         value_range: Darkest and brightest value that a pixel can have.
 
     Returns:
-        Masks `(B, h, w, C)`, float32, in [0, 1].
+        Masks `(B, h, w, C)`, float32 or wider, in [0, 1].
 
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
     """
     size = ops.shape(features)[1:3]
-    return min_max(features) * resize(gray(images, value_range), size)
+    stretched = min_max(features)
+    small = resize(gray(images, value_range), size)
+    return stretched * ops.cast(small, stretched.dtype)
 
 
 def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ Reference:
 """
 
 import dataclasses
+import math
+import numbers
 
 import keras
 from keras import ops
@@ -147,7 +149,7 @@ class FeatureImportanceNetwork(keras.layers.Layer):
         self.reduction = reduction
         self.relu_every = relu_every
         self.value_range = _checked_range(value_range)
-        if form not in _FORMS:
+        if not isinstance(form, str) or form not in _FORMS:
             raise ValueError(
                 f"Argument `form` must be one of {sorted(_FORMS)}. "
                 f"Received: form={form!r}"
@@ -312,7 +314,11 @@ class AttentionMechanism(keras.layers.Layer):
 def _checked_range(value_range):
     """Returns `value_range` as a list, the form that JSON gives back."""
     pair = isinstance(value_range, (tuple, list)) and len(value_range) == 2
-    if not pair or not value_range[0] < value_range[1]:
+    if (
+        not pair
+        or not all(isinstance(value, numbers.Real) for value in value_range)
+        or not -math.inf < value_range[0] < value_range[1] < math.inf
+    ):
         raise ValueError(
             "Argument `value_range` must be a pair (darkest, brightest) that "
             f"rises, such as (0, 255). Received: value_range={value_range!r}"
@@ -321,7 +327,7 @@ def _checked_range(value_range):
 
 
 def _is_positive_integer(value):
-    return isinstance(value, int) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _agree(shape, other):

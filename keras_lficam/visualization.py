@@ -92,6 +92,11 @@ def grid(
             "Argument `images` must be a batch (batch, height, width, 3). "
             f"Received: images.shape={pixels.shape}"
         )
+    if len(pixels) == 0:
+        raise ValueError(
+            "Argument `images` must hold an image at least. "
+            f"Received: images.shape={pixels.shape}"
+        )
     count = len(pixels)
     if titles is not None and len(titles) != count:
         raise ValueError(
@@ -151,9 +156,16 @@ def prediction_titles(
         `"7 (61 %), truly 1"`.
 
     Raises:
-        ValueError: If `names` has not one name for each class.
+        ValueError: If the predictions are no such probabilities, or `names`
+            has not one name for each class.
     """
     rows = np.asarray(predictions)
+    if rows.ndim != 2:
+        raise ValueError(
+            "Argument `predictions` must have shape (batch, classes). "
+            f"Received: predictions.shape={rows.shape}"
+        )
+    _check_within("predictions", rows, 1)
     if names is None:
         names = [str(number) for number in range(rows.shape[1])]
     if len(names) != rows.shape[1]:
@@ -176,6 +188,11 @@ def _colors(maps, colormap):
     """Returns RGB colors `(..., 3)` in [0, 1] of maps `(..., 1)`."""
     import matplotlib
 
+    if colormap not in matplotlib.colormaps:
+        raise ValueError(
+            "Argument `colormap` must be a color map of matplotlib, such as "
+            f"'inferno' or 'viridis'. Received: colormap={colormap!r}"
+        )
     return matplotlib.colormaps[colormap](maps[..., 0])[..., :3]
 
 
@@ -206,12 +223,16 @@ def _checked(images, maps):
         )
     _check_within("images", images, 255)
     _check_within("maps", maps, 1)
-    return images.astype("float64"), maps
+    return images.astype("float64").clip(0, 255), maps.clip(0, 1)
 
 
 def _check_within(name, values, highest):
     # Written so that NaN, which compares false to everything, is refused.
-    if values.size and not (values.min() >= 0 and values.max() <= highest):
+    # A last digit of rounding is let through.
+    slack = 1e-5 * highest
+    if values.size and not (
+        values.min() >= -slack and values.max() <= highest + slack
+    ):
         raise ValueError(
             f"Argument `{name}` must lie between 0 and {highest}. Received: "
             f"values from {values.min()} to {values.max()}"

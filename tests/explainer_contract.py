@@ -55,6 +55,10 @@ def _check_refusals(make, model, images):
     dark[1, 0, 0, 0] = np.nan
     with pytest.raises(ValueError, match=r"NaN.*\[1\].*Way out"):
         explainer(dark)
+    with pytest.raises(ValueError, match="finite in float32"):
+        explainer(1e300 * images.astype("float64"))
+    with pytest.raises(TypeError, match="real numbers"):
+        explainer(images + 1j)
     number = model.output_shape[-1]
     for wrong in (number, -1):
         with pytest.raises(ValueError, match=f"between 0 and {number - 1}"):

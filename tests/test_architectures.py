@@ -173,11 +173,13 @@ def test_one_word_chooses_the_network(form):
 
 
 def test_a_network_of_ones_own_can_be_given():
-    network = keras_lficam.FeatureImportanceNetwork(
-        "bottleneck", reduction=16, name="importance"
-    )
-    model = small(importance_network=network)
-    assert model.get_layer("importance") is network
+    network = keras_lficam.FeatureImportanceNetwork("released", relu_every=1)
+    for _ in range(2):  # Each model has a copy of its own.
+        model = small(importance_network=network)
+        own = model.get_layer("importance")
+        assert (own.form, own.relu_every) == ("released", 1)
+        assert not network.built
+        keras_lficam.attention_view(model)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
@@ -193,6 +195,32 @@ def test_classifier_activation(activation, rng):
     }[activation](raw)
     actual = model.predict(images, verbose=0)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+# The last feature map of one backbone of every family, for 224x224 images.
+FAMILIES = {
+    "ConvNeXtTiny": (7, 7, 768),
+    "DenseNet169": (7, 7, 1664),
+    "EfficientNetB3": (7, 7, 1536),
+    "EfficientNetV2S": (7, 7, 1280),
+    "InceptionResNetV2": (5, 5, 1536),
+    "InceptionV3": (5, 5, 2048),
+    "MobileNet": (7, 7, 1024),
+    "MobileNetV2": (7, 7, 1280),
+    "MobileNetV3Small": (7, 7, 576),
+    "NASNetMobile": (7, 7, 1056),
+    "ResNet101": (7, 7, 2048),
+    "ResNet50V2": (7, 7, 2048),
+    "VGG16": (7, 7, 512),
+    "Xception": (7, 7, 2048),
+}
+
+
+@pytest.mark.parametrize(("name", "shape"), list(FAMILIES.items()))
+def test_every_family_is_cut_at_its_last_feature_map(name, shape):
+    split = backbones.load(name, 2, (224, 224, 3))
+    assert split.features.shape == (None, *shape)
+    assert split.head.output_shape == (None, 2)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -251,7 +279,16 @@ def test_sequence_of_bgr_or_other_pixels_is_never_seen_by_the_gray(rng):
         ({"architecture": "cam++"}, ValueError, "'lfi_cam', 'plain'.*cam"),
         ({"importance_network": "big"}, ValueError, "'bottleneck'.*big"),
         ({"classifier_activation": "soft"}, ValueError, "soft"),
+        ({"importance_network": None}, TypeError, "NoneType"),
+        (
+            {"importance_network": keras.layers.Dense(3)},
+            TypeError,
+            "FeatureImportanceNetwork.*of type Dense",
+        ),
+        ({"architecture": ["plain"]}, ValueError, r"\['plain'\]"),
         ({"weights": "nowhere.h5"}, ValueError, "weights.*nowhere"),
+        ({"weights": [1]}, ValueError, r"weights.*\[1\]"),
+        ({"weights": "imagenet"}, ValueError, "no weights from ImageNet"),
     ],
 )
 def test_wrong_argument_is_refused(arguments, error, message):
@@ -263,6 +300,24 @@ def test_wrong_argument_is_refused(arguments, error, message):
     }
     with pytest.raises(error, match=message):
         keras_lficam.build(**options)
+
+
+def test_numpy_integers_are_integers():
+    labels = np.array([0, 2, 3])
+    model = small(
+        classes=labels.max() + 1,
+        input_shape=[np.int64(32), np.int64(32), np.int64(3)],
+    )
+    assert model.output_shape == (None, 4)
+
+
+def test_channels_first_is_refused():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="set_image_data_format"):
+            small()
+    finally:
+        keras.config.set_image_data_format("channels_last")
 
 
 @pytest.mark.parametrize(
@@ -316,6 +371,7 @@ def test_shortcuts_are_convolutions_as_in_the_releases():
     [
         ({"depth": 21}, r"6 n \+ 2.*depth=21"),
         ({"depth": 2}, r"6 n \+ 2.*depth=2"),
+        ({"depth": "8"}, r"6 n \+ 2.*depth='8'"),
         ({"depth": 8, "stem_stride": 0}, "`stem_stride`.*at least 1"),
     ],
 )

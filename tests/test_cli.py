@@ -150,6 +150,9 @@ def test_names_of_the_classes_are_read_beside_the_model(
     model_file.with_name("labels.txt").write_text("ant\nbee\ncow\n")
     explain(model_file, picture, "--output", tmp_path / "out")
     assert capsys.readouterr().out.split(": ")[1][:3] in ("ant", "bee", "cow")
+    model_file.with_name("labels.txt").write_bytes(b"ant\nb\xff\ncow\n")
+    assert explain(model_file, picture, "--output", tmp_path / "more") == 2
+    assert "labels.txt: the file is no UTF-8 text" in capsys.readouterr().err
     model_file.with_name("labels.txt").write_text("ant\n")
     assert explain(model_file, picture, "--output", tmp_path / "more") == 2
     assert "each of the model's 3 classes" in capsys.readouterr().err
@@ -194,13 +197,71 @@ def test_open_size_model_explains_a_picture_as_it_is(picture, tmp_path, capsys):
     assert f"({100 * best:.0f} %)" in capsys.readouterr().out
 
 
-def test_wrong_model_is_refused_in_one_line(picture, tmp_path, capsys):
+def test_scores_of_a_model_that_gives_logits_become_probabilities(
+    picture, tmp_path, capsys
+):
+    model = keras_lficam.build(
+        cifar.resnet(8),
+        3,
+        input_shape=(40, 80, 3),
+        classifier_activation=None,
+    )
+    model.save(tmp_path / "logits.keras")
+    out = tmp_path / "out"
+    assert explain(tmp_path / "logits.keras", picture, "--output", out) == 0
+    pixels = np.asarray(PIL.Image.open(picture))[np.newaxis]
+    logits = model.predict(pixels, verbose=0)[0].astype("float64")
+    best = np.exp(logits).max() / np.exp(logits).sum()
+    assert f"({100 * best:.0f} %)" in capsys.readouterr().out
+
+
+def test_output_that_is_no_folder_is_refused(
+    model_file, picture, tmp_path, capsys
+):
+    assert explain(model_file, picture, "--output", picture) == 2
+    assert "give another one with --output" in capsys.readouterr().err
+    assert cli.main(["demo", "--output", str(picture / "demo")]) == 2
+    assert "give another one with --output" in capsys.readouterr().err
+
+
+def test_large_picture_is_reduced_for_a_model_of_open_size(
+    tmp_path, monkeypatch
+):
+    model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(None, None, 3))
+    seen = []
+    view = keras_lficam.attention_view(model)
+    predict = view.predict_on_batch
+    monkeypatch.setattr(
+        view, "predict_on_batch", lambda x: seen.append(x.shape) or predict(x)
+    )
+    PIL.Image.new("RGB", (3000, 300)).save(tmp_path / "wide.png")
+    cli._explain_picture(view, "abc", tmp_path / "wide.png", tmp_path)
+    assert seen == [(1, 102, 1024, 3)]
+
+
+def test_wrong_model_is_refused_in_one_line(
+    model_file, picture, tmp_path, capsys
+):
     plain = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     plain.save(tmp_path / "plain.keras")
-    (tmp_path / "text.keras").write_text("no model")
+    good = model_file.read_bytes()
+    middle = len(good) // 2
+    flipped = bytes([good[middle] ^ 255])
+    for name, content in {
+        "text": b"no model",
+        "empty": b"",
+        "truncated": good[:middle],
+        "flipped": good[:middle] + flipped + good[middle + 1 :],
+    }.items():
+        (tmp_path / f"{name}.keras").write_bytes(content)
+    (tmp_path / "text.h5").write_text("no model")
     for name, reason in [
         ("missing.keras", "there is no such model file"),
-        ("text.keras", "this is no model that Keras can load"),
+        ("text.keras", "the file is empty or damaged"),
+        ("empty.keras", "the file is empty or damaged"),
+        ("truncated.keras", "the file is empty or damaged"),
+        ("flipped.keras", "this is no model that Keras can load"),
+        ("text.h5", "this is no model that Keras can load"),
         ("plain.keras", "this model has no heat map of its own"),
     ]:
         words = [tmp_path / name, picture, "--output", tmp_path / "out"]
@@ -216,6 +277,7 @@ def test_wrong_model_is_refused_in_one_line(picture, tmp_path, capsys):
         ([], "required: command"),
         (["demo", "--epochs", "0"], "must be at least 1, is 0"),
         (["demo", "--epochs", "few"], "--epochs: invalid"),
+        (["demo", "--seed", "-1"], "must be 0 to 2**32 - 1, is -1"),
         (["explain", "model.keras"], "required: IMAGE"),
         (["explain", "model.keras", "a.png"], "required: --output"),
         (["explode"], "invalid choice"),

@@ -20,7 +20,9 @@ def test_min_max_by_hand():
 def test_min_max_of_rounding_noise_is_no_contrast():
     x = np.full((1, 3, 3, 1), 1000.0, "float32")
     x[0, 1, 1, 0] = np.nextafter(np.float32(1000), np.float32(2000))
-    assert numpy_of(functional.min_max(x)).max() < 0.01
+    assert not numpy_of(functional.min_max(x)).any()
+    x[0, 1, 1, 0] = 1001  # A thousandth is contrast.
+    assert numpy_of(functional.min_max(x)).max() == 1
 
 
 def test_min_max_sees_features_as_small_as_untrained_mobilenet_has():
@@ -29,11 +31,27 @@ def test_min_max_sees_features_as_small_as_untrained_mobilenet_has():
     np.testing.assert_allclose(actual, [0, 1 / 3, 2 / 3, 1], rtol=1e-5)
 
 
-def test_min_max_of_float16_does_not_divide_by_less_than_its_floor():
-    x = np.array([0, 2.0**-12], "float16").reshape(1, 1, 2, 1)
+@pytest.mark.parametrize(("span", "highest"), [(2.0**-12, 0), (2.0**-9, 1)])
+def test_min_max_of_float16_needs_a_span_whose_gradient_it_can_hold(
+    span, highest
+):
+    x = np.array([0, span], "float16").reshape(1, 1, 2, 1)
     actual = numpy_of(functional.min_max(x))
     assert actual.dtype == "float32"
-    assert actual.max() == pytest.approx(2.0**-12 / 2.0**-10)
+    assert actual.max() == highest
+
+
+def test_float64_stays_float64(rng):
+    features = rng.normal(size=(1, 4, 4, 2))
+    actual = numpy_of(
+        functional.importance_masks(np.ones((1, 8, 8, 3)), features)
+    )
+    assert actual.dtype == "float64"
+    np.testing.assert_allclose(
+        actual,
+        reference.masks(np.ones((1, 8, 8, 3)), features),
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("size", [(2, 2), (5, 7), (9, 8), (20, 31)])

@@ -70,6 +70,17 @@ def test_box_masks_fill_the_tight_box():
     np.testing.assert_array_equal(metrics.box_masks(0 * masks), 0 * masks)
 
 
+def test_metrics_take_batches_of_unknown_size_in_a_graph():
+    import tensorflow as tf
+
+    anything = tf.TensorSpec((None, 3, 4, 1), "float32")
+    known = tf.TensorSpec((2, 3, 4, 1), "float32")
+    run = tf.function(metrics.pointing_game, input_signature=[anything, known])
+    np.testing.assert_allclose(
+        run(np.repeat(MAP, 2, 0), np.ones((2, 3, 4, 1))), 1
+    )
+
+
 @pytest.mark.parametrize(
     "metric", [metrics.pointing_game, metrics.energy_pointing_game]
 )

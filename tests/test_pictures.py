@@ -144,6 +144,27 @@ def test_unreadable_file_is_one_clear_line(name, reason, pixels, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_decoder_that_raises_anything_is_one_clear_line(
+    pixels, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise RuntimeError("decoder lost its way")
+
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    monkeypatch.setattr(PIL.Image.Image, "load", fail)
+    with pytest.raises(ValueError, match=r"a\.png: .*damaged .*lost its way"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_large_picture_is_read_without_a_warning(
+    pixels, tmp_path, monkeypatch, recwarn
+):
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 400)
+    assert read_picture(tmp_path / "a.png").shape == (20, 30, 3)
+    assert not recwarn
+
+
 def test_bomb_is_refused(tmp_path, monkeypatch, pixels):
     PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)

@@ -105,6 +105,11 @@ def test_titles_word_class_probability_and_truth():
         ({"titles": ["one"]}, "`titles`.*3 images.*1 titles"),
         ({"masks": np.zeros((3, 8, 8, 1))}, r"`masks`.*\(3, 8, 8, 1\)"),
         ({"columns": 0}, "`columns`.*at least 1"),
+        ({"colormap": "rainbows"}, "`colormap`.*'rainbows'"),
+        (
+            {"images": np.zeros((0, 8, 8, 3)), "maps": np.zeros((0, 8, 8, 1))},
+            "`images`.*an image at least",
+        ),
     ],
 )
 def test_wrong_argument_of_grid_is_refused(change, message, images, maps):
@@ -115,5 +120,9 @@ def test_wrong_argument_of_grid_is_refused(change, message, images, maps):
 def test_wrong_opacity_and_names_are_refused(images, maps):
     with pytest.raises(ValueError, match=r"`opacity`.*opacity=1\.5"):
         visualization.overlay(images, maps, opacity=1.5)
+    with pytest.raises(ValueError, match=r"`predictions`.*\(2,\)"):
+        visualization.prediction_titles([0.5, 0.5])
+    with pytest.raises(ValueError, match="`predictions`.*between 0 and 1"):
+        visualization.prediction_titles([[4.3, -1]])
     with pytest.raises(ValueError, match="`names`.*2 names.*1 names"):
         visualization.prediction_titles([[0.5, 0.5]], ["one"])

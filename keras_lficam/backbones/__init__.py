@@ -63,13 +63,20 @@ def load(
             f"Received: backbone={backbone!r} of type "
             f"{type(backbone).__name__}"
         )
-    if weights not in (None, "imagenet") and not os.path.isfile(weights):
-        raise ValueError(
-            "Argument `weights` must be None, 'imagenet' or the path of a "
-            f"weights file that exists. Received: weights={weights!r}"
-        )
+    if weights is not None and weights != "imagenet":
+        _check_file(weights)
     model = build_application(backbone, classes, input_shape, weights)
     return split_classifier(model)
+
+
+def _check_file(weights):
+    is_path = isinstance(weights, (str, os.PathLike))
+    if not is_path or not os.path.isfile(weights):
+        raise ValueError(
+            "Argument `weights` must be None, the path of a weights file that "
+            "exists, or 'imagenet'. "
+            f"Received: weights={weights!r}"
+        )
 
 
 def _applications():

@@ -37,15 +37,15 @@ def resnet(depth: int, *, stem_stride: int = 1) -> Callable[..., keras.Model]:
             resnet(8, stem_stride=2), classes=10, input_shape=(64, 64, 3)
         )
     """
-    if depth < 8 or (depth - 2) % 6:
+    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
         raise ValueError(
             "Argument `depth` must be 6 n + 2 with n at least 1, such as 8, "
-            f"20 or 56. Received: depth={depth}"
+            f"20 or 56. Received: depth={depth!r}"
         )
-    if stem_stride < 1:
+    if not isinstance(stem_stride, int) or stem_stride < 1:
         raise ValueError(
-            "Argument `stem_stride` must be at least 1. "
-            f"Received: stem_stride={stem_stride}"
+            "Argument `stem_stride` must be an integer of at least 1. "
+            f"Received: stem_stride={stem_stride!r}"
         )
     return functools.partial(_resnet, depth, stem_stride)
 
@@ -77,6 +77,11 @@ def _resnet(
         classes, activation=classifier_activation, name="classifier"
     )(x)
     model = keras.Model(image, x, name=f"resnet{depth}")
+    if weights == "imagenet":
+        raise ValueError(
+            "This backbone has no weights from ImageNet. Received: "
+            "weights='imagenet'. Ways out: None, or a weights file."
+        )
     if weights is not None:
         model.load_weights(weights)
     return model

@@ -1,6 +1,7 @@
 """Reads picture files of any kind into RGB pixels."""
 
 import os
+import warnings
 
 import numpy as np
 
@@ -32,14 +33,17 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     if os.path.getsize(path) == 0:
         raise ValueError(f"{path}: the file is empty")
     try:
-        with PIL.Image.open(path) as opened:
-            picture = PIL.ImageOps.exif_transpose(opened)
-            picture.load()
+        with warnings.catch_warnings():
+            # Pillow warns of pictures that are large, and still reads them.
+            warnings.simplefilter("ignore")
+            with PIL.Image.open(path) as opened:
+                picture = PIL.ImageOps.exif_transpose(opened)
+                picture.load()
     except PIL.UnidentifiedImageError:
         raise ValueError(f"{path}: the file is no picture") from None
     except PIL.Image.DecompressionBombError:
         raise ValueError(f"{path}: the picture is too large") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # Decoders of damaged files raise anything.
         raise ValueError(f"{path}: the file is damaged ({error})") from None
     if picture.mode.startswith("I"):
         picture = _from_16_bits(picture, path)

@@ -104,17 +104,19 @@ def _checked_images(images, model):
             f"Argument `images` must have shape (batch, {shape}), or be a "
             f"single image ({shape}). Received: images.shape={images.shape}"
         )
-    if not np.issubdtype(images.dtype, np.number):
+    if images.dtype.kind not in "biuf":
         raise TypeError(
-            "Argument `images` must hold numbers. "
+            "Argument `images` must hold real numbers. "
             f"Received: images.dtype={images.dtype}"
         )
+    with np.errstate(over="ignore"):  # What is too large is found below.
+        images = images.astype("float32")
     bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
     if bad.size:
         raise ValueError(
-            "Argument `images` must be finite. Received: NaN or infinite "
-            f"pixels in the images at {bad.tolist()[:10]}. Way out: leave "
-            "these out, or replace the pixels, as by numpy.nan_to_num."
+            "Argument `images` must be finite in float32. Received: NaN or "
+            f"infinite pixels in the images at {bad.tolist()[:10]}. Way out: "
+            "leave these out, or replace the pixels, as by numpy.nan_to_num."
         )
     return images
 

@@ -100,10 +100,13 @@ def _filled(line, axis):
 def _checked(maps, masks):
     maps = ops.convert_to_tensor(maps)
     masks = ops.convert_to_tensor(masks)
-    if len(maps.shape) != 4 or maps.shape[-1] != 1 or maps.shape != masks.shape:
+    shapes = tuple(maps.shape), tuple(masks.shape)
+    if any(len(shape) != 4 or shape[-1] != 1 for shape in shapes) or not all(
+        a == b or None in (a, b) for a, b in zip(*shapes, strict=True)
+    ):
         raise ValueError(
             "Maps and masks must have the same shape (batch, height, width, "
-            f"1). Received: maps.shape={tuple(maps.shape)}, "
-            f"masks.shape={tuple(masks.shape)}"
+            f"1). Received: maps.shape={shapes[0]}, "
+            f"masks.shape={shapes[1]}"
         )
     return ops.cast(maps, "float32"), ops.cast(masks, "float32")
