@@ -133,7 +133,7 @@ def _demo(arguments):
         model = _demo_model()
         print(
             f"3/4  Training ResNet-8 with LFI-CAM, {model.count_params():,} "
-            f"parameters, {arguments.epochs} epochs",
+            f"parameters, epochs: {arguments.epochs}",
             flush=True,
         )
         start = time.perf_counter()

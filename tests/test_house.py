@@ -267,6 +267,12 @@ def test_readme_is_short_and_its_python_runs(monkeypatch, tmp_path):
         exec(compile(block, "README.md", "exec"), names)
 
 
+def test_start_page_shows_the_python_of_the_readme():
+    page = (ROOT / "docs" / "index.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        assert block in readme()
+
+
 def test_readme_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", readme()):
         if not target.startswith("http"):
