@@ -67,13 +67,13 @@ def _parser():
     )
     demo.add_argument(
         "--epochs",
-        type=_positive,
+        type=_whole_number(1, 10_000),
         default=_EPOCHS,
         help="passes over the training pictures (default: %(default)s)",
     )
     demo.add_argument(
         "--seed",
-        type=_seed,
+        type=_whole_number(0, 2**32 - 1),
         default=0,
         help="seed of weights and order (default: %(default)s)",
     )
@@ -105,18 +105,17 @@ def _parser():
     return parser
 
 
-def _positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, is {number}")
-    return number
+def _whole_number(lowest, highest):
+    def parse(text):
+        number = int(text) if text.lstrip("-").isdecimal() else None
+        if number is None or not lowest <= number <= highest:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {lowest} to {highest}, "
+                f"is {text!r}"
+            )
+        return number
 
-
-def _seed(text):
-    number = int(text)
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError(f"must be 0 to 2**32 - 1, is {number}")
-    return number
+    return parse
 
 
 # demo ----------------------------------------------------------------------

@@ -275,9 +275,15 @@ def test_wrong_model_is_refused_in_one_line(
     ("words", "message"),
     [
         ([], "required: command"),
-        (["demo", "--epochs", "0"], "must be at least 1, is 0"),
-        (["demo", "--epochs", "few"], "--epochs: invalid"),
-        (["demo", "--seed", "-1"], "must be 0 to 2**32 - 1, is -1"),
+        (
+            ["demo", "--epochs", "0"],
+            "--epochs: must be a whole number from 1 to 10000, is '0'",
+        ),
+        (["demo", "--epochs", "few"], "whole number from 1 to 10000, is 'few'"),
+        (
+            ["demo", "--seed", "-1"],
+            "whole number from 0 to 4294967295, is '-1'",
+        ),
         (["explain", "model.keras"], "required: IMAGE"),
         (["explain", "model.keras", "a.png"], "required: --output"),
         (["explode"], "invalid choice"),
