@@ -1,7 +1,7 @@
 """LFI-CAM for Keras: a classifier that shows what it looked at.
 
 A model made by `build` is an ordinary `keras.Model`. One forward pass gives
-the class and the heat map that the class was decided on.
+the class and the heat map that helped to decide it.
 
     model = keras_lficam.build("DenseNet121", classes=10)
     model.compile("adam", "sparse_categorical_crossentropy")

@@ -80,9 +80,11 @@ def _parser():
     demo.set_defaults(run=_demo)
     explain = commands.add_parser(
         "explain",
-        help="classify pictures and draw what the class was decided on",
+        help="classify pictures and lay their heat maps over them",
         description="Prints class and probability of each picture and writes "
-        "the picture with its heat map over it, as NAME_overlay.png.",
+        "the picture with its heat map over it, as NAME_overlay.png. A "
+        "picture is stretched to the size that the model takes, and its map "
+        "back to the picture.",
     )
     explain.add_argument(
         "model",

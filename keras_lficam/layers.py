@@ -351,8 +351,9 @@ def _check_image_and_features(layer, shapes):
     image, features = _pair(layer, shapes, "image, features")
     if len(image) != 4 or image[-1] != 3:
         raise ValueError(
-            f"Layer {layer.name!r} needs an RGB image of shape (batch, "
-            "height, width, 3); give a gray one three equal channels. "
+            f"Layer {layer.name!r} is called on [image, features] and needs "
+            "an RGB image of shape (batch, height, width, 3); give a gray one "
+            "three equal channels. "
             f"Received: image.shape={image}"
         )
     _check_features(layer, features)
@@ -362,7 +363,8 @@ def _check_features(layer, shape):
     if len(shape) != 4 or shape[-1] is None:
         raise ValueError(
             f"Layer {layer.name!r} needs features of shape (batch, rows, "
-            "columns, channels) with a known number of channels. "
+            "columns, channels) with a known number of channels; mind the "
+            "order of its two inputs. "
             f"Received: features.shape={shape}"
         )
     if shape[1] == 1 or shape[2] == 1:

@@ -1,5 +1,6 @@
 """Draws heat maps: overlays as pixels, grids as figures."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -66,8 +67,8 @@ def grid(
     """Shows image, heat map and overlay of every image side by side.
 
     Args:
-        images: RGB images `(B, H, W, 3)` from 0 to 255.
-        maps: Heat maps `(B, H, W, 1)` in [0, 1].
+        images: RGB images `(B, H, W, 3)` from 0 to 255, or one `(H, W, 3)`.
+        maps: Heat maps `(B, H, W, 1)` in [0, 1], or one.
         titles: A line for each image, such as `prediction_titles` makes.
         masks: Masks `(B, H, W, 1)` of the true objects, outlined on image
             and map.
@@ -87,11 +88,8 @@ def grid(
     from matplotlib import pyplot
 
     pixels, heat = _checked(images, maps)
-    if pixels.ndim != 4:
-        raise ValueError(
-            "Argument `images` must be a batch (batch, height, width, 3). "
-            f"Received: images.shape={pixels.shape}"
-        )
+    if pixels.ndim == 3:
+        pixels, heat = pixels[np.newaxis], heat[np.newaxis]
     if len(pixels) == 0:
         raise ValueError(
             "Argument `images` must hold an image at least. "
@@ -116,8 +114,10 @@ def grid(
         )
     columns = min(columns, count)
     rows = -(-count // columns)
+    height = 1.4 if titles is None else 1.65
     figure = pyplot.figure(
-        figsize=(4.2 * columns + 0.2, 1.65 * rows + 0.35), layout="constrained"
+        figsize=(4.2 * columns + 0.2, height * rows + 0.35),
+        layout="constrained",
     )
     blocks = figure.subfigures(rows, columns, squeeze=False).ravel()
     overlays = overlay(pixels, heat, colormap=colormap)
@@ -223,6 +223,13 @@ def _checked(images, maps):
         )
     _check_within("images", images, 255)
     _check_within("maps", maps, 1)
+    if images.dtype.kind == "f" and images.size and 0 < images.max() <= 1:
+        warnings.warn(
+            "Argument `images` should be pixels from 0 to 255, and these are "
+            f"black. Received: maximum {images.max():.3g}. Way out: 255 * "
+            "images.",
+            stacklevel=3,
+        )
     return images.astype("float64").clip(0, 255), maps.clip(0, 1)
 
 

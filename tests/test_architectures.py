@@ -288,7 +288,12 @@ def test_sequence_of_bgr_or_other_pixels_is_never_seen_by_the_gray(rng):
         ({"architecture": ["plain"]}, ValueError, r"\['plain'\]"),
         ({"weights": "nowhere.h5"}, ValueError, "weights.*nowhere"),
         ({"weights": [1]}, ValueError, r"weights.*\[1\]"),
-        ({"weights": "imagenet"}, ValueError, "no weights from ImageNet"),
+        (
+            {"weights": "imagenet", "classes": 1000},
+            ValueError,
+            "no weights from ImageNet",
+        ),
+        ({"weights": "imagenet"}, ValueError, "only where.*1000.*classes=3"),
     ],
 )
 def test_wrong_argument_is_refused(arguments, error, message):
@@ -364,6 +369,31 @@ def test_shortcuts_are_convolutions_as_in_the_releases():
     # The reference gives 0.272 M; the paper's shortcuts without weights
     # would leave 0.270 M.
     assert trainable == 272_474
+
+
+@pytest.mark.parametrize(("stem_stride", "side"), [(1, 32), (2, 64)])
+def test_cell_of_the_map_stands_for_its_own_place(stem_stride, side):
+    """The image's influence on a cell is centered on the cell."""
+    import tensorflow as tf
+
+    model = cifar.resnet(8, stem_stride=stem_stride)(
+        input_shape=(side, side, 3)
+    )
+    for weight in model.weights:
+        if "kernel" in weight.path:
+            weight.assign(np.full(weight.shape, 0.01))
+    features = keras.Model(model.input, model.layers[-3].output)
+    image = tf.Variable(np.full((1, side, side, 3), 255.0, "float32"))
+    with tf.GradientTape() as tape:
+        cell = tf.reduce_sum(features(image)[0, 4, 3])
+    influence = tape.gradient(cell, image).numpy()[0].sum(axis=-1)
+    assert features.output.shape[1:3] == (8, 8)
+    size = side / 8
+    for axis, index in ((0, 4), (1, 3)):
+        along = influence.sum(axis=1 - axis)
+        center = (along * np.arange(side)).sum() / along.sum()
+        own = index * size + (size - 1) / 2
+        assert center - own == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,14 @@ def test_energy_pointing_game_by_hand(masks, share):
     np.testing.assert_allclose(actual, [share], rtol=1e-6)
 
 
+def test_masks_of_0_and_255_are_those_of_0_and_1():
+    masks = batch([0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0])
+    for metric in (metrics.pointing_game, metrics.energy_pointing_game):
+        expected = np.asarray(metric(MAP, masks))
+        np.testing.assert_array_equal(metric(MAP, 255 * masks), expected)
+        assert expected <= 1
+
+
 def test_energy_of_a_map_of_zeros_is_zero():
     nothing = np.zeros_like(MAP)
     assert metrics.energy_pointing_game(nothing, nothing + 1) == 0

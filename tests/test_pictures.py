@@ -133,7 +133,7 @@ def damaged(folder, pixels):
         ("text.png", "no picture"),
         ("float.tif", "floating point"),
         ("i.tif", "32-bit"),
-        ("folder.png", "no such file"),
+        ("folder.png", "is a folder"),
         ("missing.png", "no such file"),
     ],
 )

@@ -48,7 +48,7 @@ def test_default_color_map_is_perceptually_uniform():
 
 def drawn(figure):
     file = io.BytesIO()
-    figure.savefig(file, dpi=60)
+    figure.savefig(file, dpi=100)
     return np.asarray(PIL.Image.open(file).convert("RGB")).astype(int)
 
 
@@ -75,6 +75,17 @@ def test_grid_outlines_masks(images, maps):
     cyan = np.abs(outlined - [0x35, 0xE0, 0xFF]).sum(axis=-1) < 60
     assert cyan.sum() > 50
     assert (np.abs(without - [0x35, 0xE0, 0xFF]).sum(axis=-1) >= 60).all()
+
+
+def test_grid_takes_a_single_image(images, maps):
+    figure = visualization.grid(images[0], maps[0])
+    shown = figure.subfigs[0].axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, images[0])
+
+
+def test_pixels_that_were_divided_by_255_are_warned_of(images, maps):
+    with pytest.warns(UserWarning, match="from 0 to 255.*Way out: 255"):
+        visualization.grid(images / 255, maps)
 
 
 def test_grid_leaves_no_figure_open(images, maps):

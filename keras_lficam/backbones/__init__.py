@@ -50,9 +50,9 @@ def load(
 
     Raises:
         TypeError: If `backbone` is neither a name nor a function.
-        ValueError: If the name is unknown, the weights file is missing, or
-            the images are too small for the backbone to leave a feature map
-            of 2x2.
+        ValueError: If the name is unknown, the weights file is missing or
+            has other classes, or the images are too small for the backbone to
+            leave a feature map of 2x2.
     """
     if isinstance(backbone, str):
         backbone = _function(backbone)
@@ -62,6 +62,12 @@ def load(
             "function such as keras.applications.DenseNet121. "
             f"Received: backbone={backbone!r} of type "
             f"{type(backbone).__name__}"
+        )
+    if weights == "imagenet" and classes != 1000:
+        raise ValueError(
+            "Argument `weights` can be 'imagenet' only where `classes` is "
+            f"1000. Received: classes={classes}. Ways out: classes=1000, or "
+            "the path of a weights file with as many classes."
         )
     if weights is not None and weights != "imagenet":
         _check_file(weights)

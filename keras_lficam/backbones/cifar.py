@@ -15,7 +15,9 @@ def resnet(depth: int, *, stem_stride: int = 1) -> Callable[..., keras.Model]:
 
     Three stages of basic blocks with 16, 32 and 64 filters at strides 1, 2
     and 2, then average pooling and a dense layer. A shortcut that changes
-    shape is a strided 1x1 convolution.
+    shape is a strided 1x1 convolution. A cell of the feature map stands for
+    its own place in the image to within half a pixel, with `stem_stride` 1
+    or 2.
 
     Args:
         depth: Number of weighted layers, `6 n + 2` with n at least 1.
@@ -39,8 +41,8 @@ def resnet(depth: int, *, stem_stride: int = 1) -> Callable[..., keras.Model]:
     """
     if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
         raise ValueError(
-            "Argument `depth` must be 6 n + 2 with n at least 1, such as 8, "
-            f"20 or 56. Received: depth={depth!r}"
+            "Argument `depth` must be an integer 6 n + 2 with n at least 1, "
+            f"such as 8, 20 or 56. Received: depth={depth!r}"
         )
     if not isinstance(stem_stride, int) or stem_stride < 1:
         raise ValueError(
@@ -71,7 +73,8 @@ def _resnet(
     for stage, filters in enumerate([16, 32, 64], start=1):
         for block in range((depth - 2) // 6):
             stride = 2 if stage > 1 and block == 0 else 1
-            x = _basic_block(x, filters, stride, f"stage{stage}_block{block}")
+            name = f"stage{stage}_block{block}"
+            x = _basic_block(x, filters, stride, name, ahead=stage == 3)
     x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
     x = keras.layers.Dense(
         classes, activation=classifier_activation, name="classifier"
@@ -87,23 +90,37 @@ def _resnet(
     return model
 
 
-def _basic_block(x, filters, stride, name):
+def _basic_block(x, filters, stride, name, *, ahead):
     shortcut = x
     if stride != 1 or x.shape[-1] != filters:
-        shortcut = _convolution(x, filters, 1, stride, f"{name}_shortcut")
-    x = _convolution(x, filters, 3, stride, f"{name}_1")
+        shortcut = _convolution(
+            x, filters, 1, stride, f"{name}_shortcut", ahead=ahead
+        )
+    x = _convolution(x, filters, 3, stride, f"{name}_1", ahead=ahead)
     x = keras.layers.ReLU(name=f"{name}_1_relu")(x)
     x = _convolution(x, filters, 3, 1, f"{name}_2")
     x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
-def _convolution(x, filters, kernel, stride, name):
+def _convolution(x, filters, kernel, stride, name, *, ahead=False):
+    """Convolves and normalizes.
+
+    With stride 2 each output stands for two rows, and a kernel of odd size is
+    centered on one of them: the first, or the second if `ahead`. The last
+    stage looks ahead and those before it do not, which moves the map by half
+    a pixel of the image; all alike would move it by 1.5, or 3.5 with a
+    strided stem.
+    """
+    if ahead and stride > 1 and kernel == 1:
+        x = keras.layers.Cropping2D(((1, 0), (1, 0)), name=f"{name}_crop")(x)
+    elif kernel > 1:
+        margin = (0, 1) if ahead and stride > 1 else (1, 1)
+        x = keras.layers.ZeroPadding2D((margin, margin), name=f"{name}_pad")(x)
     x = keras.layers.Conv2D(
         filters,
         kernel,
         strides=stride,
-        padding="same",
         use_bias=False,
         kernel_initializer="he_normal",
         name=f"{name}_convolution",

@@ -12,5 +12,6 @@ Examples:
 """
 
 from keras_lficam.data.loading import class_names, load
+from keras_lficam.data.pictures import read_picture
 
-__all__ = ["class_names", "load"]
+__all__ = ["class_names", "load", "read_picture"]

@@ -28,6 +28,8 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     import PIL.ImageOps
 
     path = os.fspath(path)
+    if os.path.isdir(path):
+        raise ValueError(f"{path}: this is a folder; give its pictures")
     if not os.path.isfile(path):
         raise ValueError(f"{path}: there is no such file")
     if os.path.getsize(path) == 0:

@@ -6,7 +6,7 @@ from keras_lficam.explainers.base import Explainer
 
 
 class AttentionMap(Explainer):
-    """Shows the attention map that the model itself decided on.
+    """Shows the attention map that the model itself used.
 
     One forward pass, no gradient. The map does not depend on a class.
 

@@ -13,8 +13,8 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         maps: Heat maps `(B, H, W, 1)`; higher is more important.
-        masks: Masks of the objects `(B, H, W, 1)`, 1 on the object, 0
-            elsewhere; `box_masks` makes boxes of them.
+        masks: Masks of the objects `(B, H, W, 1)`, 0 off the object and
+            anything else on it; `box_masks` makes boxes of them.
 
     Returns:
         Tensor `(B,)`, float32, in [0, 1]: 1 for a hit, 0 for a miss. Higher
@@ -46,8 +46,8 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         maps: Heat maps `(B, H, W, 1)`, non-negative.
-        masks: Masks of the objects `(B, H, W, 1)`, 1 on the object, 0
-            elsewhere; the original takes boxes, see `box_masks`.
+        masks: Masks of the objects `(B, H, W, 1)`, 0 off the object and
+            anything else on it; the original takes boxes, see `box_masks`.
 
     Returns:
         Tensor `(B,)`, float32, in [0, 1]. Higher is better.
@@ -74,7 +74,8 @@ def box_masks(masks: Tensor) -> Tensor:
     """Fills the tight box around every object.
 
     Args:
-        masks: Masks of the objects `(B, H, W, 1)`, non-zero on the object.
+        masks: Masks of the objects `(B, H, W, 1)`, 0 off the object and
+            anything else on it.
 
     Returns:
         Tensor `(B, H, W, 1)`, float32: 1 in the box, 0 elsewhere. A mask
@@ -84,9 +85,8 @@ def box_masks(masks: Tensor) -> Tensor:
         ValueError: If the shape is not `(B, H, W, 1)`.
     """
     masks, _ = _checked(masks, masks)
-    on = ops.cast(masks != 0, "float32")
-    rows = _filled(ops.max(on, axis=2, keepdims=True), axis=1)
-    columns = _filled(ops.max(on, axis=1, keepdims=True), axis=2)
+    rows = _filled(ops.max(masks, axis=2, keepdims=True), axis=1)
+    columns = _filled(ops.max(masks, axis=1, keepdims=True), axis=2)
     return rows * columns
 
 
@@ -106,7 +106,9 @@ def _checked(maps, masks):
     ):
         raise ValueError(
             "Maps and masks must have the same shape (batch, height, width, "
-            f"1). Received: maps.shape={shapes[0]}, "
+            "1). Ways out: masks[..., None] adds the last axis, and an "
+            "explainer gives maps of the size of the image. "
+            f"Received: maps.shape={shapes[0]}, "
             f"masks.shape={shapes[1]}"
         )
-    return ops.cast(maps, "float32"), ops.cast(masks, "float32")
+    return ops.cast(maps, "float32"), ops.cast(masks != 0, "float32")
