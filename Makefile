@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
+# What runs on every backend of Keras.
+PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py explainers.py)
 
 setup: .venv/ready
 
@@ -20,8 +22,8 @@ test: setup
 
 backends: setup
 	$(BIN)/pip install -q -e ".[test,backends]"
-	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_layers.py tests/test_functional.py tests/test_metrics.py
-	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/test_layers.py tests/test_functional.py tests/test_metrics.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PORTABLE)
+	KERAS_BACKEND=torch $(BIN)/python -m pytest $(PORTABLE)
 
 docs: setup
 	$(BIN)/pip install -q -e ".[docs]"

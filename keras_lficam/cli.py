@@ -299,10 +299,11 @@ def _write_pictures(answers, names, folder):
 
 
 def _print_summary(metrics, folder):
+    count = metrics["test_pictures"]
     ratio = metrics["energy_in_box"] / metrics["mean_box_area"]
     print(
         f"""
-On {metrics["test_pictures"]:,} test pictures of unseen handwriting:
+On {count:,} test pictures with digits that training never saw:
 
   right answers                                {metrics["accuracy"]:7.1%}
   brightest point inside the digit's box       {metrics["pointing_game"]:7.1%}
