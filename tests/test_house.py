@@ -1,6 +1,7 @@
 """What holds for the project as a whole."""
 
 import ast
+import csv
 import doctest
 import importlib
 import inspect
@@ -265,6 +266,25 @@ def test_readme_is_short_and_its_python_runs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
+
+
+def test_readme_shows_the_figures_of_the_table():
+    with (ROOT / "benchmarks" / "demo_seeds.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == list("01234")
+    for name in ("accuracy", "pointing_game", "energy_in_box"):
+        percent = [100 * float(row[name]) for row in rows]
+        mean = sum(percent) / len(percent)
+        assert (
+            f"| {mean:.1f} % ({min(percent):.1f} % to {max(percent):.1f} %) |"
+        ) in readme()
+    ratios = [
+        float(row["energy_in_box"]) / float(row["mean_box_area"])
+        for row in rows
+    ]
+    mean = sum(ratios) / len(ratios)
+    shown = f"| {mean:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+    assert shown in readme()
 
 
 def test_start_page_shows_the_python_of_the_readme():
