@@ -46,7 +46,8 @@ def test_masks_of_0_and_255_are_those_of_0_and_1():
     masks = batch([0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0])
     for metric in (metrics.pointing_game, metrics.energy_pointing_game):
         expected = np.asarray(metric(MAP, masks))
-        np.testing.assert_array_equal(metric(MAP, 255 * masks), expected)
+        for other in (255 * masks, masks.astype("uint8"), masks > 0):
+            np.testing.assert_array_equal(metric(MAP, other), expected)
         assert expected <= 1
 
 

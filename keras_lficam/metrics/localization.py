@@ -111,4 +111,5 @@ def _checked(maps, masks):
             f"Received: maps.shape={shapes[0]}, "
             f"masks.shape={shapes[1]}"
         )
-    return ops.cast(maps, "float32"), ops.cast(masks != 0, "float32")
+    on = ops.cast(masks, "float32") != 0
+    return ops.cast(maps, "float32"), ops.cast(on, "float32")
