@@ -28,8 +28,8 @@ class Explainer(abc.ABC):
         classes: The class to explain: an integer for all images, an integer
             for each of them, or None for the class that is predicted.
 
-    Returns:
-        NumPy array `(B, H, W, 1)`, float32, in [0, 1].
+    Output shape:
+        `(B, H, W, 1)`, a NumPy array, float32, in [0, 1].
 
     Raises:
         TypeError: If `model` is no `keras.Model`, or `classes` no integers.
