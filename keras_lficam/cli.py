@@ -375,7 +375,11 @@ def _explain_picture(view, names, path, folder):
     enlarged = _pixels(picture.resize(size, PIL.Image.Resampling.LANCZOS))
     maps = functional.resize(shown["attention_map"], enlarged.shape[1:3])
     overlays = visualization.overlay(enlarged, _numpy(maps))
-    PIL.Image.fromarray(overlays[0]).save(target)
+    try:
+        PIL.Image.fromarray(overlays[0]).save(target)
+    except OSError:  # A full disk leaves half a picture.
+        target.unlink(missing_ok=True)
+        raise
     predictions = _probabilities(view, shown["predictions"])
     title = visualization.prediction_titles(predictions, names)[0]
     return f"{path}: {title}, {target}"

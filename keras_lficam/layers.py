@@ -100,12 +100,12 @@ class FeatureImportanceNetwork(keras.layers.Layer):
 
     Args:
         form: Which convolutions. With `C` channels in the features:
-            `"bottleneck"`: 1x1 to `C / reduction`, 3x3, 1x1 to `C`, at a few
-            percent of the others' cost;
-            `"pointwise"`: 1x1 to `C`, `C`, `C / 2` and `C`, the form whose
-            number of parameters agrees with the paper;
-            `"released"`: four times 3x3 to `C`, the form of the authors'
-            release, `36 C**2` parameters.
+            `"bottleneck"`: 1x1 to `C / reduction`, 3x3, 1x1 to `C`, about
+            `0.39 C**2` weights;
+            `"pointwise"`: 1x1 to `C`, `C`, `C / 2` and `C`, `3 C**2` weights,
+            the form whose number of parameters agrees with the paper;
+            `"released"`: four times 3x3 to `C`, `36 C**2` weights, the form
+            of the authors' release.
         reduction: How many times narrower the bottleneck is than the
             features. The other forms do not look at it.
         relu_every: A ReLU follows every such convolution. The default is the

@@ -187,6 +187,20 @@ def test_overlay_is_never_overwritten(model_file, picture, tmp_path, capsys):
     assert (out / "photo_overlay.png").read_bytes() == before
 
 
+def test_full_disk_leaves_no_half_overlay(
+    model_file, picture, tmp_path, monkeypatch, capsys
+):
+    def fill_up(_, path):
+        path.write_bytes(b"half a picture")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PIL.Image.Image, "save", fill_up)
+    out = tmp_path / "out"
+    assert explain(model_file, picture, "--output", out) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(out.iterdir())
+
+
 def test_open_size_model_explains_a_picture_as_it_is(picture, tmp_path, capsys):
     model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(None, None, 3))
     model.save(tmp_path / "open.keras")
