@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         metrics,
         visualization,
     )
-    from keras_lficam.architectures import attention_view, build
+    from keras_lficam.architectures import attach, attention_view, build
     from keras_lficam.layers import (
         AttentionMechanism,
         FeatureImportanceNetwork,
@@ -42,6 +42,7 @@ __all__ = [
     "FeatureImportanceNetwork",
     "__version__",
     "architectures",
+    "attach",
     "attention_view",
     "backbones",
     "build",
@@ -56,6 +57,7 @@ __all__ = [
 _HOMES = {
     "AttentionMechanism": "layers",
     "FeatureImportanceNetwork": "layers",
+    "attach": "architectures",
     "attention_view": "architectures",
     "build": "architectures",
 }

@@ -1,8 +1,10 @@
 """Puts the LFI-CAM branch into a classifier."""
 
+import dataclasses
 import numbers
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -10,13 +12,15 @@ from keras_lficam import backbones, layers
 
 
 def build(
-    backbone: str | Callable[..., keras.Model] = "DenseNet121",
-    classes: int = 1000,
+    backbone: str | Callable[..., keras.Model] | keras.Model = "DenseNet121",
+    classes: int | Sequence[str] | Any = 1000,
     *,
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
     weights: str | os.PathLike[str] | None = None,
     architecture: str = "lfi_cam",
+    output_stride: int | None = None,
     importance_network: str | keras.layers.Layer = "bottleneck",
+    dropout: float | None = None,
     classifier_activation: str | None = "softmax",
 ) -> keras.Model:
     """Builds a classifier that shows what it looked at.
@@ -26,77 +30,153 @@ def build(
     needs no label and no loss of its own. `attention_view` shows the map.
 
     Args:
-        backbone: Name of a backbone, one of `keras_lficam.backbones.names()`,
-            or a function with the signature of those in `keras.applications`.
-        classes: Number of classes, at least 1.
+        backbone: Name of a backbone, one of `keras_lficam.backbones.names()`;
+            `"keras_hub/resnet_50_imagenet"` or `"keras_cv/resnet50_v2"`, the
+            name of a preset of these libraries, or the path of a folder with
+            one in its place; a function with the signature of those in
+            `keras.applications`; or a `keras.Model` from such images to a
+            feature map, whose weights are copied. If the model gives classes,
+            its head is left out; `attach` keeps it.
+        classes: Number of classes, at least 1; or their names; or a data set
+            with the attribute `class_names`, as `keras.utils` makes it.
         input_shape: Shape `(height, width, 3)` of the images. None as height
             or width takes images of any size.
-        weights: None for random ones, the path of a weights file of the
-            backbone with as many classes, or `"imagenet"` for 1000 classes
-            at the backbone's own image size.
-        architecture: `"lfi_cam"`, or `"plain"` for the bare backbone, to
-            compare with.
+        weights: None for random ones; `"imagenet"` for those that Keras has
+            of ImageNet; the path of a weights file of the backbone; or
+            `"preset"` for those of the preset. Where the weights are of other
+            classes, or without a head, the last layer stays random.
+        architecture: How map and prediction come about. `"lfi_cam"`: learned
+            importance, map, attention. `"abn"`: attention branch network,
+            whose two outputs both need the label. `"cam"`: the backbone with
+            a head of pooling and a dense layer. `"plain"`: the backbone.
+        output_stride: Pixels of the image that a row of the feature map
+            stands for, such as 16 for 14x14 maps of images of 224x224. The
+            strides behind are turned to 1, no weight changes and no kernel is
+            spread: train afterwards. None for the backbone's own.
         importance_network: Form of the importance network: `"bottleneck"`,
             `"pointwise"` or `"released"`; or a `FeatureImportanceNetwork`, of
             which the model gets a new copy named `importance`.
+        dropout: Rate of the dropout before the classifying layer, in [0, 1);
+            None for the backbone's own.
         classifier_activation: Activation of the prediction: `"softmax"`,
-            `"sigmoid"`, or None for logits.
+            `"sigmoid"` for several labels per image, or None for logits.
 
     Returns:
         A `keras.Model` from images `(B, H, W, 3)` to `predictions (B, K)`,
         float32 under every dtype policy. Its layers `importance`,
-        `attention_map`, `attention` and `head` are public.
+        `attention_map`, `attention` and `head` are public. With `"abn"` a
+        dictionary of `predictions` and `attention_predictions`, and no
+        `importance`.
 
     Raises:
-        ValueError: If an argument is out of range, or the images are so small
-            that the backbone's feature map is less than 2x2.
-        TypeError: If `backbone`, `classes` or `importance_network` is of no
-            such kind.
+        ValueError: If an argument is out of range, the weights do not fit, or
+            the images are so small that the backbone's feature map is less
+            than 2x2.
+        TypeError: If `backbone`, `classes`, `dropout` or `importance_network`
+            is of no such kind.
+        ImportError: If the library of a preset is not installed.
 
     Reference:
-        Lee et al., 2021, https://arxiv.org/abs/2105.00937.
+        Lee et al., 2021, https://arxiv.org/abs/2105.00937; for `"abn"` Fukui
+        et al., 2019, https://arxiv.org/abs/1812.10025.
 
     Examples:
         model = keras_lficam.build("ResNet20", 10, input_shape=(32, 32, 3))
         model.compile("adam", "sparse_categorical_crossentropy")
         model.fit(images, labels)
     """
-    _check_classes(classes)
+    number = _number_of_classes(classes)
     _check_input_shape(input_shape)
-    if keras.config.image_data_format() != "channels_last":
-        raise ValueError(
-            "Images are (batch, height, width, 3) here. Received: "
-            "keras.config.image_data_format() is 'channels_first'. Way out: "
-            "keras.config.set_image_data_format('channels_last')."
-        )
-    if not isinstance(architecture, str) or architecture not in _WIRINGS:
-        raise ValueError(
-            f"Argument `architecture` must be one of {sorted(_WIRINGS)}. "
-            f"Received: architecture={architecture!r}"
-        )
+    _check_dropout(dropout)
+    _check_output_stride(output_stride)
+    _check_architecture(architecture)
+    network = _importance_layer(importance_network)
+    activation = keras.activations.get(classifier_activation)
     height, width, channels = input_shape
     split = backbones.load(
-        backbone, int(classes), (height, width, channels), weights
+        backbone,
+        number,
+        (height, width, channels),
+        weights,
+        output_stride=output_stride,
+        dropout=dropout,
     )
-    logits = _WIRINGS[architecture](split, importance_network)
-    predictions = keras.layers.Activation(
-        classifier_activation or "linear", dtype="float32", name="predictions"
-    )(logits)
-    name = split.name if architecture == "plain" else f"{split.name}_lfi_cam"
-    return keras.Model(split.image, predictions, name=name)
+    return _assembled(split, architecture, network, activation)
+
+
+def attach(
+    model: keras.Model,
+    *,
+    architecture: str = "lfi_cam",
+    layer: str | None = None,
+    output_stride: int | None = None,
+    importance_network: str | keras.layers.Layer = "bottleneck",
+    value_range: tuple[float, float] = (0, 255),
+) -> keras.Model:
+    """Makes a classifier that somebody trained show what it looks at.
+
+    The new model has copies of the trained layers: their weights, names,
+    dtype policies and `trainable`. It takes the same images, in the same
+    range. The importance network begins at random and is to be trained:
+    freeze the rest for an epoch, or train all with a small learning rate.
+
+    Args:
+        model: Functional or Sequential classifier with one input and one
+            output; its backbone may be nested in it. It stays as it is.
+        architecture: `"lfi_cam"`, `"abn"`, `"cam"` or `"plain"`, as for
+            `build`. All but `"cam"` keep the weights of the head.
+        layer: Name of the layer whose output is the feature map. By default
+            that is the input of the last global pooling or flattening.
+        output_stride: Pixels of the image that a row of the feature map
+            stands for; None for as many as the model has.
+        importance_network: Form of the importance network, as for `build`. A
+            `FeatureImportanceNetwork` keeps its own `value_range`.
+        value_range: Darkest and brightest value of the pixels that the model
+            takes, such as `(0, 1)` if the images are divided by 255 outside.
+
+    Returns:
+        A flat functional `keras.Model`, not compiled, as `build` returns it.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If it is a subclassed model, has several inputs or
+            outputs, has no feature map of 2x2 in front of a pooling, or has
+            such an attention already.
+
+    Reference:
+        Lee et al., 2021, https://arxiv.org/abs/2105.00937.
+
+    Examples:
+        trained = keras.applications.MobileNetV2(weights=None)
+        model = keras_lficam.attach(trained, value_range=(-1, 1))
+    """
+    _check_output_stride(output_stride)
+    _check_architecture(architecture)
+    network = _importance_layer(importance_network, value_range)
+    if "attention_map" in {la.name for la in getattr(model, "layers", [])}:
+        raise ValueError(
+            f"Model {model.name!r} has a layer 'attention_map' already. Way "
+            "out: train and explain it as it is."
+        )
+    split = backbones.cut(model, layer=layer, output_stride=output_stride)
+    head, activation = backbones.without_activation(split.head)
+    split = dataclasses.replace(split, head=head)
+    return _assembled(split, architecture, network, activation)
 
 
 def attention_view(model: keras.Model) -> keras.Model:
     """Shows the heat map beside the prediction.
 
     Args:
-        model: Model made by `build`, trained or loaded.
+        model: Model made by `build` or `attach`, trained or loaded, with the
+            architecture `"lfi_cam"` or `"abn"`.
 
     Returns:
         A `keras.Model` that shares the weights of `model`, from images
         `(B, H, W, 3)` to a dictionary of `predictions (B, K)`,
         `attention_map (B, h, w, 1)` in [0, 1] at the size of the feature map,
-        and `importance (B, C)`, non-negative with rows that sum to 1.
+        and `importance (B, C)`, non-negative with rows that sum to 1; of the
+        attention branch network without `importance`.
 
     Raises:
         ValueError: If `model` has no such layers.
@@ -106,25 +186,40 @@ def attention_view(model: keras.Model) -> keras.Model:
         shown["attention_map"]
     """
     names = {layer.name for layer in getattr(model, "layers", [])}
-    if not names.issuperset({"importance", "attention_map"}):
+    if not names.issuperset({"attention_map", "predictions"}):
         raise ValueError(
-            "Argument `model` must have the layers 'importance' and "
-            "'attention_map', as a model made by keras_lficam.build has. "
+            "Argument `model` must have the layers 'attention_map' and "
+            "'predictions', as a model made by keras_lficam.build has. "
             f"Received: {getattr(model, 'name', model)!r} without them."
         )
+    shown = ["predictions", "attention_map", "importance"]
     return keras.Model(
         model.input,
-        {
-            "predictions": model.output,
-            "attention_map": model.get_layer("attention_map").output,
-            "importance": model.get_layer("importance").output,
-        },
+        {name: model.get_layer(name).output for name in shown if name in names},
         name=f"{model.name}_view",
     )
 
 
-def _lfi_cam(split, importance_network):
-    network = _importance_layer(importance_network)
+def _assembled(split, architecture, network, activation):
+    logits = _WIRINGS[architecture](split, network)
+    outputs = {
+        name: keras.layers.Activation(activation, dtype="float32", name=name)(
+            tensor
+        )
+        for name, tensor in logits.items()
+    }
+    if len(outputs) == 1:
+        outputs = outputs["predictions"]
+    plain = architecture == "plain"
+    name = split.name if plain else f"{split.name}_{architecture}"
+    return keras.Model(split.image, outputs, name=name)
+
+
+# The wirings: from the parts of a classifier and an importance network, which
+# not all of them use, to the logits of every output that has a label.
+
+
+def _lfi_cam(split, network):
     importance = network([split.image, split.features])
     attention_map = layers.ClassActivationMap(name="attention_map")(
         [split.features, importance]
@@ -132,12 +227,99 @@ def _lfi_cam(split, importance_network):
     attended = layers.AttentionMechanism(name="attention")(
         [split.features, attention_map]
     )
-    return split.head(attended)
+    return {"predictions": split.head(attended)}
 
 
-def _importance_layer(network):
+def _abn(split, network):
+    """Attention branch network, Fukui et al., 2019.
+
+    The branch is a copy of the backbone's last stage that keeps the size of
+    its map. Where no last stage can be told, the branch is a bottleneck block
+    on the last feature map, and the attention is applied to that.
+    """
+    del network
+    extracted, stage = split.features, None
+    found = backbones.last_stage(split.image, split.features)
+    if found is None:
+        branch = _bottleneck_block(extracted)
+    else:
+        extracted, stage = found
+        branch = backbones.at_stride_one(stage, extracted)
+    classes = split.head.output_shape[-1]
+    branch = _normalization(branch, "attention_branch")
+    branch = _convolution(branch, classes, 1, "attention_classes")
+    branch = _normalization(branch, "attention_classes")
+    branch = keras.layers.ReLU(name="attention_classes_relu")(branch)
+    drawn = _convolution(branch, 1, 3, "attention_drawn")
+    drawn = _normalization(drawn, "attention_drawn")
+    attention_map = keras.layers.Activation(
+        "sigmoid", dtype="float32", name="attention_map"
+    )(drawn)
+    attended = layers.AttentionMechanism(name="attention")(
+        [extracted, attention_map]
+    )
+    if stage is not None:
+        attended = backbones.replay(stage, attended)
+    scores = _convolution(branch, classes, 1, "attention_scores")
+    pooled = keras.layers.GlobalAveragePooling2D(name="attention_pooling")
+    return {
+        "predictions": split.head(attended),
+        "attention_predictions": pooled(scores),
+    }
+
+
+def _cam(split, network):
+    del network
+    classes = split.head.output_shape[-1]
+    head = backbones.new_head(
+        split.features, classes, backbones.dropout_of(split.head)
+    )
+    return {"predictions": head(split.features)}
+
+
+def _plain(split, network):
+    del network
+    return {"predictions": split.head(split.features)}
+
+
+_WIRINGS = {"lfi_cam": _lfi_cam, "abn": _abn, "cam": _cam, "plain": _plain}
+
+
+def _bottleneck_block(x):
+    channels = x.shape[-1]
+    shortcut = x
+    narrow = max(1, channels // 4)
+    for number, (filters, kernel) in enumerate(
+        [(narrow, 1), (narrow, 3), (channels, 1)], start=1
+    ):
+        name = f"attention_stage_{number}"
+        x = _normalization(_convolution(x, filters, kernel, name), name)
+        if number < 3:
+            x = keras.layers.ReLU(name=f"{name}_relu")(x)
+    x = keras.layers.Add(name="attention_stage_add")([x, shortcut])
+    return keras.layers.ReLU(name="attention_stage_relu")(x)
+
+
+def _convolution(x, filters, kernel, name):
+    return keras.layers.Conv2D(
+        filters,
+        kernel,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{name}_convolution",
+    )(x)
+
+
+def _normalization(x, name):
+    return keras.layers.BatchNormalization(name=f"{name}_normalization")(x)
+
+
+def _importance_layer(network, value_range=(0, 255)):
     if isinstance(network, str):
-        return layers.FeatureImportanceNetwork(network, name="importance")
+        return layers.FeatureImportanceNetwork(
+            network, value_range=value_range, name="importance"
+        )
     if isinstance(network, layers.FeatureImportanceNetwork):
         return type(network).from_config(
             {**network.get_config(), "name": "importance"}
@@ -149,24 +331,63 @@ def _importance_layer(network):
     )
 
 
-def _plain(split, importance_network):
-    del importance_network  # The wirings have one signature.
-    return split.head(split.features)
-
-
-_WIRINGS = {"lfi_cam": _lfi_cam, "plain": _plain}
-
-
-def _check_classes(classes):
+def _number_of_classes(classes):
+    names = getattr(classes, "class_names", classes)
+    if isinstance(names, (list, tuple)):
+        if not names or not all(isinstance(name, str) for name in names):
+            raise TypeError(
+                "Argument `classes` must be the number of classes, or their "
+                f"names. Received: classes={classes!r}"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(
+                "Argument `classes` must name every class once. "
+                f"Received: classes={classes!r}"
+            )
+        return len(names)
     if isinstance(classes, bool) or not isinstance(classes, numbers.Integral):
         raise TypeError(
-            "Argument `classes` must be an integer, the number of classes. "
+            "Argument `classes` must be an integer, the number of classes, or "
+            "a list of their names, or a data set with `class_names`. "
             f"Received: classes={classes!r} of type {type(classes).__name__}"
         )
     if classes < 1:
         raise ValueError(
             "Argument `classes` must be at least 1. "
             f"Received: classes={classes}"
+        )
+    return int(classes)
+
+
+def _check_architecture(architecture):
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "Images are (batch, height, width, 3) here. Received: "
+            "keras.config.image_data_format() is 'channels_first'. Way out: "
+            "keras.config.set_image_data_format('channels_last')."
+        )
+    if not isinstance(architecture, str) or architecture not in _WIRINGS:
+        raise ValueError(
+            f"Argument `architecture` must be one of {sorted(_WIRINGS)}. "
+            f"Received: architecture={architecture!r}"
+        )
+
+
+def _check_dropout(dropout):
+    real = isinstance(dropout, numbers.Real) and not isinstance(dropout, bool)
+    if dropout is not None and not (real and 0 <= dropout < 1):
+        raise ValueError(
+            "Argument `dropout` must be None, or a rate of at least 0 and "
+            f"less than 1. Received: dropout={dropout!r}"
+        )
+
+
+def _check_output_stride(output_stride):
+    if output_stride is not None and not _is_size(output_stride):
+        raise ValueError(
+            "Argument `output_stride` must be None, or an integer of at least "
+            "1, such as 16 for a map a sixteenth as high and wide as the "
+            f"image. Received: output_stride={output_stride!r}"
         )
 
 

@@ -94,12 +94,10 @@ def resize(images: Tensor, size: tuple[Any, Any]) -> Tensor:
         Tensor `(B, *size, channels)`, float32 or wider, in the range of
         `images`.
     """
-    images = _widen(ops.convert_to_tensor(images))
-    height, width = ops.shape(images)[1:3]
-    rows = _interpolation(height, size[0], images.dtype)
-    columns = _interpolation(width, size[1], images.dtype)
-    images = ops.einsum("iH,bHWc->biWc", rows, images)
-    return ops.einsum("jW,biWc->bijc", columns, images)
+    images = ops.convert_to_tensor(images)
+    for axis, length in enumerate(size, start=1):
+        images = _resize_axis(images, axis, length)
+    return images
 
 
 def importance_masks(
@@ -122,7 +120,8 @@ def importance_masks(
     """
     size = ops.shape(features)[1:3]
     stretched = min_max(features)
-    small = resize(gray(images, value_range), size)
+    # Gray of the few pixels that are left equals the few of a gray image.
+    small = gray(resize(images, size), value_range)
     return stretched * ops.cast(small, stretched.dtype)
 
 
@@ -145,14 +144,19 @@ def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:
     return min_max(positive, smallest_span=_default_span(features))
 
 
-def _interpolation(length, new_length, dtype):
-    """Returns the matrix `(new_length, length)` of linear interpolation."""
-    new = ops.cast(ops.arange(new_length), dtype)
-    old = ops.cast(ops.arange(length), dtype)
-    ratio = ops.cast(length, dtype) / ops.cast(new_length, dtype)
-    centers = ops.clip((new + 0.5) * ratio - 0.5, 0, old[-1])
-    distances = ops.abs(centers[:, None] - old[None, :])
-    return ops.relu(1 - distances)
+def _resize_axis(images, axis, new_length):
+    """Interpolates between the two pixels nearest to each new center."""
+    length = ops.shape(images)[axis]
+    ratio = ops.cast(length, "float32") / ops.cast(new_length, "float32")
+    centers = (ops.cast(ops.arange(new_length), "float32") + 0.5) * ratio - 0.5
+    centers = ops.clip(centers, 0, ops.cast(length - 1, "float32"))
+    before = ops.cast(ops.floor(centers), "int32")
+    after = ops.minimum(before + 1, length - 1)
+    near = _widen(ops.take(images, before, axis=axis))
+    far = _widen(ops.take(images, after, axis=axis))
+    share = centers - ops.cast(before, "float32")
+    share = ops.reshape(share, [-1 if a == axis else 1 for a in range(4)])
+    return near + (far - near) * ops.cast(share, near.dtype)
 
 
 def _default_span(x):

@@ -76,13 +76,17 @@ class _Form:
     """Convolutions of an importance network.
 
     `divisors` holds the channels of the features divided by each
-    convolution's filters; None stands for the argument `reduction`.
+    convolution's filters; None stands for the argument `reduction`, and for
+    no fewer than `_LEAST_FILTERS`.
     """
 
     kernels: tuple[int, ...]
     divisors: tuple[int | None, ...]
     relu_every: int
 
+
+# The bottleneck of a small network is not to become a pinhole.
+_LEAST_FILTERS = 8
 
 _FORMS = {
     "bottleneck": _Form((1, 3, 1), (None, None, 1), relu_every=1),
@@ -101,13 +105,13 @@ class FeatureImportanceNetwork(keras.layers.Layer):
     Args:
         form: Which convolutions. With `C` channels in the features:
             `"bottleneck"`: 1x1 to `C / reduction`, 3x3, 1x1 to `C`, about
-            `0.39 C**2` weights;
+            `0.16 C**2` weights;
             `"pointwise"`: 1x1 to `C`, `C`, `C / 2` and `C`, `3 C**2` weights,
             the form whose number of parameters agrees with the paper;
             `"released"`: four times 3x3 to `C`, `36 C**2` weights, the form
             of the authors' release.
         reduction: How many times narrower the bottleneck is than the
-            features. The other forms do not look at it.
+            features, down to 8 filters. The other forms do not look at it.
         relu_every: A ReLU follows every such convolution. The default is the
             form's own: 1 for `"bottleneck"`, 2 for the others. The release
             has 2 in its CIFAR networks and 1 in its ImageNet networks.
@@ -139,7 +143,7 @@ class FeatureImportanceNetwork(keras.layers.Layer):
         self,
         form: str = "bottleneck",
         *,
-        reduction: int = 8,
+        reduction: int = 16,
         relu_every: int | None = None,
         value_range: tuple[float, float] = (0, 255),
         **kwargs,
@@ -176,8 +180,12 @@ class FeatureImportanceNetwork(keras.layers.Layer):
         self.normalizations = []
         shape = tuple(input_shape[1])
         for kernel, divisor in zip(form.kernels, form.divisors, strict=True):
+            if divisor is None:
+                filters = max(_LEAST_FILTERS, channels // self.reduction)
+            else:
+                filters = max(1, channels // divisor)
             convolution = keras.layers.Conv2D(
-                max(1, channels // (divisor or self.reduction)),
+                filters,
                 kernel,
                 padding="same",
                 use_bias=False,

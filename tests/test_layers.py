@@ -155,7 +155,7 @@ def test_importance_equals_the_rewrite(form, relu_every, training, rng):
     ("form", "filters", "parameters"),
     [
         # Kernels, and gamma, beta, mean and variance of each filter.
-        ("bottleneck", [2, 2, 16], 16 * 2 + 9 * 2 * 2 + 2 * 16 + 4 * 20),
+        ("bottleneck", [8, 8, 16], 16 * 8 + 9 * 8 * 8 + 8 * 16 + 4 * 32),
         ("pointwise", [16, 16, 8, 16], 2 * 256 + 2 * 128 + 4 * 56),
         ("released", [16, 16, 16, 16], 36 * 256 + 4 * 64),
     ],
@@ -165,6 +165,16 @@ def test_form_has_the_filters_it_promises(form, filters, parameters, rng):
     network(inputs_of(rng))
     assert [c.filters for c in network.convolutions] == filters
     assert network.count_params() == parameters
+
+
+@pytest.mark.parametrize(
+    ("options", "filters"),
+    [({}, [20, 20, 320]), ({"reduction": 4}, [80, 80, 320])],
+)
+def test_bottleneck_is_as_narrow_as_asked(options, filters):
+    network = layers.FeatureImportanceNetwork(**options)
+    network.build([(None, 64, 64, 3), (None, 2, 2, 320)])
+    assert [c.filters for c in network.convolutions] == filters
 
 
 def test_released_form_has_the_151_million_parameters_of_resnet50():

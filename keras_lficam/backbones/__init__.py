@@ -1,5 +1,6 @@
-"""Backbones: a name or a function becomes image, features and head."""
+"""Backbones: a name, a function or a model becomes image, features and head."""
 
+import dataclasses
 import difflib
 import inspect
 import os
@@ -7,72 +8,220 @@ from collections.abc import Callable
 
 import keras
 
-from keras_lficam.backbones import cifar
+from keras_lficam.backbones import cifar, resnets
 from keras_lficam.backbones._applications import build_application
-from keras_lficam.backbones._split import Split, split_classifier
+from keras_lficam.backbones._graph import (
+    PUBLIC_NAMES,
+    check_graph,
+    is_graph,
+    is_plain,
+    replay,
+)
+from keras_lficam.backbones._hubs import (
+    build_hub,
+    feature_map,
+    image_features,
+    is_hub_name,
+)
+from keras_lficam.backbones._split import (
+    Split,
+    dropout_of,
+    has_space,
+    new_head,
+    rebuilt,
+    split_classifier,
+    with_dropout,
+    without_activation,
+)
+from keras_lficam.backbones._strides import at_stride_one, last_stage
 
-__all__ = ["Split", "cifar", "load", "names", "split_classifier"]
+__all__ = [
+    "Split",
+    "at_stride_one",
+    "cifar",
+    "cut",
+    "dropout_of",
+    "last_stage",
+    "load",
+    "names",
+    "new_head",
+    "replay",
+    "resnets",
+    "split_classifier",
+    "without_activation",
+]
 
-_OWN = {"ResNet20": cifar.resnet(20)}
+_OWN = {**resnets.FAMILY, **cifar.FAMILY}
 
 
 def names() -> list[str]:
     """Names the backbones that `build` knows.
 
     Returns:
-        Sorted list of the names of `keras.applications`, and `"ResNet20"` for
-        images of 32x32.
+        Sorted list of the names of `keras.applications` and of our own
+        families in `backbones.resnets` and `backbones.cifar`. Presets of
+        KerasHub and KerasCV are not listed.
     """
     return sorted([*_applications(), *_OWN])
 
 
 def load(
-    backbone: str | Callable[..., keras.Model],
+    backbone: str | Callable[..., keras.Model] | keras.Model,
     classes: int,
     input_shape: tuple[int | None, int | None, int],
     weights: str | os.PathLike[str] | None = None,
+    *,
+    output_stride: int | None = None,
+    dropout: float | None = None,
 ) -> Split:
     """Builds a classifier and cuts it where space is last seen.
 
     Args:
-        backbone: Name, one of `names()`, or a function with the keyword
-            arguments `weights`, `input_tensor`, `input_shape`, `classes` and
-            `classifier_activation` of those in `keras.applications`, such as
-            `keras.applications.ResNet50` or `backbones.cifar.resnet(8)`.
+        backbone: Name, one of `names()`, or `"keras_hub/..."` or
+            `"keras_cv/..."` with the name of a preset; or a function with the
+            keyword arguments `weights`, `input_tensor`, `input_shape`,
+            `classes` and `classifier_activation` of those in
+            `keras.applications`, such as `keras.applications.ResNet50` or
+            `backbones.cifar.resnet(8)`; or a `keras.Model` from images to a
+            feature map, such as a backbone of KerasHub. Of a model from
+            images to classes the head is left out.
         classes: Number of classes, at least 1.
         input_shape: Shape `(height, width, 3)` of the images; None for sizes
             that are to stay open.
-        weights: None, `"imagenet"`, or the path of a weights file, as the
-            function takes it.
+        weights: None, `"imagenet"`, the path of a weights file, or
+            `"preset"`.
+        output_stride: Pixels of the image that a row of the feature map
+            stands for; None for as many as the backbone has.
+        dropout: Rate of the dropout before the classifying layer; None for
+            that of the backbone.
 
     Returns:
         A `Split` whose image is RGB from 0 to 255 and whose head gives logits.
 
     Raises:
-        TypeError: If `backbone` is neither a name nor a function.
-        ValueError: If the name is unknown, the weights file is missing or
-            has other classes, or the images are too small for the backbone to
-            leave a feature map of 2x2.
+        TypeError: If `backbone` is of another kind.
+        ValueError: If the name is unknown, the weights do not fit, the
+            strides do not lead to `output_stride`, or the images are too
+            small for the backbone to leave a feature map of 2x2.
     """
-    if isinstance(backbone, str):
-        backbone = _function(backbone)
-    if isinstance(backbone, keras.Model) or not callable(backbone):
-        raise TypeError(
-            "Argument `backbone` must be a name such as 'DenseNet121' or a "
-            "function such as keras.applications.DenseNet121. "
-            f"Received: backbone={backbone!r} of type "
-            f"{type(backbone).__name__}"
+    if isinstance(backbone, str) and is_hub_name(backbone):
+        model = build_hub(backbone, input_shape, weights)
+        split = _with_new_head(model, classes)
+    elif isinstance(backbone, keras.Model):
+        model = _trunk(backbone, input_shape, weights)
+        split = _with_new_head(model, classes)
+    else:
+        if isinstance(backbone, str):
+            backbone = _function(backbone)
+        split = _classifier(backbone, classes, input_shape, weights)
+    if output_stride is not None or split.image.shape[1:] != input_shape:
+        split = rebuilt(split, input_shape, output_stride)
+    if dropout is not None:
+        split = dataclasses.replace(
+            split, head=with_dropout(split.head, dropout)
         )
-    if weights == "imagenet" and classes != 1000:
-        raise ValueError(
-            "Argument `weights` can be 'imagenet' only where `classes` is "
-            f"1000. Received: classes={classes}. Ways out: classes=1000, or "
-            "the path of a weights file with as many classes."
+    return split
+
+
+def cut(
+    model: keras.Model,
+    *,
+    layer: str | None = None,
+    output_stride: int | None = None,
+) -> Split:
+    """Copies a trained classifier and cuts it where space is last seen.
+
+    Args:
+        model: Functional or Sequential classifier, nested or not, with one
+            input and one output. It stays as it is.
+        layer: Name of the layer whose output is the feature map; by default
+            it is found.
+        output_stride: Pixels of the image that a row of the feature map
+            stands for; None for as many as the model has.
+
+    Returns:
+        A `Split` with weights of its own, flat: no layer is a model.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If it is a subclassed model or has several inputs or
+            outputs, no feature map is found, or the strides do not lead to
+            `output_stride`.
+    """
+    check_graph(model)
+    split = split_classifier(_flat(model), layer)
+    if output_stride is None:
+        return split
+    return rebuilt(split, split.image.shape[1:], output_stride)
+
+
+def _classifier(function, classes, input_shape, weights):
+    if not callable(function):
+        raise TypeError(
+            "Argument `backbone` must be a name such as 'DenseNet121', a "
+            "function such as keras.applications.DenseNet121, or a "
+            "keras.Model from images to a feature map. "
+            f"Received: backbone={function!r} of type "
+            f"{type(function).__name__}"
         )
     if weights is not None and weights != "imagenet":
         _check_file(weights)
-    model = build_application(backbone, classes, input_shape, weights)
+    model = build_application(function, classes, input_shape, weights)
+    if any(is_graph(layer) for layer in model.layers):
+        model = _flat(model)
     return split_classifier(model)
+
+
+def _trunk(model, input_shape, weights):
+    """Copies a model up to its feature map, for images of another shape."""
+    check_graph(model)
+    if weights is not None:
+        raise ValueError(
+            "Argument `weights` must be None where `backbone` is a "
+            f"keras.Model, which has its own. Received: weights={weights!r}"
+        )
+    own_shape = tuple(model.inputs[0].shape[1:])
+    ranks = {len(tensor.shape) for tensor in model.outputs}
+    if 3 in ranks and own_shape != tuple(input_shape):
+        raise ValueError(
+            f"Backbone {model.name!r} gives tokens and takes images of one "
+            f"size only. Received: input_shape={input_shape}. Way out: "
+            f"input_shape={own_shape}."
+        )
+    image = keras.Input(input_shape, name="image")
+    if ranks == {2}:
+        split = split_classifier(_flat(model))
+        trunk = keras.Model(split.image, split.features)
+    elif is_plain(model) or own_shape not in (input_shape, (None, None, 3)):
+        features = feature_map(model.output, own_shape)
+        trunk = keras.Model(model.inputs[0], features)
+    else:
+        model_image = keras.Input(input_shape)
+        features = image_features(model, model_image)
+        trunk = keras.Model(model_image, features)
+    unfold = trunk.inputs[0] is model.inputs[0] and not is_plain(model)
+    output = replay(trunk, image, taken=PUBLIC_NAMES, deep=unfold)
+    return keras.Model(image, output, name=model.name)
+
+
+def _with_new_head(trunk, classes):
+    (image,), (features,) = trunk.inputs, trunk.outputs
+    if not has_space(features):
+        raise ValueError(
+            f"Backbone {trunk.name!r} leaves a feature map of less than 2x2 "
+            "of these images, so there is nothing to draw. Received: "
+            f"input_shape={image.shape[1:]}. Way out: larger images."
+        )
+    return Split(trunk.name, image, features, new_head(features, classes))
+
+
+def _flat(model):
+    """Copies a model so that no plain model is nested in it."""
+    image = keras.Input(
+        model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image"
+    )
+    output = replay(model, image, taken=PUBLIC_NAMES)
+    return keras.Model(image, output, name=model.name)
 
 
 def _check_file(weights):

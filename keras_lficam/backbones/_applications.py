@@ -1,11 +1,14 @@
 """Classifiers of keras.applications, with their preprocessing inside."""
 
+import inspect
 import os
+import warnings
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
-from keras_lficam.backbones._split import has_space
+from keras_lficam.backbones._graph import copy_weights
 
 # The size at which a model with an open input size is first built: even all
 # the way down, so that strided layers pad as for any other even size.
@@ -70,11 +73,15 @@ def build_application(
         function: One of `keras.applications`, or one that takes the same
             keyword arguments and its images as they are.
         classes: Number of classes.
-        input_shape: Shape `(height, width, 3)`; None for an open size.
-        weights: None, or what the function takes.
+        input_shape: Shape `(height, width, 3)`. For None, an open size, some
+            number is taken.
+        weights: None, `"imagenet"`, or the path of a weights file.
 
     Returns:
-        A flat functional `keras.Model`.
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: If the weights cannot be had or do not fit.
     """
     height, width, channels = input_shape
     closed_shape = (
@@ -89,33 +96,94 @@ def build_application(
     else:
         tensor = Preprocessing(family, name="preprocessing")(image)
     model = function(
-        weights=weights,
+        weights=None,
         input_tensor=tensor,
         input_shape=closed_shape,
         classes=classes,
         classifier_activation=None,
     )
-    if None in (height, width):
-        model = _reopen(model, input_shape)
+    if weights == "imagenet":
+        _take_weights(_imagenet_donor(function), model)
+    elif weights is not None:
+        _take_weights(_donor(function, classes, closed_shape, weights), model)
     return model
 
 
-def _reopen(model, input_shape):
-    """Copies a model, weights and all, onto an input of an open size."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Flatten) and has_space(layer.input):
-            raise ValueError(
-                f"Backbone {model.name!r} does not take images of an open "
-                "size, for its head flattens the feature map. Received: "
-                f"input_shape={input_shape}. Way out: give height and width."
-            )
-    image = keras.Input(input_shape, name="image")
-    opened = keras.models.clone_model(
-        model,
-        input_tensors=keras.tree.map_structure(lambda _: image, model.input),
+def _imagenet_donor(function):
+    try:
+        return function(weights="imagenet", classifier_activation=None)
+    except Exception as error:
+        if "URL fetch failure" not in str(error):
+            raise
+        raise ValueError(
+            "The weights from ImageNet could not be downloaded. Received: "
+            "weights='imagenet'. Ways out: try again with a network, or "
+            "download the file elsewhere and give its path as `weights`."
+        ) from error
+
+
+def _donor(function, classes, shape, path):
+    """Builds the model that the weights in a file are of."""
+    options = [{"classes": classes}, {"classes": 1000}]
+    if "include_top" in inspect.signature(function).parameters:
+        options.append({"include_top": False})
+    reasons = []
+    for option in options:
+        try:
+            # Keras warns of what is missing in the file, then it raises.
+            with warnings.catch_warnings(action="ignore"):
+                return function(
+                    weights=path,
+                    input_shape=shape,
+                    classifier_activation=None,
+                    **option,
+                )
+        except (KeyError, OSError, ValueError) as error:
+            reasons.append(f"with {option}: {error}")
+    raise ValueError(
+        "Argument `weights` must be the path of a weights file of this "
+        f"backbone: with its head for {classes} or 1000 classes, or without "
+        f"its head. Received: weights={os.fspath(path)!r}, of which Keras "
+        "says " + "; ".join(reasons)
     )
-    opened.set_weights(model.get_weights())
-    return opened
+
+
+def _take_weights(donor, model):
+    """Copies weights layer by layer; a head of other classes stays random."""
+    theirs = [layer for layer in donor.layers if layer.weights]
+    ours = [layer for layer in model.layers if layer.weights]
+    for old, new in zip(theirs, ours, strict=False):
+        same = [w.shape for w in old.weights] == [w.shape for w in new.weights]
+        if same:
+            copy_weights(old, new)
+        elif new is not ours[-1]:
+            raise ValueError(
+                f"The weights of layer {old.name!r} do not fit layer "
+                f"{new.name!r} of {model.name!r}. Way out: an input_shape of "
+                "the size that the weights were trained at."
+            )
+    _take_scale(donor, model)
+
+
+def _take_scale(donor, model):
+    """Folds EfficientNet's last rescaling into its normalization.
+
+    Keras adds that layer only if it is to load the weights from ImageNet.
+    """
+    theirs, ours = (
+        [la for la in net.layers if isinstance(la, keras.layers.Rescaling)]
+        for net in (donor, model)
+    )
+    for rescaling in theirs[len(ours) :]:
+        (normalization,) = (
+            layer
+            for layer in model.layers
+            if isinstance(layer, keras.layers.Normalization)
+        )
+        mean, variance, count = normalization.get_weights()
+        variance = variance / np.square(rescaling.scale)
+        normalization.set_weights([mean, variance, count])
+        normalization.finalize_state()
 
 
 def _preprocess(family):

@@ -1,8 +1,12 @@
 """Where a classifier is cut: at the last tensor that still has space."""
 
 import dataclasses
+from typing import Any
 
 import keras
+
+from keras_lficam.backbones._graph import replay
+from keras_lficam.backbones._strides import Strides
 
 _POOLINGS = (
     keras.layers.GlobalAveragePooling2D,
@@ -29,16 +33,19 @@ class Split:
     head: keras.Model
 
 
-def split_classifier(model: keras.Model) -> Split:
+def split_classifier(model: keras.Model, layer: str | None = None) -> Split:
     """Cuts a flat functional classifier in front of its last pooling.
 
     Walking back from the output, the first global pooling or flattening whose
-    input is four-dimensional and larger than 1x1 takes the feature map. The
+    input is four-dimensional and larger than 1x1 takes the feature map; so
+    does an average pooling of the whole map, if a flattening follows it. The
     poolings of squeeze-and-excitation lie before it, those of a head that
     classifies with 1x1 convolutions see a 1x1 map.
 
     Args:
         model: Functional model with one input and one output.
+        layer: Name of the layer whose output is the feature map, if it is to
+            be another one.
 
     Returns:
         The `Split`, sharing its layers and weights with `model`.
@@ -48,13 +55,24 @@ def split_classifier(model: keras.Model) -> Split:
             on its input alone, which happens when the images are so small
             that the true feature map is 1x1.
     """
-    for layer in reversed(model.layers):
-        if isinstance(layer, _POOLINGS) and has_space(layer.input):
+    if layer is not None:
+        try:
+            return _split_at(model, _named_map(model, layer))
+        except _GoesAroundError as error:
+            raise ValueError(
+                f"Argument `layer` must be the name of a layer that everything "
+                f"goes through. Received: layer={layer!r}, which another path "
+                "goes around."
+            ) from error
+    followers = [*model.layers[1:], None]
+    for candidate, follower in zip(
+        reversed(model.layers), reversed(followers), strict=True
+    ):
+        if _takes_the_map(candidate, follower):
             try:
-                head = keras.Model(layer.input, model.output, name="head")
-            except ValueError:
-                break  # A pooling inside a block: the output goes around it.
-            return Split(model.name, model.inputs[0], layer.input, head)
+                return _split_at(model, candidate.input)
+            except _GoesAroundError:
+                break  # A pooling inside a block.
     raise ValueError(
         f"Model {model.name!r} has no feature map of at least 2x2 in front of "
         "a global pooling or a flattening, so there is nothing to draw. "
@@ -63,7 +81,175 @@ def split_classifier(model: keras.Model) -> Split:
     )
 
 
-def has_space(tensor):
+class _GoesAroundError(Exception):
+    """The output of a model does not depend on the cut tensor alone."""
+
+
+def _split_at(model, features):
+    try:
+        head = keras.Model(features, model.outputs[0], name="head")
+    except ValueError as error:
+        raise _GoesAroundError from error
+    return Split(model.name, model.inputs[0], features, head)
+
+
+def _named_map(model, name):
+    maps = {
+        layer.name: layer.output
+        for layer in model.layers
+        if isinstance(layer.output, keras.KerasTensor)
+        and has_space(layer.output)
+    }
+    if name not in maps:
+        raise ValueError(
+            "Argument `layer` must be the name of a layer whose output is a "
+            "feature map (batch, rows, columns, channels) of at least 2x2; "
+            f"the last of them are {list(maps)[-5:]}. "
+            f"Received: layer={name!r}"
+        )
+    return maps[name]
+
+
+def _takes_the_map(layer, follower):
+    if isinstance(layer, keras.layers.AveragePooling2D):
+        whole = tuple(layer.output.shape[1:3]) == (1, 1)
+        flattened = isinstance(
+            follower, (keras.layers.Flatten, keras.layers.Reshape)
+        )
+        return has_space(layer.input) and whole and flattened
+    return isinstance(layer, _POOLINGS) and has_space(layer.input)
+
+
+def has_space(tensor: keras.KerasTensor) -> bool:
     """Whether a tensor is a feature map `(B, h, w, C)` of at least 2x2."""
     shape = tensor.shape
     return len(shape) == 4 and shape[1] != 1 and shape[2] != 1
+
+
+def new_head(
+    features: keras.KerasTensor, classes: int, dropout: float = 0.0
+) -> keras.Model:
+    """Makes a head of global average pooling and a dense layer.
+
+    Args:
+        features: Feature map `(B, h, w, C)`.
+        classes: Number of classes, `K`.
+        dropout: Rate of the dropout between the two; 0 for none.
+
+    Returns:
+        Model from a feature map of that shape to logits `(B, K)`.
+    """
+    map_ = keras.Input(features.shape[1:], dtype=features.dtype)
+    x = keras.layers.GlobalAveragePooling2D(name="pooling")(map_)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    logits = keras.layers.Dense(classes, name="classifier")(x)
+    return keras.Model(map_, logits, name="head")
+
+
+def dropout_of(head: keras.Model) -> float:
+    """Rate of the last dropout of a head, 0 if it has none."""
+    rates = [
+        layer.rate
+        for layer in head.layers
+        if isinstance(layer, keras.layers.Dropout)
+    ]
+    return rates[-1] if rates else 0.0
+
+
+def with_dropout(head: keras.Model, rate: float) -> keras.Model:
+    """Copies a head, with a dropout of this rate before its last weights.
+
+    A dropout that the head has gets the rate instead.
+    """
+    last = [layer for layer in head.layers if layer.weights][-1]
+    has_one = any(isinstance(la, keras.layers.Dropout) for la in head.layers)
+
+    def visit(layer, tensors, proceed):
+        if isinstance(layer, keras.layers.Dropout):
+            return proceed(tensors, rate=rate)
+        if layer is last and not has_one:
+            tensors = keras.layers.Dropout(rate, name="dropout")(tensors)
+        return proceed(tensors)
+
+    return _copied_head(head, head.inputs[0], visit)
+
+
+def without_activation(head: keras.Model) -> tuple[keras.Model, Any]:
+    """Copies a head up to its last activation.
+
+    Returns:
+        The model that gives what the activation was applied to, and the
+        activation: a function, that of the identity if there was none.
+    """
+    last = head.layers[-1]
+    if isinstance(last, keras.layers.Softmax) and last.axis == -1:
+        activation = keras.activations.softmax
+    elif hasattr(last, "activation"):
+        activation = last.activation
+    else:
+        return head, keras.activations.linear
+
+    def visit(layer, tensors, proceed):
+        if layer is not last:
+            return proceed(tensors)
+        return proceed(tensors, activation=None) if last.weights else tensors
+
+    return _copied_head(head, head.inputs[0], visit), activation
+
+
+def rebuilt(
+    split: Split,
+    input_shape: tuple[int | None, int | None, int],
+    output_stride: int | None = None,
+) -> Split:
+    """Builds a classifier once more, for other images or with other strides.
+
+    Args:
+        split: The classifier. Its weights are copied.
+        input_shape: Shape `(height, width, 3)`; None for an open size.
+        output_stride: Pixels of the image that a row of the feature map is
+            to stand for; None for as many as now.
+
+    Returns:
+        A `Split` with layers of the same names and weights.
+
+    Raises:
+        ValueError: If the head takes feature maps of its own size only, or
+            the strides of the backbone do not lead there.
+    """
+    head = split.head
+    _check_any_size(head, input_shape, output_stride)
+    image = keras.Input(input_shape, dtype=split.image.dtype, name="image")
+    strides = Strides(output_stride)
+    trunk = keras.Model(split.image, split.features)
+    features = replay(trunk, image, strides, deep=True)
+    if output_stride not in (None, strides.of(features)):
+        raise ValueError(
+            "Argument `output_stride` must be one of the strides that the "
+            f"backbone {split.name!r} goes through, "
+            f"{sorted(strides.passed)}. "
+            f"Received: output_stride={output_stride}"
+        )
+    return Split(split.name, image, features, _copied_head(head, features))
+
+
+def _copied_head(head, features, visit=None):
+    map_ = keras.Input(features.shape[1:], dtype=features.dtype)
+    return keras.Model(map_, replay(head, map_, visit), name="head")
+
+
+def _check_any_size(head, input_shape, output_stride):
+    for layer in head.layers:
+        flattens = isinstance(layer, keras.layers.Flatten)
+        pools = isinstance(layer, keras.layers.AveragePooling2D)
+        if (flattens or pools) and has_space(layer.input):
+            raise ValueError(
+                "The head of this backbone takes feature maps of one size "
+                f"only, for its layer {layer.name!r} "
+                f"{'flattens' if flattens else 'pools a window of'} the map. "
+                f"Received: input_shape={input_shape}, "
+                f"output_stride={output_stride}. Ways out: give height and "
+                "width as numbers and output_stride=None, or a backbone that "
+                "ends with a global pooling."
+            )

@@ -1,0 +1,223 @@
+"""Copies the graph of a model, weights and all, and changes it on the way."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+# What the wirings call their layers; no other layer may have these names.
+PUBLIC_NAMES = (
+    "importance",
+    "attention_map",
+    "attention",
+    "head",
+    "predictions",
+    "attention_predictions",
+)
+
+# Called for every operation as `visit(layer, tensors, proceed)`. It returns
+# what `proceed(tensors, **changes)` returns: the output of a copy of the layer
+# whose configuration has the changes.
+Visit = Callable[[keras.Operation, Any, Callable[..., Any]], Any]
+
+
+def is_graph(model: object) -> bool:
+    """Whether a layer is a model whose graph of layers is known.
+
+    Functional models are, and Sequential ones that have been called; models
+    that are a class with a `call` of their own are not.
+    """
+    return isinstance(model, keras.Model) and bool(
+        getattr(model, "inputs", None)
+    )
+
+
+def is_plain(model: keras.Model) -> bool:
+    """Whether a model is nothing but the graph of its layers."""
+    some = keras.Input((1,))
+    functional = type(keras.Model(some, some))
+    return isinstance(model, keras.Sequential) or (
+        type(model).get_config is functional.get_config
+    )
+
+
+def check_graph(model: keras.Model) -> None:
+    """Raises unless a model's graph of layers is known."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Argument `model` must be a keras.Model. "
+            f"Received: model={model!r} of type {type(model).__name__}"
+        )
+    if not is_graph(model):
+        kind = "Sequential" if isinstance(model, keras.Sequential) else "other"
+        ways = {
+            "Sequential": "call it once, or give it a keras.Input first.",
+            "other": "build it as a functional model, keras.Model(inputs, "
+            "outputs); or put keras_lficam.layers into its `call` yourself.",
+        }
+        raise ValueError(
+            f"Model {model.name!r} of type {type(model).__name__} does not "
+            f"show how its layers are connected. Way out: {ways[kind]}"
+        )
+    for word, tensors in (("input", model.inputs), ("output", model.outputs)):
+        if len(tensors) != 1:
+            raise ValueError(
+                f"Model {model.name!r} must have one {word}. "
+                f"Received: {len(tensors)} of them. Way out: a keras.Model "
+                f"of the one {word} that matters."
+            )
+
+
+def replay(
+    model: keras.Model,
+    tensor: keras.KerasTensor,
+    visit: Visit | None = None,
+    *,
+    taken: Iterable[str] = (),
+    deep: bool = False,
+) -> Any:
+    """Builds a model once more on another tensor, with layers of its own.
+
+    Functional and Sequential models nested in it are unfolded, so that every
+    layer can be reached by name. A model of a class with a configuration of
+    its own, such as a backbone of KerasHub, is a layer like others, for what
+    it is made of may not be made for another place. The copies have the
+    weights, the dtype policy and the `trainable` of the originals, which stay
+    as they are.
+
+    Args:
+        model: Model with one input whose graph is known.
+        tensor: Tensor to take the place of the input.
+        visit: What to do at every layer; by default it is copied as it is.
+        taken: Names that no copy may have. A copy whose name is taken, by
+            these or by another copy, is named after its model, too.
+        deep: Whether to unfold every model whose graph is known.
+
+    Returns:
+        What takes the place of the model's output.
+
+    Raises:
+        ValueError: If a layer cannot be made from its own configuration.
+    """
+    copier = _Copier(visit or _as_it_is, taken, deep)
+    output = copier.run(model, tensor, training=None)
+    copier.copy_weights()
+    return output
+
+
+def _as_it_is(layer, tensors, proceed):
+    del layer
+    return proceed(tensors)
+
+
+class _Copier:
+    """One replay: the copies made so far, and their names."""
+
+    def __init__(self, visit, taken, deep):
+        self._visit = visit
+        self._deep = deep
+        self._names = set(taken)
+        self._copies = {}  # By identity: a layer may be called twice.
+
+    def run(self, model, tensor, training):
+        # Another graph over the same layers: neither Sequential nor compiled,
+        # for which Keras would take other paths.
+        graph = keras.Model(model.inputs[0], model.outputs[0])
+
+        output = tensor
+
+        def call(operation, *args, **options):
+            nonlocal output
+            if training is not None and _takes_training(operation):
+                options.setdefault("training", training)
+            if is_graph(operation) and (self._deep or is_plain(operation)):
+                output = self.run(operation, args[0], options.get("training"))
+            else:
+                output = self._call(operation, model, args, options)
+            return output
+
+        # The last operation gives the output. That of the model returned is
+        # of another graph, if `tensor` is not an input.
+        keras.models.clone_model(
+            graph,
+            input_tensors=keras.tree.map_structure(
+                lambda _: tensor, graph.input
+            ),
+            clone_function=lambda operation: operation,
+            call_function=call,
+        )
+        return output
+
+    def _call(self, operation, model, args, options):
+        if not args:
+            raise ValueError(
+                f"Layer {operation.name!r} of the model {model.name!r} is "
+                "called by keywords alone, which cannot be followed. Way out: "
+                "call it with its input as first, positional argument."
+            )
+
+        def proceed(tensors, **changes):
+            copy = self._copy(operation, model, changes)
+            return copy(tensors, *args[1:], **options)
+
+        return self._visit(operation, args[0], proceed)
+
+    def _copy(self, layer, model, changes):
+        if id(layer) not in self._copies:
+            config = layer.get_config()
+            named = "name" in config  # Some functions of `keras.ops` are not.
+            config.update(changes)
+            config["name"] = self._free_name(config.get("name", ""), model)
+            if not named:
+                del config["name"]
+            try:
+                copy = _from_config(layer, config)
+            except Exception as error:
+                raise ValueError(
+                    f"Layer {layer.name!r} of type {type(layer).__name__} "
+                    "cannot be made once more from its own configuration. Way "
+                    "out: give its class a `get_config` that holds every "
+                    "argument of its constructor."
+                ) from error
+            self._copies[id(layer)] = (layer, copy)
+        return self._copies[id(layer)][1]
+
+    def _free_name(self, name, model):
+        stem = name if name not in self._names else f"{model.name}_{name}"
+        free, number = stem, 1
+        while free in self._names:
+            free, number = f"{stem}_{number}", number + 1
+        self._names.add(free)
+        return free
+
+    def copy_weights(self):
+        for layer, copy in self._copies.values():
+            if isinstance(layer, keras.layers.Layer):
+                copy_weights(layer, copy)
+
+
+def _from_config(layer, config):
+    if isinstance(layer, keras.layers.Lambda):
+        # Its configuration holds the function as bytes, which Keras will not
+        # run; the function itself is here.
+        kept = {key: config[key] for key in ("name", "dtype", "arguments")}
+        return keras.layers.Lambda(layer.function, **kept)
+    return type(layer).from_config(config)
+
+
+def copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    """Gives a layer the weights of another, and their `trainable`."""
+    copy.set_weights(layer.get_weights())
+    for old, new in zip(layer.weights, copy.weights, strict=True):
+        new.trainable = old.trainable
+    for inner in [copy, *getattr(copy, "layers", [])]:
+        if isinstance(inner, keras.layers.Normalization):
+            inner.finalize_state()  # It computes with what it derives.
+
+
+def _takes_training(operation):
+    return isinstance(operation, keras.layers.Layer) and (
+        is_graph(operation)
+        or "training" in inspect.signature(operation.call).parameters
+    )

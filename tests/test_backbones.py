@@ -1,0 +1,553 @@
+"""Every backbone is cut in the right place and prepares its own pixels."""
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras.src.legacy.saving import legacy_h5_format
+
+import keras_lficam
+from keras_lficam import backbones
+from keras_lficam.backbones import cifar
+
+# The true last feature map of images of 224x224, read off the summaries.
+MAPS = {
+    "ConvNeXtBase": (7, 7, 1024),
+    "ConvNeXtLarge": (7, 7, 1536),
+    "ConvNeXtSmall": (7, 7, 768),
+    "ConvNeXtTiny": (7, 7, 768),
+    "ConvNeXtXLarge": (7, 7, 2048),
+    "DenseNet121": (7, 7, 1024),
+    "DenseNet169": (7, 7, 1664),
+    "DenseNet201": (7, 7, 1920),
+    "EfficientNetB0": (7, 7, 1280),
+    "EfficientNetB1": (7, 7, 1280),
+    "EfficientNetB2": (7, 7, 1408),
+    "EfficientNetB3": (7, 7, 1536),
+    "EfficientNetB4": (7, 7, 1792),
+    "EfficientNetB5": (7, 7, 2048),
+    "EfficientNetB6": (7, 7, 2304),
+    "EfficientNetB7": (7, 7, 2560),
+    "EfficientNetV2B0": (7, 7, 1280),
+    "EfficientNetV2B1": (7, 7, 1280),
+    "EfficientNetV2B2": (7, 7, 1408),
+    "EfficientNetV2B3": (7, 7, 1536),
+    "EfficientNetV2L": (7, 7, 1280),
+    "EfficientNetV2M": (7, 7, 1280),
+    "EfficientNetV2S": (7, 7, 1280),
+    "InceptionResNetV2": (5, 5, 1536),
+    "InceptionV3": (5, 5, 2048),
+    "MobileNet": (7, 7, 1024),
+    "MobileNetV2": (7, 7, 1280),
+    "MobileNetV3Large": (7, 7, 960),
+    "MobileNetV3Small": (7, 7, 576),
+    "NASNetLarge": (7, 7, 4032),
+    "NASNetMobile": (7, 7, 1056),
+    "ResNet101": (7, 7, 2048),
+    "ResNet101V2": (7, 7, 2048),
+    "ResNet152": (7, 7, 2048),
+    "ResNet152V2": (7, 7, 2048),
+    "ResNet50": (7, 7, 2048),
+    "ResNet50V2": (7, 7, 2048),
+    "VGG16": (7, 7, 512),
+    "VGG19": (7, 7, 512),
+    "Xception": (7, 7, 2048),
+}
+
+# One of every family.
+FAMILIES = [
+    "ConvNeXtTiny",
+    "DenseNet121",
+    "EfficientNetB0",
+    "EfficientNetV2B0",
+    "InceptionResNetV2",
+    "InceptionV3",
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "NASNetMobile",
+    "ResNet50",
+    "ResNet50V2",
+    "VGG16",
+    "Xception",
+]
+
+
+def small_size(name):
+    if name.startswith("Inception"):
+        return 128
+    return 96 if name == "Xception" else 64
+
+
+def pictures(rng, size, count=2):
+    """Smooth pictures, for noise looks the same everywhere."""
+    coarse = rng.uniform(0, 255, (count, 3, 3, 3)).astype("float32")
+    smooth = keras.ops.image.resize(coarse, (size, size))
+    return keras.ops.convert_to_numpy(smooth)
+
+
+def function_of(name):
+    return getattr(keras.applications, name)
+
+
+def prepare(name, images):
+    family = function_of(name).__module__.rpartition(".")[2]
+    module = getattr(keras.applications, family)
+    return module.preprocess_input(keras.ops.convert_to_tensor(images))
+
+
+def assert_alike(actual, expected):
+    """Equal to 1e-5, and not the same for every picture."""
+    expected = np.asarray(expected)
+    scale = np.abs(expected).max()
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3 * scale
+    atol = 1e-5 * max(1, scale)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
+
+
+def settle(model, images):
+    """Sets batch normalization as training would; the image then matters."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(images, training=True)
+
+
+def test_the_table_has_every_name_of_keras():
+    functions = set(backbones.names()) - set(cifar.FAMILY)
+    assert functions - set(backbones.resnets.FAMILY) == set(MAPS)
+    assert len(MAPS) == 40
+
+
+def check_map(name):
+    split = backbones.load(name, 2, (224, 224, 3))
+    assert split.features.shape == (None, *MAPS[name])
+    assert split.head.output_shape == (None, 2)
+
+
+def check_step_and_view(name, rng):
+    size = small_size(name)
+    model = keras_lficam.build(name, 3, input_shape=(size, size, 3))
+    images = pictures(rng, size)
+    settle(model, images)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    model.compile(
+        keras.optimizers.SGD(1e-3),
+        "sparse_categorical_crossentropy",
+        run_eagerly=True,
+    )
+    model.train_on_batch(images, np.array([0, 1]))
+    moved = {
+        weight.path: not np.array_equal(weight.numpy(), old)
+        for weight, old in zip(model.trainable_weights, before, strict=True)
+    }
+    own = [path for path in moved if path.startswith("importance/")]
+    assert len(own) == 9
+    assert all(moved[path] for path in own)
+    trunk = [path for path in moved if path not in own]
+    # Stochastic depth leaves a block out, and ConvNeXt scales its blocks by
+    # a millionth, so that some of the gradients round to nothing.
+    assert moved[trunk[0]]
+    assert sum(moved[path] for path in trunk) > 0.75 * len(trunk)
+    shown = keras_lficam.attention_view(model)(images)
+    channels = MAPS[name][-1]
+    assert shown["importance"].shape == (2, channels)
+    np.testing.assert_allclose(
+        np.sum(shown["importance"], axis=-1), 1, atol=1e-5
+    )
+    drawn = np.asarray(shown["attention_map"])
+    assert drawn.shape[0] == 2
+    assert min(drawn.shape[1:3]) >= 2
+    assert drawn.min() >= 0
+    np.testing.assert_allclose(drawn.max(axis=(1, 2, 3)), 1, atol=1e-5)
+    return model, images, shown
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_is_cut_at_its_last_feature_map(name):
+    check_map(name)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_learns_draws_and_is_saved_bit_by_bit(name, rng, tmp_path):
+    model, images, shown = check_step_and_view(name, rng)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    again = keras_lficam.attention_view(loaded)(images)
+    for key, value in shown.items():
+        assert np.isfinite(value).all()
+        np.testing.assert_array_equal(again[key], value)
+
+
+@pytest.mark.every_backbone
+@pytest.mark.parametrize("name", sorted(set(MAPS) - set(FAMILIES)))
+def test_every_backbone_is_cut_learns_and_draws(name, rng):
+    check_map(name)
+    check_step_and_view(name, rng)
+    keras.backend.clear_session()
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    # An odd size, too, for Keras pads it in another way.
+    [*((name, small_size(name)) for name in FAMILIES), ("MobileNetV2", 75)],
+)
+def test_plain_equals_keras_on_its_own_preprocessing(name, size, rng):
+    images = pictures(rng, size)
+    theirs = function_of(name)(
+        weights=None,
+        classes=5,
+        input_shape=(size, size, 3),
+        classifier_activation=None,
+    )
+    ours = keras_lficam.build(
+        name,
+        5,
+        input_shape=(size, size, 3),
+        architecture="plain",
+        classifier_activation=None,
+    )
+    prepared = prepare(name, images)
+    settle(theirs, prepared)
+    ours.set_weights(theirs.get_weights())
+    assert_alike(ours(images), theirs(prepared))
+
+
+# -- Weights
+
+
+def write_as_keras_does(model, path):
+    """Writes the format of the files that keras.applications downloads."""
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, model)
+
+
+@pytest.fixture
+def downloads(monkeypatch, tmp_path):
+    """Gives `keras.applications` a file instead of a download."""
+    path = tmp_path / "downloaded.h5"
+    asked = []
+
+    def get_file(fname, origin, **options):
+        asked.append(origin)
+        return str(path)
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    return path, asked
+
+
+@pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV2", "ResNet50"])
+def test_weights_from_imagenet_predict_as_in_keras(name, rng, downloads):
+    path, asked = downloads
+    images = pictures(rng, 224)
+    write_as_keras_does(function_of(name)(weights=None), path)
+    # EfficientNet has one layer more where its weights are ImageNet's.
+    theirs = function_of(name)(weights="imagenet", classifier_activation=None)
+    settle(theirs, prepare(name, images))
+    write_as_keras_does(theirs, path)
+    ours = keras_lficam.build(
+        name,
+        weights="imagenet",
+        architecture="plain",
+        classifier_activation=None,
+    )
+    assert len(asked) == 2
+    assert asked[0] == asked[1]
+    assert_alike(ours(images), theirs(prepare(name, images)))
+    # And with LFI-CAM, the head is there, too.
+    shown = keras_lficam.build(name, weights="imagenet")
+    head = shown.get_layer("head").get_weights()
+    given = theirs.layers[-1].get_weights()
+    for weight, other in zip(head, given, strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+def test_weights_from_imagenet_serve_other_classes_and_sizes(rng, downloads):
+    path, _ = downloads
+    donor = keras.applications.MobileNetV2(weights=None)
+    settle(donor, prepare("MobileNetV2", pictures(rng, 224)))
+    write_as_keras_does(donor, path)
+    model = keras_lficam.build(
+        "MobileNetV2", 7, input_shape=(75, 64, 3), weights="imagenet"
+    )
+    images = pictures(rng, 75)[:, :, :64]
+    trunk = keras.applications.MobileNetV2(
+        weights=None, include_top=False, input_shape=(75, 64, 3)
+    )
+    trunk.set_weights(donor.get_weights()[:-2])
+    ours = keras.Model(model.input, model.get_layer("out_relu").output)
+    assert_alike(ours(images), trunk(prepare("MobileNetV2", images)))
+    kernel, bias = model.get_layer("head").get_weights()
+    assert kernel.shape == (1280, 7)
+    assert kernel.std() > 0
+    assert not bias.any()
+
+
+def test_open_size_keeps_the_weights_of_normalization(downloads, rng):
+    path, _ = downloads
+    donor = keras.applications.EfficientNetB0(weights=None)
+    normalization = donor.layers[2]
+    mean, variance, count = normalization.get_weights()
+    normalization.set_weights([mean + 0.4, variance + 0.1, count])
+    normalization.finalize_state()
+    settle(donor, pictures(rng, 224))
+    write_as_keras_does(donor, path)
+    closed, opened = (
+        keras_lficam.build(
+            "EfficientNetB0",
+            input_shape=shape,
+            weights="imagenet",
+            architecture="plain",
+            classifier_activation=None,
+        )
+        for shape in [(224, 224, 3), (None, None, 3)]
+    )
+    images = pictures(rng, 224)
+    assert_alike(opened(images), closed(images))
+
+
+def test_a_download_that_fails_names_the_way_out(monkeypatch):
+    def get_file(*arguments, **options):
+        raise Exception("URL fetch failure on https://example: None -- [Errno]")
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    with pytest.raises(ValueError, match="could not be downloaded.*its path"):
+        keras_lficam.build("ResNet50", weights="imagenet")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name", "options"),
+    [
+        ("MobileNetV3Small", "new.weights.h5", {"classes": 3}),
+        ("MobileNetV3Small", "old.h5", {"classes": 3}),
+        ("MobileNetV3Small", "new.weights.h5", {"classes": 1000}),
+        ("MobileNetV3Small", "old.h5", {"classes": 1000}),
+        ("MobileNetV3Small", "new.weights.h5", {"include_top": False}),
+        ("MobileNetV3Small", "old.h5", {"include_top": False}),
+        # Without its head it has one normalization more than its trunk.
+        ("ConvNeXtTiny", "old.h5", {"include_top": False}),
+    ],
+)
+def test_weights_of_a_file_are_loaded(backbone, name, options, tmp_path, rng):
+    """With the head, with one of 1000 classes, or without."""
+    donor = function_of(backbone)(
+        weights=None, input_shape=(64, 64, 3), **options
+    )
+    for weight in donor.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    path = tmp_path / name
+    if name.endswith(".weights.h5"):
+        donor.save_weights(path)
+    else:
+        write_as_keras_does(donor, path)
+    model = keras_lficam.build(
+        backbone,
+        3,
+        input_shape=(64, 64, 3),
+        weights=path,
+        architecture="plain",
+    )
+    kept = model.get_weights()[:-2]
+    given = donor.get_weights()
+    if options == {"classes": 3}:
+        np.testing.assert_array_equal(
+            model.get_weights()[-2].squeeze(), given[-2].squeeze()
+        )
+    same = [
+        weight
+        for weight, other in zip(kept, given, strict=False)
+        if np.array_equal(weight, other)
+    ]
+    # MobileNetV3 has one layer of its head before the classes.
+    missing = 2 if options == {"include_top": False} else 0
+    assert len(same) >= len(kept) - missing
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path):
+    path = tmp_path / "other.weights.h5"
+    keras.applications.MobileNet(weights=None, classes=3).save_weights(path)
+    with pytest.raises(ValueError, match="with its head for 3 or 1000.*other"):
+        keras_lficam.build("MobileNetV2", 3, weights=path)
+
+
+# -- Strides
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("ConvNeXtTiny", (14, 14, 768)),
+        ("DenseNet121", (14, 14, 1024)),
+        ("EfficientNetB0", (14, 14, 1280)),
+        ("EfficientNetV2B0", (14, 14, 1280)),
+        # Their own maps at stride 16 are 12x12, for they do not pad.
+        ("InceptionResNetV2", (12, 12, 1536)),
+        ("InceptionV3", (12, 12, 2048)),
+        ("MobileNet", (14, 14, 1024)),
+        ("MobileNetV2", (14, 14, 1280)),
+        ("MobileNetV3Small", (14, 14, 576)),
+        ("NASNetMobile", (14, 14, 1056)),
+        ("ResNet50", (14, 14, 2048)),
+        ("ResNet50V2", (14, 14, 2048)),
+        ("Xception", (14, 14, 2048)),
+        ("ResNeXt50_32x4d", (14, 14, 2048)),
+    ],
+)
+def test_output_stride_of_16_doubles_the_map(name, shape):
+    split = backbones.load(name, 2, (224, 224, 3), output_stride=16)
+    assert split.features.shape == (None, *shape)
+
+
+def test_output_stride_of_8_in_resnet50():
+    model = keras_lficam.build("ResNet50", output_stride=8)
+    assert model.get_layer("attention_map").output.shape == (None, 28, 28, 1)
+    assert model.get_layer("conv4_block1_1_conv").strides == (1, 1)
+    assert model.get_layer("conv3_block1_1_conv").strides == (2, 2)
+
+
+def test_resnet50_with_weights_of_imagenet_gives_14x14(rng, downloads):
+    path, _ = downloads
+    donor = keras.applications.ResNet50(weights=None)
+    write_as_keras_does(donor, path)
+    model = keras_lficam.build("ResNet50", weights="imagenet", output_stride=16)
+    image, features = model.get_layer("importance").input
+    assert features.shape == (None, 14, 14, 2048)
+    for layer in donor.layers:
+        if layer.weights and layer.name != "predictions":
+            copy = model.get_layer(layer.name).get_weights()
+            for weight, other in zip(copy, layer.get_weights(), strict=True):
+                np.testing.assert_array_equal(weight, other)
+
+
+def test_stride_becomes_one_and_nothing_else_changes(rng):
+    """The last stage at stride 1, wired by hand with the same weights."""
+    closed = backbones.load("ResNet50", 2, (64, 64, 3))
+    fine = backbones.load("ResNet50", 2, (64, 64, 3), output_stride=16)
+    trunk = keras.Model(closed.image, closed.features)
+    other = keras.Model(fine.image, fine.features)
+    settle(trunk, pictures(rng, 64))
+    other.set_weights(trunk.get_weights())
+
+    def convolve(x, name, padding="VALID"):
+        import tensorflow as tf
+
+        layer = trunk.get_layer(f"{name}_conv")
+        x = tf.nn.conv2d(x, layer.kernel, 1, padding) + layer.bias
+        return trunk.get_layer(f"{name}_bn")(x)
+
+    images = pictures(rng, 64)
+    x = keras.Model(closed.image, trunk.get_layer("conv4_block6_out").output)(
+        images
+    )
+    for block in (1, 2, 3):
+        name = f"conv5_block{block}"
+        shortcut = convolve(x, f"{name}_0") if block == 1 else x
+        y = keras.ops.relu(convolve(x, f"{name}_1"))
+        y = keras.ops.relu(convolve(y, f"{name}_2", "SAME"))
+        x = keras.ops.relu(convolve(y, f"{name}_3") + shortcut)
+    actual = np.asarray(other(images))
+    assert actual.shape == (2, 4, 4, 2048)
+    np.testing.assert_allclose(actual, x, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_that_suited_the_stride_goes(rng):
+    """Of a kernel of 5 and paddings of (1, 2), as EfficientNet has them."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.ZeroPadding2D(((1, 2), (1, 2)))(image)
+    x = keras.layers.Conv2D(4, 5, strides=2, name="strided")(x)
+    y = keras.layers.Cropping2D(((1, 0), (1, 0)))(image)
+    y = keras.layers.AveragePooling2D(1, strides=2)(y)
+    y = keras.layers.Conv2D(4, 1, name="shortcut")(y)
+    x = keras.layers.Add()([x, y])
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(2)(x))
+    split = backbones.cut(model, output_stride=1)
+    images = rng.normal(size=(2, 8, 8, 3)).astype("float32")
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    kernel, bias = model.get_layer("strided").get_weights()
+    expected = np.zeros((2, 8, 8, 4))
+    for row in range(8):
+        for column in range(8):
+            seen = padded[:, row : row + 5, column : column + 5]
+            expected[:, row, column] = np.einsum("bijc,ijcd->bd", seen, kernel)
+    kernel, other = model.get_layer("shortcut").get_weights()
+    expected += bias + other + images @ kernel[0, 0]
+    actual = keras.Model(split.image, split.features)(images)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output_stride": 3}, r"\[1, 2, 4\].*output_stride=3"),
+        ({"output_stride": 8}, r"\[1, 2, 4\].*output_stride=8"),
+        ({"output_stride": 0}, "at least 1.*output_stride=0"),
+        ({"output_stride": 2.0}, "integer.*output_stride=2.0"),
+        ({"output_stride": True}, "integer.*output_stride=True"),
+    ],
+)
+def test_impossible_output_stride_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        keras_lficam.build("ResNet20", 3, input_shape=(32, 32, 3), **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"output_stride": 16}, {"input_shape": (None, None, 3)}]
+)
+def test_head_that_flattens_takes_one_size_only(options):
+    with pytest.raises(ValueError, match="'flatten' flattens.*height and"):
+        keras_lficam.build("VGG16", 3, **options)
+
+
+# -- Names and other arguments
+
+
+@pytest.mark.parametrize(
+    "name", ["DenseNet121", "EfficientNetB0", "MobileNetV2", "ResNet50"]
+)
+def test_image_too_small_for_a_map_is_refused(name):
+    with pytest.raises(ValueError, match=r"at least 2x2.*32, 32.*larger"):
+        keras_lficam.build(name, 3, input_shape=(32, 32, 3))
+
+
+def test_names_are_those_of_keras_and_ours():
+    names = backbones.names()
+    assert names == sorted(names)
+    assert set(MAPS) < set(names)
+    assert {"ResNet18", "SEResNet50", "ResNet110", "WideResNet28_10"} < set(
+        names
+    )
+
+
+def test_a_model_is_a_backbone_with_a_new_head(rng):
+    trunk = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(6, 3, strides=4, activation="relu"),
+        ],
+        name="mine",
+    )
+    model = keras_lficam.build(trunk, 5, input_shape=(48, 40, 3), dropout=0.3)
+    assert model.name == "mine_lfi_cam"
+    assert model.output_shape == (None, 5)
+    assert model.get_layer("attention_map").output.shape == (None, 12, 10, 1)
+    assert model.get_layer("head").get_layer("dropout").rate == 0.3
+    images = pictures(rng, 32)
+    features = model.get_layer("importance").input[1]
+    ours = keras.Model(model.input, features)(
+        np.pad(images, ((0, 0), (0, 16), (0, 8), (0, 0)))
+    )
+    np.testing.assert_allclose(ours[:, :7, :7], trunk(images)[:, :7, :7])
+
+
+def test_the_trunk_of_a_classifier_gets_a_new_head():
+    trained = keras.applications.MobileNetV2(
+        weights=None, classes=9, input_shape=(64, 64, 3)
+    )
+    model = keras_lficam.build(trained, 4, input_shape=(64, 64, 3))
+    assert model.output_shape == (None, 4)
+    np.testing.assert_array_equal(
+        model.get_layer("Conv_1").get_weights()[0],
+        trained.get_layer("Conv_1").get_weights()[0],
+    )
