@@ -1,9 +1,10 @@
-.PHONY: setup check test backends docs tutorials demo
+.PHONY: setup check test backends every-backbone docs tutorials demo
 
 PYTHON ?= python3
 BIN = .venv/bin
 # What runs on every backend of Keras.
-PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py explainers.py)
+PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py \
+	explainers.py attach.py)
 
 setup: .venv/ready
 
@@ -24,6 +25,10 @@ backends: setup
 	$(BIN)/pip install -q -e ".[test,backends]"
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PORTABLE)
 	KERAS_BACKEND=torch $(BIN)/python -m pytest $(PORTABLE)
+	$(BIN)/python -m pytest -m across_backends
+
+every-backbone: setup
+	$(BIN)/python -m pytest -m every_backbone
 
 docs: setup
 	$(BIN)/pip install -q -e ".[docs]"

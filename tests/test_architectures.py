@@ -227,3 +227,227 @@ def test_preprocessing_of_no_family_is_refused():
 
     with pytest.raises(ValueError, match="`family`.*'densenet'.*'desnet'"):
         Preprocessing("desnet")
+
+
+# Millions of trainable parameters in reference/lfi-cam.md, computed there from
+# the definitions of the authors' releases: plain, ABN, LFI-CAM with the
+# released and with the pointwise network. "ResNet-110" has 164 layers there.
+RELEASES = {
+    ("ResNet20", 10): (0.272, 0.479, 0.420, None),
+    ("ResNet110Bottleneck", 10): (1.704, 3.000, 4.065, 1.903),
+    ("ResNet110Bottleneck", 100): (1.727, 3.057, 4.089, 1.926),
+    # Our attention branch copies the stage's last normalization, too: 684.
+    ("DenseNet100_12", 10): (0.769, 1.050 + 0.0007, 4.983, 1.122),
+    ("ResNeXt29_8x64d", 10): (34.43, 60.69, 72.18, 37.58),
+}
+WIRINGS = [
+    ("plain", "released"),
+    ("abn", "released"),
+    ("lfi_cam", "released"),
+    ("lfi_cam", "pointwise"),
+]
+
+
+def trainable(model):
+    return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+
+
+@pytest.mark.parametrize(("name", "classes"), list(RELEASES))
+def test_parameters_are_those_of_the_releases(name, classes):
+    for (architecture, form), millions in zip(
+        WIRINGS, RELEASES[name, classes], strict=True
+    ):
+        if millions is not None:
+            model = keras_lficam.build(
+                name,
+                classes,
+                input_shape=(32, 32, 3),
+                architecture=architecture,
+                importance_network=form,
+            )
+            # Half of the last digit that the table gives.
+            digits = 3 if millions < 10 else 2
+            count = trainable(model) / 1e6
+            assert count == pytest.approx(millions, abs=0.51 * 10**-digits)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DenseNet121",
+        "ResNet50",
+        "MobileNetV2",
+        "EfficientNetB0",
+        "ConvNeXtTiny",
+    ],
+)
+def test_lfi_cam_is_smaller_than_the_attention_branch_network(name):
+    plain, ours, branch = (
+        keras_lficam.build(name, architecture=architecture)
+        for architecture in ("plain", "lfi_cam", "abn")
+    )
+    assert plain.count_params() < ours.count_params() < branch.count_params()
+    assert ours.count_params() < 1.1 * plain.count_params()
+    shown = keras_lficam.attention_view(branch).output
+    assert shown["attention_map"].shape == (None, 14, 14, 1)
+
+
+def both(labels):
+    return {"predictions": labels, "attention_predictions": labels}
+
+
+def test_attention_branch_equals_the_equations(rng):
+    plain = small(architecture="plain")
+    model = small(architecture="abn")
+    for weight in model.weights:
+        if "variance" not in weight.path:
+            weight.assign(weight + 0.2 * rng.normal(size=weight.shape))
+    for layer in plain.layers:
+        if layer.weights:
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    images = pictures(rng)
+    extracted = keras.Model(
+        plain.input, plain.get_layer("stage2_block0_relu").output
+    ).predict(images, verbose=0)
+    shown = keras_lficam.attention_view(model).predict(images, verbose=0)
+    assert set(shown) == {"predictions", "attention_map"}
+    branch = keras.Model(
+        model.input, model.get_layer("attention_stage3_block0_relu").output
+    ).predict(images, verbose=0)
+
+    def weights(name):
+        return model.get_layer(name).get_weights()
+
+    def normalized(x, name):
+        gamma, beta, mean, variance = weights(f"{name}_normalization")
+        return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+
+    x = normalized(branch, "attention_branch")
+    (kernel,) = weights("attention_classes_convolution")
+    x = np.maximum(0, normalized(x @ kernel[0, 0], "attention_classes"))
+    (kernel,) = weights("attention_drawn_convolution")
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    drawn = sum(
+        padded[:, i : i + 16, j : j + 16] @ kernel[i, j]
+        for i in range(3)
+        for j in range(3)
+    )
+    drawn = 1 / (1 + np.exp(-normalized(drawn, "attention_drawn")))
+    np.testing.assert_allclose(shown["attention_map"], drawn, atol=1e-5)
+    (kernel,) = weights("attention_scores_convolution")
+    scores = (x @ kernel[0, 0]).mean(axis=(1, 2))
+    predicted = model.predict(images, verbose=0)
+    np.testing.assert_allclose(
+        predicted["attention_predictions"],
+        reference.softmax(scores),
+        atol=1e-5,
+    )
+    rest = keras.Model(
+        plain.get_layer("stage2_block0_relu").output, plain.output
+    )
+    np.testing.assert_allclose(
+        predicted["predictions"],
+        rest.predict((1 + drawn) * extracted, verbose=0),
+        atol=1e-5,
+    )
+
+
+def test_attention_branch_learns_from_both_labels(rng, tmp_path):
+    model = small(architecture="abn")
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    images, labels = pictures(rng), np.array([0, 1, 2, 3])
+    before = [weight.numpy() for weight in model.trainable_weights]
+    history = model.fit(images, both(labels), verbose=0).history
+    for weight, old in zip(model.trainable_weights, before, strict=True):
+        assert not np.array_equal(weight.numpy(), old), weight.path
+    parts = [name for name in history if name.endswith("predictions_loss")]
+    assert len(parts) == 2
+    assert history["loss"][0] == pytest.approx(
+        sum(history[name][0] for name in parts), rel=1e-5
+    )
+    model.save(tmp_path / "abn.keras")
+    loaded = keras.models.load_model(tmp_path / "abn.keras")
+    for key, value in model.predict(images, verbose=0).items():
+        np.testing.assert_array_equal(
+            loaded.predict(images, verbose=0)[key], value
+        )
+    maps = keras_lficam.explainers.AttentionMap(model)(images)
+    assert maps.shape == (4, 32, 32, 1)
+
+
+def test_attention_branch_without_a_last_stage_is_a_bottleneck_block():
+    # Every cell of NASNet looks at the two before it: nothing is last.
+    model = keras_lficam.build(
+        "NASNetMobile", 3, input_shape=(64, 64, 3), architecture="abn"
+    )
+    drawn = keras_lficam.attention_view(model).output["attention_map"]
+    assert drawn.shape == (None, 2, 2, 1)
+    kernels = [
+        model.get_layer(f"attention_stage_{number}_convolution").kernel.shape
+        for number in (1, 2, 3)
+    ]
+    assert kernels == [(1, 1, 1056, 264), (3, 3, 264, 264), (1, 1, 264, 1056)]
+
+
+def test_cam_has_a_head_of_pooling_and_dense(rng):
+    model = keras_lficam.build(
+        "MobileNetV3Small", 4, input_shape=(64, 64, 3), architecture="cam"
+    )
+    head = model.get_layer("head")
+    kinds = [type(layer).__name__ for layer in head.layers]
+    # MobileNetV3's own head has two more layers; its dropout is kept.
+    assert kinds == ["InputLayer", "GlobalAveragePooling2D", "Dropout", "Dense"]
+    assert head.get_layer("dropout").rate == 0.2
+    images = pictures(rng, size=(64, 64))
+    features = keras.Model(model.input, model.layers[-3].output)
+    pooled = features.predict(images, verbose=0).mean(axis=(1, 2))
+    kernel, bias = head.get_layer("classifier").get_weights()
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0),
+        reference.softmax(pooled @ kernel + bias),
+        atol=1e-5,
+    )
+
+
+class Named:
+    class_names = ["cat", "dog", "hare"]
+
+
+@pytest.mark.parametrize(
+    "classes", [3, ["cat", "dog", "hare"], ("cat", "dog", "hare"), Named()]
+)
+def test_classes_are_counted(classes):
+    assert small(classes=classes).output_shape == (None, 3)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+@pytest.mark.parametrize(
+    "name", ["EfficientNetB0", "MobileNetV3Small", "ResNet20"]
+)
+def test_dropout_before_the_classifying_layer(name, rate):
+    head = keras_lficam.build(
+        name, 3, input_shape=(64, 64, 3), dropout=rate
+    ).get_layer("head")
+    rates = [
+        layer.rate
+        for layer in head.layers
+        if isinstance(layer, keras.layers.Dropout)
+    ]
+    assert rates == [rate]  # Also where the backbone had one of its own.
+    names = [layer.name for layer in head.layers]
+    place = next(i for i, name in enumerate(names) if "dropout" in name)
+    assert head.layers[place + 1].weights
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (48, 40, 3), (None, None, 3)])
+@pytest.mark.parametrize("architecture", ["lfi_cam", "abn", "cam"])
+def test_compiled_by_xla_the_answers_are_the_same(architecture, shape, rng):
+    model = small(architecture=architecture, input_shape=shape)
+    images = pictures(rng, 1, size=(48, 40) if shape[0] == 48 else (32, 32))
+    eager = model(images)
+    model.compile(jit_compile=True)
+    compiled = model.predict(images, verbose=0)
+    for one, other in zip(
+        keras.tree.flatten(eager), keras.tree.flatten(compiled), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-5)

@@ -200,7 +200,7 @@ def test_pixels_stay_in_the_range_of_the_model(rng):
     images = rng.uniform(-1, 1, (2, 32, 32, 3)).astype("float32")
     network = attached.get_layer("importance")
     masks = keras.Model(attached.input, network.input)(images)
-    masks = np.asarray(network.masks(masks))
+    masks = keras.ops.convert_to_numpy(network.masks(masks))
     assert masks.min() >= 0
     assert 0.3 < masks.max() <= 1
 

@@ -78,6 +78,7 @@ def test_public_surface():
         "FeatureImportanceNetwork",
         "__version__",
         "architectures",
+        "attach",
         "attention_view",
         "backbones",
         "build",
@@ -156,7 +157,7 @@ def test_the_command_helps_without_starting_tensorflow():
 def test_no_lambda_layer_and_no_pickle():
     for path, _ in modules():
         text = path.read_text()
-        assert "layers.Lambda" not in text, path
+        assert "Lambda(" not in text, path
         assert "pickle" not in text, path
         assert "safe_mode=False" not in text, path
 
@@ -291,6 +292,48 @@ def test_start_page_shows_the_python_of_the_readme():
     page = (ROOT / "docs" / "index.md").read_text()
     for block in re.findall(r"```python\n(.*?)```", page, re.S):
         assert block in readme()
+
+
+def test_python_of_the_page_on_backbones_runs():
+    page = (ROOT / "docs" / "backbones.md").read_text()
+    names = {"labels": np.arange(4)}
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(block, "backbones.md", "exec"), names)
+    assert names["model"].name == "resnet50_abn"
+
+
+def test_page_on_backbones_shows_the_figures_of_the_table():
+    page = (ROOT / "docs" / "backbones.md").read_text()
+    with (ROOT / "benchmarks" / "backbones.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["backbone"] for row in rows] == keras_lficam.backbones.names()
+    shown = page[page.index("## What it costs") :].split("\n")
+    shown = [line for line in shown if line.startswith("| `")]
+    assert len(shown) == len(rows)
+    for row, line in zip(rows, shown, strict=True):
+        name, size, plain, ours, shape, ratio = line.strip("| ").split(" | ")
+        assert name == f"`{row['backbone']}`"
+        assert size == row["image_size"]
+        for text, column in [(plain, "plain"), (ours, "lfi_cam")]:
+            millions = int(row[f"parameters_{column}"]) / 1e6
+            assert text == f"{millions:.2f} M"
+        assert shape == f"{row['rows']}x{row['columns']}x{row['channels']}"
+        assert ratio == f"{float(row['ratio']):.2f}"
+        if row["image_size"] == "224":
+            assert float(ratio) <= 1.10, name
+    worst = max(
+        float(row["ratio"])
+        for row in rows
+        if row["backbone"]
+        in {
+            "DenseNet121",
+            "ResNet50",
+            "MobileNetV2",
+            "EfficientNetB0",
+            "ConvNeXtTiny",
+        }
+    )
+    assert worst <= 1.05
 
 
 def test_readme_links_lead_somewhere():

@@ -13,6 +13,7 @@ from keras_lficam.backbones._applications import build_application
 from keras_lficam.backbones._graph import (
     PUBLIC_NAMES,
     check_graph,
+    check_one,
     is_graph,
     is_plain,
     replay,
@@ -149,6 +150,7 @@ def cut(
             `output_stride`.
     """
     check_graph(model)
+    check_one("output", model, model.outputs)
     split = split_classifier(_flat(model), layer)
     if output_stride is None:
         return split
@@ -193,7 +195,7 @@ def _trunk(model, input_shape, weights):
         split = split_classifier(_flat(model))
         trunk = keras.Model(split.image, split.features)
     elif is_plain(model) or own_shape not in (input_shape, (None, None, 3)):
-        features = feature_map(model.output, own_shape)
+        features = feature_map(model.outputs, own_shape)
         trunk = keras.Model(model.inputs[0], features)
     else:
         model_image = keras.Input(input_shape)

@@ -47,7 +47,9 @@ class Preprocessing(keras.layers.Layer):
         self.built = True
 
     def call(self, images):
-        images = keras.ops.cast(images, "float32")
+        # A copy, for with PyTorch some families write into what they are given,
+        # and the gray image is made from the same tensor.
+        images = keras.ops.copy(keras.ops.cast(images, "float32"))
         preprocess = _preprocess(self.family)
         return preprocess(images, data_format="channels_last")
 

@@ -43,7 +43,7 @@ def is_plain(model: keras.Model) -> bool:
 
 
 def check_graph(model: keras.Model) -> None:
-    """Raises unless a model's graph of layers is known."""
+    """Raises unless a model's graph of layers is known, of one input."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Argument `model` must be a keras.Model. "
@@ -60,13 +60,19 @@ def check_graph(model: keras.Model) -> None:
             f"Model {model.name!r} of type {type(model).__name__} does not "
             f"show how its layers are connected. Way out: {ways[kind]}"
         )
-    for word, tensors in (("input", model.inputs), ("output", model.outputs)):
-        if len(tensors) != 1:
-            raise ValueError(
-                f"Model {model.name!r} must have one {word}. "
-                f"Received: {len(tensors)} of them. Way out: a keras.Model "
-                f"of the one {word} that matters."
-            )
+    check_one("input", model, model.inputs)
+
+
+def check_one(
+    word: str, model: keras.Model, tensors: list[keras.KerasTensor]
+) -> None:
+    """Raises unless a model has one input, or one output."""
+    if len(tensors) != 1:
+        raise ValueError(
+            f"Model {model.name!r} must have one {word}. "
+            f"Received: {len(tensors)} of them. Way out: a keras.Model "
+            f"of the one {word} that matters."
+        )
 
 
 def replay(
@@ -131,14 +137,15 @@ class _Copier:
             nonlocal output
             if training is not None and _takes_training(operation):
                 options.setdefault("training", training)
-            if is_graph(operation) and (self._deep or is_plain(operation)):
-                output = self.run(operation, args[0], options.get("training"))
+            if self._unfolds(operation):
+                (inner,) = keras.tree.flatten(args[0])
+                output = self.run(operation, inner, options.get("training"))
             else:
                 output = self._call(operation, model, args, options)
             return output
 
-        # The last operation gives the output. That of the model returned is
-        # of another graph, if `tensor` is not an input.
+        # The last operation gives the output, perhaps among others. The model
+        # returned is of another graph, if `tensor` is not an input.
         keras.models.clone_model(
             graph,
             input_tensors=keras.tree.map_structure(
@@ -147,7 +154,15 @@ class _Copier:
             clone_function=lambda operation: operation,
             call_function=call,
         )
-        return output
+        index = graph.outputs[0]._keras_history.tensor_index
+        return keras.tree.flatten(output)[index]
+
+    def _unfolds(self, operation):
+        return (
+            is_graph(operation)
+            and len(operation.inputs) == len(operation.outputs) == 1
+            and (self._deep or is_plain(operation))
+        )
 
     def _call(self, operation, model, args, options):
         if not args:
@@ -165,14 +180,10 @@ class _Copier:
 
     def _copy(self, layer, model, changes):
         if id(layer) not in self._copies:
-            config = layer.get_config()
-            named = "name" in config  # Some functions of `keras.ops` are not.
-            config.update(changes)
-            config["name"] = self._free_name(config.get("name", ""), model)
-            if not named:
-                del config["name"]
             try:
-                copy = _from_config(layer, config)
+                config = {**layer.get_config(), **changes}
+                name = self._free_name(config.get("name", ""), model)
+                copy = _from_config(layer, config, name)
             except Exception as error:
                 raise ValueError(
                     f"Layer {layer.name!r} of type {type(layer).__name__} "
@@ -197,12 +208,15 @@ class _Copier:
                 copy_weights(layer, copy)
 
 
-def _from_config(layer, config):
+def _from_config(layer, config, name):
     if isinstance(layer, keras.layers.Lambda):
         # Its configuration holds the function as bytes, which Keras will not
         # run; the function itself is here.
-        kept = {key: config[key] for key in ("name", "dtype", "arguments")}
-        return keras.layers.Lambda(layer.function, **kept)
+        kept = {key: config[key] for key in ("dtype", "arguments")}
+        return type(layer)(layer.function, name=name, **kept)
+    config.pop("name", None)
+    if "name" in layer.get_config():  # Some functions of `keras.ops` have none.
+        config["name"] = name
     return type(layer).from_config(config)
 
 

@@ -96,26 +96,44 @@ def last_stage(
         inside itself.
     """
     trunk = keras.Model(image, features)
+    operations = [
+        operation
+        for operation in trunk.operations
+        if not isinstance(operation, keras.layers.InputLayer)
+    ]
     strides = Strides()
-    tensors = []
-    for operation in trunk.operations:
-        if isinstance(operation, keras.layers.InputLayer):
-            continue
+    for operation in operations:
         output = operation.output
         strides(operation, operation.input, lambda _, out=output: out)
-        if not isinstance(operation, _PADDINGS):
-            tensors.append(output)
     smaller = strides.passed - {strides.of(features)}
-    for tensor in reversed(tensors):
-        if not smaller or strides.of(tensor) != max(smaller):
-            continue
-        try:
-            stage = keras.Model(tensor, features)
-        except ValueError:
-            continue  # Another tensor goes around it.
-        names = {layer.name for layer in stage.layers}
-        return None if names & strides.hidden else (tensor, stage)
+    for operation in reversed(_bridges(image, operations)):
+        is_last = smaller and strides.of(operation.output) == max(smaller)
+        if is_last and not isinstance(operation, _PADDINGS):
+            stage = keras.Model(operation.output, features)
+            names = {layer.name for layer in stage.layers}
+            hidden = names & strides.hidden
+            return None if hidden else (operation.output, stage)
     return None
+
+
+def _bridges(image, operations):
+    """Finds the operations that every path from image to features takes.
+
+    Behind such an operation, of all that was computed, its output alone is
+    still needed.
+    """
+    last_use = {}
+    for index, operation in enumerate(operations):
+        for tensor in keras.tree.flatten(operation.input):
+            last_use[id(tensor)] = index
+    bridges, needed = [], {id(image)}
+    for index, operation in enumerate(operations):
+        outputs = keras.tree.flatten(operation.output)
+        needed |= {id(tensor) for tensor in outputs}
+        needed = {key for key in needed if last_use.get(key, 0) > index}
+        if needed == {id(operation.output)}:
+            bridges.append(operation)
+    return bridges
 
 
 def at_stride_one(stage: keras.Model, features: keras.KerasTensor) -> Any:

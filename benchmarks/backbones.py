@@ -1,0 +1,147 @@
+"""Measures what LFI-CAM adds to every backbone: weights, and time to predict.
+
+    python benchmarks/backbones.py                  # all, about half an hour
+    python benchmarks/backbones.py ResNet50 VGG16   # some
+    python benchmarks/backbones.py --table          # the table of the docs
+
+Both models predict the same batch in turn, and the ratio is the median of the
+ratios of the rounds, so that a busy minute falls on both. A row is written to
+backbones.csv as soon as it is measured; rows of other names are kept.
+"""
+
+import argparse
+import csv
+import gc
+import os
+import pathlib
+import statistics
+import time
+
+HERE = pathlib.Path(__file__).parent
+TABLE = HERE / "backbones.csv"
+COLUMNS = [
+    "backbone",
+    "image_size",
+    "parameters_plain",
+    "parameters_lfi_cam",
+    "rows",
+    "columns",
+    "channels",
+    "seconds_plain",
+    "ratio",
+    "ratio_lower_quartile",
+    "ratio_upper_quartile",
+    "rounds",
+    "batch_size",
+    "cores",
+    "keras",
+    "tensorflow",
+]
+
+
+def measure(name, batch_size, rounds):
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import keras_lficam
+    from keras_lficam import backbones
+
+    size = 32 if name in backbones.cifar.FAMILY else 224
+    shape = (size, size, 3)
+    models = {
+        architecture: keras_lficam.build(
+            name, input_shape=shape, architecture=architecture
+        )
+        for architecture in ("plain", "lfi_cam")
+    }
+    predict = {
+        key: tf.function(lambda images, model=model: model(images))
+        for key, model in models.items()
+    }
+    rng = np.random.default_rng(0)
+    images = tf.constant(rng.uniform(0, 255, (batch_size, *shape)), "float32")
+    seconds = {key: [] for key in models}
+    for number in range(rounds + 2):  # The first two warm up.
+        for key, function in predict.items():
+            start = time.perf_counter()
+            function(images).numpy()
+            if number >= 2:
+                seconds[key].append(time.perf_counter() - start)
+    pairs = zip(seconds["lfi_cam"], seconds["plain"], strict=True)
+    lower, middle, upper = statistics.quantiles(a / b for a, b in pairs)
+    _, rows, columns, channels = (
+        models["lfi_cam"].get_layer("importance").input[1].shape
+    )
+    row = {
+        "backbone": name,
+        "image_size": size,
+        "parameters_plain": models["plain"].count_params(),
+        "parameters_lfi_cam": models["lfi_cam"].count_params(),
+        "rows": rows,
+        "columns": columns,
+        "channels": channels,
+        "seconds_plain": f"{statistics.median(seconds['plain']):.4f}",
+        "ratio": f"{middle:.3f}",
+        "ratio_lower_quartile": f"{lower:.3f}",
+        "ratio_upper_quartile": f"{upper:.3f}",
+        "rounds": rounds,
+        "batch_size": batch_size,
+        "cores": os.cpu_count(),
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+    }
+    del models, predict
+    keras.backend.clear_session()
+    gc.collect()
+    return row
+
+
+def read():
+    if not TABLE.exists():
+        return {}
+    with TABLE.open() as file:
+        return {row["backbone"]: row for row in csv.DictReader(file)}
+
+
+def write(rows):
+    partial = TABLE.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[name] for name in sorted(rows))
+    partial.replace(TABLE)
+
+
+def markdown(row):
+    plain = int(row["parameters_plain"]) / 1e6
+    ours = int(row["parameters_lfi_cam"]) / 1e6
+    size = row["image_size"]
+    return (
+        f"| `{row['backbone']}` | {size} | {plain:.2f} M | {ours:.2f} M | "
+        f"{row['rows']}x{row['columns']}x{row['channels']} | "
+        f"{float(row['ratio']):.2f} |"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    rows = read()
+    if options.table:
+        print("\n".join(markdown(row) for row in rows.values()))
+        return
+    from keras_lficam import backbones
+
+    for name in options.names or backbones.names():
+        rows[name] = measure(name, options.batch_size, options.rounds)
+        write(rows)
+        print(markdown(rows[name]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""A model saved by one backend answers the same on the others."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+BACKENDS = ("tensorflow", "jax", "torch")
+MODELS = {
+    "lfi_cam": "build('ResNet20', 4, input_shape=(32, 32, 3))",
+    "abn": "build('ResNet20', 4, input_shape=(32, 32, 3), architecture='abn')",
+    "released": "build(backbones.cifar.densenet(22), 4, "
+    "input_shape=(32, 32, 3), importance_network='released')",
+    "fine": "build('MobileNetV2', 4, input_shape=(64, 48, 3), "
+    "output_stride=16)",
+    "open": "build('MobileNetV3Small', 4, input_shape=(None, None, 3))",
+    "attached": "attach(backbones.resnets.resnet(18, squeeze=16)("
+    "input_shape=(64, 64, 3), classes=4), value_range=(0, 255))",
+}
+SIZES = {
+    "lfi_cam": (32, 32),
+    "abn": (32, 32),
+    "released": (32, 32),
+    "fine": (64, 48),
+}
+
+START = """
+import sys
+import keras, numpy as np, keras_lficam
+from keras_lficam import attach, backbones, build
+folder = sys.argv[1]
+def answers(model, size):
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(0, 255, (2, 3, 3, 3)).astype("float32")
+    images = keras.ops.convert_to_numpy(keras.ops.image.resize(coarse, size))
+    return keras_lficam.attention_view(model).predict(images, verbose=0)
+"""
+SAVE = """
+for name, (code, size) in MODELS.items():
+    keras.utils.set_random_seed(0)
+    model = eval(code)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    shape = (8, *size, 3)
+    noise = np.random.default_rng(1).uniform(0, 255, shape).astype("float32")
+    model(noise, training=True)
+    model.save(f"{folder}/{name}.keras")
+"""
+SAVE_AGAIN = """
+here = keras.backend.backend()
+for name, (_, size) in MODELS.items():
+    model = keras.models.load_model(f"{folder}/{name}.keras")
+    model.save(f"{folder}/{name}.{here}.keras")
+    np.savez(f"{folder}/{name}.{here}.npz", **answers(model, size))
+"""
+LOAD = """
+here = keras.backend.backend()
+for name, (_, size) in MODELS.items():
+    for there in {"tensorflow", "jax", "torch"} - {here}:
+        model = keras.models.load_model(f"{folder}/{name}.{there}.keras")
+        np.savez(
+            f"{folder}/{name}.{there}.{here}.npz", **answers(model, size)
+        )
+"""
+
+
+def run(code, backend, folder):
+    models = {
+        name: (text, SIZES.get(name, (64, 64))) for name, text in MODELS.items()
+    }
+    subprocess.run(
+        [sys.executable, "-c", f"{START}MODELS = {models}\n{code}", folder],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        check=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    run(SAVE, "tensorflow", str(folder))
+    for code, backend in itertools.product([SAVE_AGAIN, LOAD], BACKENDS):
+        run(code, backend, str(folder))
+    return folder
+
+
+@pytest.mark.across_backends
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize(
+    ("there", "here"), list(itertools.permutations(BACKENDS, 2))
+)
+def test_loaded_elsewhere_it_predicts_and_draws_the_same(
+    name, there, here, folder
+):
+    expected = np.load(folder / f"{name}.{there}.npz")
+    actual = np.load(folder / f"{name}.{there}.{here}.npz")
+    assert set(actual) == set(expected)
+    for key in expected:
+        # Another picture, another answer: it is not about constants.
+        assert np.abs(expected[key][0] - expected[key][1]).max() > 1e-5
+        np.testing.assert_allclose(actual[key], expected[key], atol=1e-4)
