@@ -29,7 +29,7 @@ ARROWS = {
     "cli": {"*"},
     "explainers": {"backbones", "functional"},
     "layers": {"functional"},
-    "metrics": {"functional"},
+    "metrics": {"backbones", "functional"},
 }
 
 

@@ -10,6 +10,7 @@ import keras
 
 from keras_lficam.backbones import cifar, resnets
 from keras_lficam.backbones._applications import build_application
+from keras_lficam.backbones._classifier import Classifier, Cut
 from keras_lficam.backbones._graph import (
     PUBLIC_NAMES,
     check_graph,
@@ -37,6 +38,8 @@ from keras_lficam.backbones._split import (
 from keras_lficam.backbones._strides import at_stride_one, last_stage
 
 __all__ = [
+    "Classifier",
+    "Cut",
     "Split",
     "at_stride_one",
     "cifar",

@@ -68,16 +68,25 @@ def split_classifier(model: keras.Model, layer: str | None = None) -> Split:
     for candidate, follower in zip(
         reversed(model.layers), reversed(followers), strict=True
     ):
-        if _takes_the_map(candidate, follower):
+        if isinstance(candidate, keras.layers.InputLayer):
+            continue
+        if takes_the_map(
+            candidate, candidate.input, candidate.output, follower
+        ):
             try:
                 return _split_at(model, candidate.input)
             except _GoesAroundError:
                 break  # A pooling inside a block.
-    raise ValueError(
-        f"Model {model.name!r} has no feature map of at least 2x2 in front of "
+    raise no_map(model.name, model.inputs[0].shape[1:])
+
+
+def no_map(name: str, shape: tuple[int | None, ...]) -> ValueError:
+    """Makes the error for a model of this name and input shape."""
+    return ValueError(
+        f"Model {name!r} has no feature map of at least 2x2 in front of "
         "a global pooling or a flattening, so there is nothing to draw. "
-        f"Received: input shape {model.inputs[0].shape[1:]}. Ways out: larger "
-        "images, or a backbone with fewer strides."
+        f"Received: input shape {shape}. Ways out: larger images, or a "
+        "backbone with fewer strides."
     )
 
 
@@ -110,14 +119,27 @@ def _named_map(model, name):
     return maps[name]
 
 
-def _takes_the_map(layer, follower):
-    if isinstance(layer, keras.layers.AveragePooling2D):
-        whole = tuple(layer.output.shape[1:3]) == (1, 1)
+def takes_the_map(
+    operation: keras.Operation,
+    taken: Any,
+    given: Any,
+    follower: keras.Operation | None,
+) -> bool:
+    """Whether a call is the last pooling, which takes the feature map.
+
+    Args:
+        operation: What is called.
+        taken: What it is called on.
+        given: What it gives.
+        follower: What is called next.
+    """
+    if isinstance(operation, keras.layers.AveragePooling2D):
+        whole = tuple(given.shape[1:3]) == (1, 1)
         flattened = isinstance(
             follower, (keras.layers.Flatten, keras.layers.Reshape)
         )
-        return has_space(layer.input) and whole and flattened
-    return isinstance(layer, _POOLINGS) and has_space(layer.input)
+        return has_space(taken) and whole and flattened
+    return isinstance(operation, _POOLINGS) and has_space(taken)
 
 
 def has_space(tensor: keras.KerasTensor) -> bool:

@@ -40,6 +40,10 @@ class AttentionMap(Explainer):
             model.input, model.get_layer("attention_map").output
         )
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1, 0
+
     def _explain(self, images, classes):
         del classes  # The map is made before the classes are.
         return self._view.predict_on_batch(images)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_lficam import functional
+from keras_lficam.backbones import Classifier
 from keras_lficam.functional import Tensor
 
 
@@ -18,7 +19,13 @@ class Explainer(abc.ABC):
     size of the images.
 
     Args:
-        model: Classifier from images `(B, H, W, 3)` to scores `(B, K)`.
+        model: Functional or Sequential classifier, flat or nested, from images
+            `(B, H, W, 3)` to scores `(B, K)`. It is looked through, not
+            copied: after more training it is explained as it then is.
+        activation: What turns its scores into probabilities: `"softmax"` or
+            `"sigmoid"` if it gives logits, `"linear"` if it gives
+            probabilities. By default it is found out from the last layer, and
+            asked for where that does not tell.
         chunk_size: Number of images that go through the model at once, at
             least 1. It bounds the memory and does not change the maps.
 
@@ -36,19 +43,28 @@ class Explainer(abc.ABC):
         ValueError: If another argument is not as described.
 
     Attributes:
+        model: The model.
+        classifier: The `backbones.Classifier` that looks through it.
+        chunk_size: Number of images that go through the model at once.
         class_specific: Whether the map depends on the class asked for. Where
             it does not, `classes` is checked and has no effect.
     """
 
     class_specific: bool
 
-    def __init__(self, model: keras.Model, *, chunk_size: int = 32):
-        if not isinstance(model, keras.Model):
-            raise TypeError(
-                "Argument `model` must be a keras.Model. "
-                f"Received: model={model!r} of type {type(model).__name__}"
-            )
-        if not isinstance(chunk_size, int) or chunk_size < 1:
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        activation: str | None = None,
+        chunk_size: int = 32,
+    ):
+        self.classifier = Classifier(model, activation)
+        if (
+            not isinstance(chunk_size, int)
+            or isinstance(chunk_size, bool)
+            or chunk_size < 1
+        ):
             raise ValueError(
                 "Argument `chunk_size` must be an integer of at least 1. "
                 f"Received: chunk_size={chunk_size!r}"
@@ -59,8 +75,10 @@ class Explainer(abc.ABC):
     def __call__(
         self, images: Tensor, classes: Tensor | None = None
     ) -> np.ndarray:
-        images = _checked_images(images, self.model)
-        classes = _checked_classes(classes, len(images), self.model)
+        images = _checked_images(images, self.classifier.image_shape)
+        classes = _checked_classes(
+            classes, len(images), self.classifier.num_classes
+        )
         maps = []
         for start in range(0, len(images), self.chunk_size):
             chunk = slice(start, start + self.chunk_size)
@@ -71,6 +89,11 @@ class Explainer(abc.ABC):
             maps.append(keras.ops.convert_to_numpy(fine))
         # Interpolation rounds, and may leave [0, 1] by a last digit.
         return np.clip(np.concatenate(maps), 0, 1, dtype="float32")
+
+    @property
+    @abc.abstractmethod
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes of the model that one image takes."""
 
     @abc.abstractmethod
     def _explain(
@@ -87,11 +110,10 @@ class Explainer(abc.ABC):
         """
 
 
-def _checked_images(images, model):
+def _checked_images(images, expected):
     images = keras.ops.convert_to_numpy(images)
     if images.ndim == 3:
         images = images[np.newaxis]
-    expected = model.inputs[0].shape[1:]
     fits = images.ndim == 4 and all(
         size in (None, actual)
         for size, actual in zip(expected, images.shape[1:], strict=True)
@@ -121,7 +143,7 @@ def _checked_images(images, model):
     return images
 
 
-def _checked_classes(classes, count, model):
+def _checked_classes(classes, count, number):
     if classes is None:
         return None
     classes = keras.ops.convert_to_numpy(classes)
@@ -135,7 +157,6 @@ def _checked_classes(classes, count, model):
             "Argument `classes` must be one integer, or one for each of the "
             f"{count} images. Received: classes.shape={classes.shape}"
         )
-    number = model.outputs[0].shape[-1]
     if classes.size and not 0 <= classes.min() <= classes.max() < number:
         raise ValueError(
             f"Argument `classes` must lie between 0 and {number - 1}. "

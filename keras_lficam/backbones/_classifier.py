@@ -1,0 +1,389 @@
+"""A trained classifier as it is, seen through: its answers and its map."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_lficam.backbones._graph import check_graph, is_graph
+from keras_lficam.backbones._split import has_space, no_map, takes_the_map
+
+_PROBABILITIES = {
+    "softmax": keras.activations.softmax,
+    "sigmoid": keras.activations.sigmoid,
+}
+# Layers that leave scores what they are.
+_PASSING = (
+    keras.layers.Dropout,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.Reshape,
+)
+
+
+class Classifier:
+    """Looks through a classifier without touching it.
+
+    No layer is copied or called anew, so it stays true while the model learns,
+    and the model is saved as before. Models nested in the model are looked
+    into.
+
+    Args:
+        model: Functional or Sequential model, flat or nested, from images
+            `(B, H, W, 3)` to scores `(B, K)`; of several outputs, the one
+            called `predictions`.
+        activation: What turns its scores into probabilities: `"softmax"` or
+            `"sigmoid"` if it gives logits, `"linear"` if it gives
+            probabilities. By default it is found out from the last layer.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If it is a subclassed model, or has not one input and one
+            such output, or `activation` contradicts its last layer.
+
+    Attributes:
+        model: The model.
+        image_shape: Shape `(H, W, 3)` of its images; None where any fits.
+        num_classes: Number of classes, `K`.
+        gives: What its scores are: `"probabilities"`, `"logits"`, or None if
+            that is not known.
+    """
+
+    def __init__(self, model: keras.Model, activation: str | None = None):
+        check_graph(model)
+        self.model = model
+        self.image_shape = tuple(model.inputs[0].shape[1:])
+        output = _scores_of(model)
+        self.num_classes = output.shape[-1]
+        self._begin, self._finish = (
+            _Place((), tensor) for tensor in (model.inputs[0], output)
+        )
+        self._calls = list(_calls_backwards(model.inputs[0], output))
+        self._end = _end_of(self._calls)
+        self._found = _activation_of(self._end.operation)
+        _check_activation(activation, self._found, model)
+        self._activation = activation
+        if self._found in _PROBABILITIES or activation == "linear":
+            self.gives = "probabilities"
+        elif self._found == "linear" or activation in _PROBABILITIES:
+            self.gives = "logits"
+        else:
+            self.gives = None
+        self._whole = _Chain(_way(self._begin, self._finish))
+
+    def scores(self, images: Any) -> Any:
+        """What the model gives for images, `(B, K)`, float32."""
+        return ops.cast(self._whole(images), "float32")
+
+    def probabilities(self, images: Any) -> Any:
+        """Probabilities of the classes.
+
+        Args:
+            images: Images `(B, H, W, 3)`, as the model takes them.
+
+        Returns:
+            Tensor `(B, K)`, float32, in [0, 1].
+        """
+        return self.as_probabilities(self.scores(images))
+
+    def as_probabilities(self, scores: Any) -> Any:
+        """Turns what the model gives, `(B, K)`, into probabilities."""
+        self.check_probabilities()
+        if self.gives == "probabilities":
+            return scores
+        return _PROBABILITIES[self._activation](scores)
+
+    def check_probabilities(self) -> None:
+        """Raises a ValueError unless it is known how to get probabilities."""
+        if self.gives != "probabilities" and self._activation is None:
+            gives = self.gives or "scores of an unknown kind"
+            raise ValueError(
+                f"Model {self.model.name!r} gives {gives}, of which this "
+                "needs the probabilities. Ways out: activation='softmax' if "
+                "one class is right, activation='sigmoid' if several may be, "
+                "activation='linear' if its scores are probabilities already."
+            )
+
+    def cut(self, layer: str | None = None) -> "Cut":
+        """Cuts the classifier at a feature map.
+
+        Args:
+            layer: Name of the layer whose output is the feature map; by
+                default that is what the last global pooling or flattening
+                takes.
+
+        Returns:
+            A `Cut`.
+
+        Raises:
+            ValueError: If there is no such map, or another path goes around
+                it, or the model does not show its logits.
+        """
+        if self.gives is None or (
+            self.gives == "probabilities" and self._found not in _PROBABILITIES
+        ):
+            raise ValueError(
+                f"Model {self.model.name!r} ends with the layer "
+                f"{self._end.operation.name!r}, which does not show the logits "
+                "of its classes. Ways out: a model that ends with a softmax or "
+                "a sigmoid; or activation='softmax' or 'sigmoid', if its "
+                "scores are logits."
+            )
+        if layer is None:
+            index, place = _last_map(self._calls, self.model)
+        else:
+            index, place = _named_map(self._calls, layer)
+        end = self._end
+        to_end = _Chain(_way(place, end.before))
+        rest = _Chain(_way(end.after, self._finish))
+        trunk = _Chain(_way(self._begin, place))
+        try:
+            for chain in (trunk, to_end, rest):
+                chain.build()
+        except ValueError as error:
+            if layer is None:  # A pooling inside a block.
+                raise no_map(self.model.name, self.image_shape) from error
+            raise ValueError(
+                "Argument `layer` must be the name of a layer that everything "
+                f"goes through. Received: layer={layer!r}, around which "
+                f"another path goes in {self.model.name!r}."
+            ) from error
+
+        def logits(features):
+            x = _without_activation(end.operation, to_end(features))
+            return ops.cast(rest(x), "float32")
+
+        return Cut(
+            shape=tuple(place.tensor.shape[1:]),
+            features=trunk,
+            logits=logits,
+            operations=tuple(
+                call.operation
+                for call in reversed(self._calls[:index])
+                if not _is_nested(call.operation)
+            ),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A classifier in two functions of tensors of the backend.
+
+    Attributes:
+        shape: Shape `(h, w, C)` of the feature map.
+        features: From images `(B, H, W, 3)` to the feature map
+            `(B, h, w, C)`, in the model's dtype.
+        logits: From the feature map to the logits `(B, K)`, float32: the
+            scores before a softmax or sigmoid.
+        operations: The layers behind the map, in their order.
+    """
+
+    shape: tuple[int | None, int | None, int]
+    features: Callable[[Any], Any]
+    logits: Callable[[Any], Any]
+    operations: tuple[keras.Operation, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Frame:
+    """A model nested in another, as it is called there."""
+
+    entry: keras.KerasTensor  # In the outer model: what it is called on,
+    result: keras.KerasTensor  # and what it gives.
+    begin: keras.KerasTensor  # In itself: its input,
+    finish: keras.KerasTensor  # and its output.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Place:
+    """A tensor, and the frames around it from the outermost on."""
+
+    frames: tuple[_Frame, ...]
+    tensor: keras.KerasTensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Call:
+    """One call of a layer, from the place of its first input to its output."""
+
+    operation: keras.Operation
+    before: _Place
+    after: _Place
+
+
+def _calls_backwards(begin, finish, frames=()) -> Iterator[_Call]:
+    """Yields the calls between two tensors of a graph, the last first.
+
+    A nested model comes before the calls in it.
+    """
+    for node in _nodes_backwards(begin, finish):
+        before, after = node.input_tensors[0], node.outputs[0]
+        operation = node.operation
+        yield _Call(operation, _Place(frames, before), _Place(frames, after))
+        if _is_nested(operation):
+            inside = operation.inputs[0], operation.outputs[0]
+            yield from _calls_backwards(
+                *inside, (*frames, _Frame(before, after, *inside))
+            )
+
+
+def _nodes_backwards(begin, finish):
+    """Lists the calls between two tensors, each before those it needs.
+
+    They are followed from tensor to tensor: a layer that is called in several
+    graphs tells the tensors of the first only.
+    """
+    order, seen, stack = [], {id(begin)}, [(finish, False)]
+    while stack:
+        tensor, is_done = stack.pop()
+        operation, index, _ = tensor._keras_history
+        node = operation._inbound_nodes[index]
+        if is_done:
+            order.append(node)
+        elif id(tensor) not in seen and id(node) not in seen:
+            seen |= {id(tensor), id(node)}
+            if node.input_tensors:
+                stack.append((tensor, True))
+                stack += [(other, False) for other in node.input_tensors]
+    return order[::-1]
+
+
+def _is_nested(operation):
+    return is_graph(operation) and (
+        len(operation.inputs) == len(operation.outputs) == 1
+    )
+
+
+def _way(start: _Place, goal: _Place) -> list[tuple[Any, Any]]:
+    """Lists pairs of tensors of one model each that lead from place to place.
+
+    It goes out of the models around the start, and into those around the goal.
+    """
+    shared = 0
+    for one, other in zip(start.frames, goal.frames, strict=False):
+        if one is not other:
+            break
+        shared += 1
+    pairs, tensor = [], start.tensor
+    for frame in reversed(start.frames[shared:]):
+        pairs.append((tensor, frame.finish))
+        tensor = frame.result
+    for frame in goal.frames[shared:]:
+        pairs.append((tensor, frame.entry))
+        tensor = frame.begin
+    return [*pairs, (tensor, goal.tensor)]
+
+
+class _Chain:
+    """Runs the models between pairs of tensors one after another."""
+
+    def __init__(self, pairs):
+        self._pairs = [(a, b) for a, b in pairs if a is not b]
+        self._models = None
+
+    def build(self):
+        if self._models is None:
+            self._models = [keras.Model(a, b) for a, b in self._pairs]
+
+    def __call__(self, x):
+        self.build()
+        for model in self._models:
+            x = model(x, training=False)
+        return x
+
+
+def _scores_of(model):
+    """Finds the output `(B, K)` of a model that holds the scores."""
+    outputs = model.outputs
+    if len(outputs) > 1:
+        named = model.output if isinstance(model.output, dict) else {}
+        outputs = [named[key] for key in named if key == "predictions"]
+    if len(outputs) != 1 or len(outputs[0].shape) != 2:
+        raise ValueError(
+            f"Model {model.name!r} must have one output, scores (batch, "
+            "classes), or one called 'predictions'. Received: outputs of "
+            f"shapes {[tensor.shape for tensor in model.outputs]}. Way out: "
+            "keras.Model(model.input, the_output_with_the_scores)."
+        )
+    return outputs[0]
+
+
+def _end_of(calls):
+    """The last call that makes scores, not just passes them on."""
+    for call in calls:
+        operation = call.operation
+        idle = type(operation) is keras.layers.Activation and (
+            operation.activation is keras.activations.linear
+        )
+        passes = isinstance(operation, _PASSING) or _is_nested(operation)
+        if not idle and not passes:
+            break
+    return call
+
+
+def _activation_of(operation):
+    """What a last layer ends with: an activation's name, or None."""
+    if isinstance(operation, keras.layers.Softmax):
+        return "softmax" if operation.axis == -1 else None
+    activation = getattr(operation, "activation", None)
+    for name in ("softmax", "sigmoid", "linear"):
+        if activation is getattr(keras.activations, name):
+            return name
+    return None
+
+
+def _without_activation(layer, x):
+    """Calls a layer without the softmax or sigmoid that it ends with."""
+    if isinstance(layer, keras.layers.Softmax):
+        return x
+    if _activation_of(layer) not in _PROBABILITIES:
+        return layer(x)
+    kept, layer.activation = layer.activation, keras.activations.linear
+    try:
+        return layer(x)
+    finally:
+        layer.activation = kept
+
+
+def _last_map(calls, model):
+    """Finds the map that the last pooling takes, and its call's number."""
+    follower = None
+    for index, call in enumerate(calls):
+        if _is_nested(call.operation):
+            continue
+        before, after = call.before.tensor, call.after.tensor
+        if takes_the_map(call.operation, before, after, follower):
+            return index + 1, call.before
+        follower = call.operation
+    raise no_map(model.name, model.inputs[0].shape[1:])
+
+
+def _named_map(calls, name):
+    maps = {}
+    for index, call in enumerate(calls):
+        if has_space(call.after.tensor):
+            maps.setdefault(call.operation.name, (index, call.after))
+    if name not in maps:
+        raise ValueError(
+            "Argument `layer` must be the name of a layer whose output is a "
+            "feature map (batch, rows, columns, channels) of at least 2x2; "
+            f"the last of them are {list(maps)[:5][::-1]}. "
+            f"Received: layer={name!r}"
+        )
+    return maps[name]
+
+
+def _check_activation(activation, found, model):
+    if activation not in (None, "linear", *_PROBABILITIES):
+        raise ValueError(
+            "Argument `activation` must be 'softmax', 'sigmoid', 'linear' or "
+            f"None. Received: activation={activation!r}"
+        )
+    if found in _PROBABILITIES and activation in _PROBABILITIES:
+        raise ValueError(
+            f"Model {model.name!r} gives probabilities, for its last layer "
+            f"ends with {found}; another activation would distort them. "
+            f"Received: activation={activation!r}. Way out: leave it out."
+        )

@@ -1,0 +1,373 @@
+"""A trained classifier is looked through as it is."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_lficam
+from keras_lficam.backbones import Classifier, cifar
+
+
+def trunk(name="trunk"):
+    image = keras.Input((16, 16, 3), name=f"{name}_image")
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name="conv")(x)
+    x = keras.layers.Conv2D(6, 3, activation="relu", name="last")(x)
+    return keras.Model(image, x, name=name)
+
+
+def dense(activation="softmax"):
+    return keras.layers.Dense(3, activation=activation, name="scores")
+
+
+def flat(activation="softmax"):
+    base = trunk()
+    x = keras.layers.GlobalAveragePooling2D()(base.output)
+    return keras.Model(base.input, dense(activation)(x), name="flat")
+
+
+def nested(activation="softmax"):
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.GlobalAveragePooling2D()(trunk()(image))
+    return keras.Model(image, dense(activation)(x), name="nested")
+
+
+def whole_inside(activation="softmax"):
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.RandomFlip()(image)
+    return keras.Model(image, flat(activation)(x), name="whole_inside")
+
+
+def sequential(activation="softmax"):
+    head = keras.Sequential([keras.Input((6,)), dense(activation)])
+    return keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            trunk(),
+            keras.layers.GlobalMaxPooling2D(),
+            keras.layers.Dropout(0.5),
+            head,
+        ]
+    )
+
+
+def nested_twice(activation="softmax"):
+    return keras.Sequential([keras.Input((16, 16, 3)), nested(activation)])
+
+
+def convolutional(activation="softmax"):
+    """Ends like MobileNet: what passes the scores on comes last."""
+    base = trunk()
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(base.output)
+    x = keras.layers.Conv2D(3, 1, activation=activation, name="scores")(x)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Activation("linear", dtype="float32")(x)
+    return keras.Model(base.input, x, name="convolutional")
+
+
+def softmax_layer(activation="softmax"):
+    base = flat("linear")
+    last = keras.layers.Softmax() if activation == "softmax" else None
+    x = last(base.output) if last else base.output
+    return keras.Model(base.input, x, name="softmax_layer")
+
+
+KINDS = [
+    flat,
+    nested,
+    whole_inside,
+    sequential,
+    nested_twice,
+    convolutional,
+    softmax_layer,
+]
+
+
+def leaf(model, name):
+    for layer in model.layers:
+        if layer.name == name:
+            return layer
+        if hasattr(layer, "layers"):
+            found = leaf(layer, name)
+            if found is not None:
+                return found
+    return None
+
+
+def pictures(rng):
+    return rng.uniform(0, 255, (2, 16, 16, 3)).astype("float32")
+
+
+def convolved(x, layer):
+    """Convolves without padding, from the definition."""
+    kernel, bias = (keras.ops.convert_to_numpy(w) for w in layer.weights)
+    stride = layer.strides[0]
+    size = (x.shape[1] - 3) // stride + 1
+    y = np.zeros((len(x), size, size, kernel.shape[-1]))
+    for i in range(size):
+        for j in range(size):
+            window = x[
+                :, i * stride : i * stride + 3, j * stride : j * stride + 3
+            ]
+            y[:, i, j] = np.einsum("bhwc,hwck->bk", window, kernel)
+    return np.maximum(0, y + bias)
+
+
+def array(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_logits_and_probabilities(kind, loaded, rng, tmp_path):
+    model = kind()
+    images = pictures(rng)
+    given = model.predict(images, verbose=0)
+    if loaded:
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    classifier = Classifier(model)
+    assert classifier.gives == "probabilities"
+    assert classifier.num_classes == 3
+    assert classifier.image_shape == (16, 16, 3)
+    cut = classifier.cut()
+    assert cut.shape == (5, 5, 6)
+    features = convolved(images / 255, leaf(model, "conv"))
+    features = convolved(features, leaf(model, "last"))
+    np.testing.assert_allclose(cut.features(images), features, atol=1e-5)
+    pool = np.max if kind is sequential else np.mean
+    kernel, bias = (array(w) for w in leaf(model, "scores").weights)
+    expected = pool(features, (1, 2)) @ kernel.reshape(6, 3) + bias
+    np.testing.assert_allclose(
+        array(cut.logits(cut.features(images))), expected, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        array(classifier.probabilities(images)), given, atol=1e-6
+    )
+    np.testing.assert_allclose(given.sum(-1), 1, atol=1e-5)
+    assert [type(operation).__name__ for operation in cut.operations][0] == (
+        "GlobalMaxPooling2D" if kind is sequential else "GlobalAveragePooling2D"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_told_from_probabilities(kind, rng):
+    model = kind("linear")
+    images = pictures(rng)
+    classifier = Classifier(model)
+    assert classifier.gives == "logits"
+    cut = classifier.cut()
+    scores = model.predict(images, verbose=0)
+    np.testing.assert_allclose(
+        array(cut.logits(cut.features(images))), scores, atol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"gives logits.*activation='softmax'"):
+        classifier.probabilities(images)
+    exponents = np.exp(scores - scores.max(-1, keepdims=True))
+    np.testing.assert_allclose(
+        array(Classifier(model, "softmax").probabilities(images)),
+        exponents / exponents.sum(-1, keepdims=True),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        array(Classifier(model, "sigmoid").probabilities(images)),
+        1 / (1 + np.exp(-scores)),
+        atol=1e-6,
+    )
+
+
+def test_sigmoid_gives_probabilities(rng):
+    model = nested("sigmoid")
+    classifier = Classifier(model)
+    images = pictures(rng)
+    cut = classifier.cut()
+    logits = array(cut.logits(cut.features(images)))
+    probabilities = array(classifier.probabilities(images))
+    np.testing.assert_allclose(
+        probabilities, 1 / (1 + np.exp(-logits)), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        probabilities, model.predict(images, verbose=0), atol=1e-6
+    )
+
+
+def test_softmax_is_never_applied_to_what_is_already_softmax():
+    for kind in KINDS:
+        for activation in ("softmax", "sigmoid"):
+            with pytest.raises(ValueError, match="would distort.*leave it out"):
+                Classifier(kind(), activation)
+
+
+def test_unknown_scores_are_asked_for(rng):
+    model = flat("tanh")
+    images = pictures(rng)
+    classifier = Classifier(model)
+    assert classifier.gives is None
+    with pytest.raises(ValueError, match="scores of an unknown kind.*Ways out"):
+        classifier.probabilities(images)
+    with pytest.raises(ValueError, match="'scores'.*does not show the logits"):
+        classifier.cut()
+    told = Classifier(model, "linear")
+    np.testing.assert_allclose(
+        array(told.probabilities(images)),
+        model.predict(images, verbose=0),
+        atol=1e-6,
+    )
+    with pytest.raises(ValueError, match="does not show the logits"):
+        told.cut()
+    cut = Classifier(model, "softmax").cut()
+    np.testing.assert_allclose(
+        array(cut.logits(cut.features(images))),
+        model.predict(images, verbose=0),
+        atol=1e-6,
+    )
+
+
+def test_it_follows_the_model_as_it_learns(rng):
+    model = nested_twice()
+    classifier = Classifier(model)
+    cut = classifier.cut()
+    images = pictures(rng)
+    before = array(classifier.probabilities(images))
+    for weight in model.weights:
+        weight.assign(weight + 0.3)
+    after = array(classifier.probabilities(images))
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_allclose(
+        after, model.predict(images, verbose=0), atol=1e-6
+    )
+    logits = cut.logits(cut.features(images))
+    np.testing.assert_allclose(array(keras.ops.softmax(logits)), after, 1e-5)
+
+
+def test_the_model_is_left_as_it_was(rng, tmp_path):
+    model = nested_twice()
+    config = keras.saving.serialize_keras_object(model)
+    images = pictures(rng)
+    given = model.predict(images, verbose=0)
+    cut = Classifier(model).cut()
+    cut.logits(cut.features(images))
+    assert keras.saving.serialize_keras_object(model) == config
+    assert leaf(model, "scores").activation is keras.activations.softmax
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), given)
+
+
+def test_layers_of_two_models_belong_to_the_model_at_hand(rng):
+    """`layer.output` is the tensor of the first model it was called in."""
+    first = flat()
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(0.5)(image)
+    for layer in first.layers[1:]:
+        x = layer(x)
+    second = keras.Model(image, x)
+    images = pictures(rng)
+    cut = Classifier(second).cut()
+    expected = Classifier(first).cut().features(images / 2)
+    np.testing.assert_allclose(
+        array(cut.features(images)), array(expected), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("architecture", ["lfi_cam", "abn", "cam", "plain"])
+def test_models_of_ours_are_cut_behind_the_attention(architecture, rng):
+    model = keras_lficam.build(
+        cifar.resnet(8),
+        5,
+        input_shape=(32, 32, 3),
+        architecture=architecture,
+    )
+    images = rng.uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    cut = Classifier(model).cut()
+    features = cut.features(images)
+    given = model.predict(images, verbose=0)
+    if architecture == "abn":
+        given = given["predictions"]
+    np.testing.assert_allclose(
+        array(keras.ops.softmax(cut.logits(features))), given, atol=1e-5
+    )
+    if architecture == "lfi_cam":
+        attended = keras.Model(
+            model.input, model.get_layer("attention").output
+        ).predict(images, verbose=0)
+        np.testing.assert_allclose(array(features), attended, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [flat, nested, nested_twice, sequential])
+def test_layer_can_be_named_inside_a_nested_model(kind, rng):
+    model = kind()
+    images = pictures(rng)
+    cut = Classifier(model).cut("conv")
+    assert cut.shape == (7, 7, 4)
+    np.testing.assert_allclose(
+        array(cut.features(images)),
+        convolved(images / 255, leaf(model, "conv")),
+        atol=1e-5,
+    )
+    np.testing.assert_allclose(
+        array(keras.ops.softmax(cut.logits(cut.features(images)))),
+        model.predict(images, verbose=0),
+        atol=1e-5,
+    )
+
+
+def test_nested_model_can_be_named():
+    assert Classifier(nested()).cut("trunk").shape == (5, 5, 6)
+
+
+def around():
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(3, 3, padding="same", name="inside")(image)
+    x = keras.layers.Add()([x, image])
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(2, "softmax")(x))
+
+
+def pixels():
+    return keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(2, "softmax")]
+    )
+
+
+def segmentation():
+    return keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Conv2D(2, 1)])
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "error", "said"),
+    [
+        (around, "inside", ValueError, "'inside', around which another path"),
+        (around, "dense", ValueError, "`layer` must be the name"),
+        (flat, "nothing", ValueError, r"last of them are \[.*'last'\]"),
+        (pixels, None, ValueError, "no feature map"),
+        (segmentation, None, ValueError, r"scores \(batch, classes\)"),
+        (Subclassed, None, ValueError, "Way out: build it as a functional"),
+        (lambda: "model.keras", None, TypeError, r"keras\.Model"),
+    ],
+)
+def test_what_cannot_be_looked_through_is_refused(model, layer, error, said):
+    with pytest.raises(error, match=said):
+        Classifier(model()).cut(layer)
+
+
+def test_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="'softmax', 'sigmoid', 'linear'"):
+        Classifier(flat("linear"), "relu")
+
+
+def test_one_of_several_outputs_is_called_predictions(rng):
+    base = flat()
+    other = keras.layers.Dense(7)(base.layers[-2].output)
+    model = keras.Model(
+        base.input, {"another": other, "predictions": base.output}
+    )
+    assert Classifier(model).num_classes == 3
+    unnamed = keras.Model(base.input, [other, base.output])
+    with pytest.raises(ValueError, match="one called 'predictions'"):
+        Classifier(unnamed)
