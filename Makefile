@@ -1,4 +1,4 @@
-.PHONY: setup check test backends every-backbone docs tutorials demo
+.PHONY: setup check test backends every-backbone oracles docs tutorials demo
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -29,6 +29,10 @@ backends: setup
 
 every-backbone: setup
 	$(BIN)/python -m pytest -m every_backbone
+
+oracles: setup
+	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt
+	$(BIN)/python -m pytest -m oracles
 
 docs: setup
 	$(BIN)/pip install -q -e ".[docs]"
