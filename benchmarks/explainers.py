@@ -102,10 +102,9 @@ def tf_keras_vis(module, name, *, without_softmax, **options):
 
 def xplique(name, **options):
     def prepare(model, images):
+        import keras
         import numpy as np
         import xplique.attributions
-
-        import keras
 
         targets = keras.utils.to_categorical([0] * len(images), 10)
         method = getattr(xplique.attributions, name)(model, **options)

@@ -1,7 +1,7 @@
-"""Draws heat maps: overlays as pixels, grids as figures."""
+"""Draws heat maps: overlays as pixels, grids and plots as figures."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,24 +90,8 @@ def grid(
     pixels, heat = _checked(images, maps)
     if pixels.ndim == 3:
         pixels, heat = pixels[np.newaxis], heat[np.newaxis]
-    if len(pixels) == 0:
-        raise ValueError(
-            "Argument `images` must hold an image at least. "
-            f"Received: images.shape={pixels.shape}"
-        )
+    outlines = _checked_figure(pixels, heat, titles, masks)
     count = len(pixels)
-    if titles is not None and len(titles) != count:
-        raise ValueError(
-            f"Argument `titles` must hold a line for each of the {count} "
-            f"images. Received: {len(titles)} titles"
-        )
-    if masks is not None:
-        masks = np.asarray(masks)
-        if masks.shape != heat.shape:
-            raise ValueError(
-                "Argument `masks` must have the shape of `maps`, "
-                f"{heat.shape}. Received: masks.shape={masks.shape}"
-            )
     if columns < 1:
         raise ValueError(
             f"Argument `columns` must be at least 1. Received: {columns}"
@@ -128,12 +112,163 @@ def grid(
         axes[2].imshow(overlays[index])
         for axis in axes:
             axis.set_axis_off()
-        if masks is not None:
+        if outlines is not None:
             for axis in axes[:2]:
-                _outline(axis, masks[index, ..., 0])
+                _outline(axis, outlines[index, ..., 0])
         if titles is not None:
             block.suptitle(titles[index], fontsize=9)
     # Closed, the figure is not shown a second time by a notebook.
+    pyplot.close(figure)
+    return figure
+
+
+def comparison_grid(
+    images: npt.ArrayLike,
+    maps: Mapping[str, npt.ArrayLike],
+    *,
+    titles: Sequence[str] | None = None,
+    masks: npt.ArrayLike | None = None,
+    colormap: str = COLORMAP,
+) -> "Figure":
+    """Shows what several explainers say: image by explainer.
+
+    A row is an image: first as it is, then with the map of each explainer
+    laid over it.
+
+    Args:
+        images: RGB images `(B, H, W, 3)` from 0 to 255, or one `(H, W, 3)`.
+        maps: Names of explainers, and their heat maps `(B, H, W, 1)` in
+            [0, 1], or one each.
+        titles: A line for each image, such as `prediction_titles` makes.
+        masks: Masks `(B, H, W, 1)` of the true objects, outlined.
+        colormap: Name of a matplotlib color map.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ValueError: If there are no maps or images, or the shapes or the number
+            of titles do not match.
+
+    Examples:
+        comparison_grid(images, {"LFI-CAM": maps, "nothing": 0 * maps})
+    """
+    from matplotlib import pyplot
+
+    if not maps:
+        raise ValueError(
+            "Argument `maps` must hold the maps of an explainer at least. "
+            "Received: none"
+        )
+    heats = {}
+    for name, values in maps.items():
+        pixels, heats[name] = _checked(images, values)
+    if pixels.ndim == 3:
+        pixels = pixels[np.newaxis]
+        heats = {name: heat[np.newaxis] for name, heat in heats.items()}
+    outlines = _checked_figure(pixels, heats[name], titles, masks)
+    count, height, width = pixels.shape[:3]
+    columns = {"image": np.rint(pixels).astype("uint8")} | {
+        name: overlay(pixels, heat, colormap=colormap)
+        for name, heat in heats.items()
+    }
+    figure, axes = pyplot.subplots(
+        count,
+        len(columns),
+        figsize=(
+            1.25 * len(columns) + (0.1 if titles is None else 0.45),
+            1.25 * count * height / width + 0.35,
+        ),
+        squeeze=False,
+        layout="constrained",
+        gridspec_kw={"wspace": 0.03, "hspace": 0.03},
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for column, (name, drawn) in enumerate(columns.items()):
+        axes[0, column].set_title(name, fontsize=8)
+        for row in range(count):
+            axes[row, column].imshow(drawn[row])
+            if outlines is not None:
+                _outline(axes[row, column], outlines[row, ..., 0])
+    for row, title in enumerate(titles or []):
+        axes[row, 0].set_ylabel(title.replace(", ", "\n"), fontsize=8)
+    pyplot.close(figure)
+    return figure
+
+
+def quality_against_time(
+    seconds: Mapping[str, float],
+    quality: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    better: Mapping[str, str] | None = None,
+    columns: int = 3,
+) -> "Figure":
+    """Plots how good the maps are against the time that they take.
+
+    A panel is a metric and a point an explainer, with its name beside it.
+    Where lower is better the axis is turned, so that the best explainers are
+    up and left in every panel.
+
+    Args:
+        seconds: Names of explainers, and seconds per image, greater than 0.
+        quality: Names of metrics, and for names of explainers the mean and
+            the ends of its interval, NaN if there is none.
+        better: `"higher"` or `"lower"` for names of metrics.
+        columns: Number of panels in a row, at least 1.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ValueError: If there is nothing to plot, a time is not greater than 0,
+            or a time is missing.
+
+    Examples:
+        quality_against_time(
+            {"LFI-CAM": 0.001, "RISE": 2.5},
+            {"pointing game": {"LFI-CAM": (0.9, 0.8, 1), "RISE": (1, 1, 1)}},
+            better={"pointing game": "higher"},
+        )
+    """
+    from matplotlib import pyplot
+
+    _check_points(seconds, quality, columns)
+    columns = min(columns, len(quality))
+    rows = -(-len(quality) // columns)
+    figure, axes = pyplot.subplots(
+        rows,
+        columns,
+        figsize=(4.2 * columns, 3.1 * rows + 0.3),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(quality) :]:
+        axis.set_axis_off()
+    for axis, (metric, points) in zip(axes.flat, quality.items(), strict=False):
+        word = (better or {}).get(metric, "")
+        axis.set_title(metric, fontsize=10, loc="left")
+        axis.set_ylabel(f"{word} is better" if word else "", fontsize=8)
+        for name, (mean, low, high) in points.items():
+            axis.plot([seconds[name]] * 2, [low, high], color="#9db8cc")
+            axis.plot(seconds[name], mean, "o", color="#1f5f8b", markersize=5)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.margins(x=0.3, y=0.12)
+        axis.tick_params(labelsize=8)
+        axis.grid(color="#e6e6e6", linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        if word == "lower":
+            axis.invert_yaxis()
+    figure.supxlabel("seconds per image", fontsize=9)
+    # Places on the paper are known when the layout is done, and hold from
+    # then on.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axis, points in zip(axes.flat, quality.values(), strict=False):
+        _name_points(axis, seconds, points)
     pyplot.close(figure)
     return figure
 
@@ -207,6 +342,111 @@ def _outline(axis, mask):
         colors="#35e0ff",
         linewidths=1,
     )
+
+
+def _name_points(axis, seconds, points):
+    """Writes each name where it covers neither points nor other names."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    pixel = axis.figure.dpi / 72  # Of a typographic point.
+    places, taken = {}, []
+    for name, (mean, *ends) in points.items():
+        if np.isnan(mean):
+            continue
+        heights = [mean, *(end for end in ends if not np.isnan(end))]
+        drawn = axis.transData.transform([(seconds[name], y) for y in heights])
+        places[name] = drawn[0]
+        taken.append(Bbox([drawn.min(axis=0), drawn.max(axis=0)]).padded(4))
+    panel = axis.get_window_extent()
+    for name in sorted(places, key=seconds.__getitem__):
+        text = axis.annotate(
+            name,
+            (seconds[name], points[name][0]),
+            xytext=(0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "#9a9a9a",
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 4,
+            },
+        )
+        size = Text.get_window_extent(text)
+        offsets = list(_offsets(size.width / pixel))
+        nearest, choices = offsets[:8], []
+        for x, y in offsets:
+            corner = places[name] + pixel * np.array([x, y])
+            corner -= [size.width / 2, size.height / 2]
+            box = Bbox.from_bounds(*corner, size.width, size.height).padded(1)
+            covered = sum(_shared_area(box, other) for other in taken)
+            outside = box.width * box.height - _shared_area(box, panel)
+            # Whole pixels, so that rounding does not choose.
+            choices.append((round(covered + outside), (x, y), box))
+        # Of the best the first, which is the nearest.
+        _, offset, box = min(choices, key=lambda choice: choice[0])
+        text.set_position(offset)
+        text.arrow_patch.set_visible(offset not in nearest)
+        taken.append(box)
+
+
+def _offsets(width):
+    """Places around a point for a name, the nearest first."""
+    aside = width / 2 + 7
+    yield from [(aside, 0), (-aside, 0)]
+    for y in range(7, 90, 6):
+        yield from [(aside, y), (aside, -y), (-aside, y), (-aside, -y)]
+        yield from [(0, y + 4), (0, -y - 4)]
+
+
+def _shared_area(box, other):
+    width = min(box.x1, other.x1) - max(box.x0, other.x0)
+    height = min(box.y1, other.y1) - max(box.y0, other.y0)
+    return max(0, width) * max(0, height)
+
+
+def _check_points(seconds, quality, columns):
+    if not quality or not any(quality.values()):
+        raise ValueError(
+            "Argument `quality` must hold a metric with an explainer at "
+            "least. Received: none"
+        )
+    if columns < 1:
+        raise ValueError(
+            f"Argument `columns` must be at least 1. Received: {columns}"
+        )
+    for name in {name for points in quality.values() for name in points}:
+        if not seconds.get(name, 0) > 0:
+            raise ValueError(
+                "Argument `seconds` must hold a time greater than 0 for each "
+                f"explainer. Received: {seconds.get(name)} for {name!r}"
+            )
+
+
+def _checked_figure(pixels, heat, titles, masks):
+    """Checks what is drawn beside images and maps; returns the masks."""
+    if len(pixels) == 0:
+        raise ValueError(
+            "Argument `images` must hold an image at least. "
+            f"Received: images.shape={pixels.shape}"
+        )
+    if titles is not None and len(titles) != len(pixels):
+        raise ValueError(
+            f"Argument `titles` must hold a line for each of the "
+            f"{len(pixels)} images. Received: {len(titles)} titles"
+        )
+    if masks is not None:
+        masks = np.asarray(masks)
+        if masks.shape != heat.shape:
+            raise ValueError(
+                "Argument `masks` must have the shape of `maps`, "
+                f"{heat.shape}. Received: masks.shape={masks.shape}"
+            )
+    return masks
 
 
 def _checked(images, maps):

@@ -35,13 +35,17 @@ def check_explainer(make, model, images, folder):
     loaded = keras.models.load_model(folder / "contract.keras")
     np.testing.assert_array_equal(make(loaded)(images), maps)
     _check_classes(explainer, images, maps)
+    forward, backward = explainer.passes
+    assert forward >= 1
+    assert backward >= 0
     _check_refusals(make, model, images)
 
 
 def _check_classes(explainer, images, maps):
-    predicted = explainer.model.predict(images, verbose=0).argmax(axis=-1)
+    scores = explainer.classifier.scores(images.astype("float32"))
+    predicted = keras.ops.convert_to_numpy(scores).argmax(axis=-1)
     np.testing.assert_array_equal(explainer(images, predicted), maps)
-    number = explainer.model.output_shape[-1]
+    number = explainer.classifier.num_classes
     other = (predicted + 1) % number
     differs = np.abs(explainer(images, other) - maps).max() > 1e-3
     assert differs == explainer.class_specific
@@ -59,7 +63,7 @@ def _check_refusals(make, model, images):
         explainer(1e300 * images.astype("float64"))
     with pytest.raises(TypeError, match="real numbers"):
         explainer(images + 1j)
-    number = model.output_shape[-1]
+    number = explainer.classifier.num_classes
     for wrong in (number, -1):
         with pytest.raises(ValueError, match=f"between 0 and {number - 1}"):
             explainer(images, wrong)

@@ -1,8 +1,11 @@
 """The command, run as a person runs it."""
 
+import contextlib
+import csv
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,11 +13,15 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow_datasets as tfds
 from test_pictures import damaged
 
 import keras_lficam
-from keras_lficam import cli, data
+from keras_lficam import cli, data, explainers, metrics
 from keras_lficam.backbones import cifar
+from keras_lficam.cli import _measuring
+from keras_lficam.cli import demo as demo_command
+from keras_lficam.cli import explain as explain_command
 from keras_lficam.data import digits_in_photos
 
 
@@ -49,6 +56,9 @@ def picture(tmp_path, rng):
     pixels = rng.integers(0, 256, (40, 80, 3), dtype="uint8")
     PIL.Image.fromarray(pixels).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
+
+
+COMPARE = ["compare", "m.keras", "--data", "d", "--output", "o"]
 
 
 def explain(*words):
@@ -116,7 +126,7 @@ def test_demo_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_demo_data", stop)
+    monkeypatch.setattr(demo_command, "_demo_data", stop)
     assert cli.main(["demo", "--output", str(tmp_path / "runs" / "a")]) == 130
     assert not list((tmp_path / "runs").iterdir())
     assert "nothing was written" in capsys.readouterr().err
@@ -249,7 +259,9 @@ def test_large_picture_is_reduced_for_a_model_of_open_size(
         view, "predict_on_batch", lambda x: seen.append(x.shape) or predict(x)
     )
     PIL.Image.new("RGB", (3000, 300)).save(tmp_path / "wide.png")
-    cli._explain_picture(view, "abc", tmp_path / "wide.png", tmp_path)
+    explain_command._explain_picture(
+        view, "abc", tmp_path / "wide.png", tmp_path
+    )
     assert seen == [(1, 102, 1024, 3)]
 
 
@@ -285,6 +297,212 @@ def test_wrong_model_is_refused_in_one_line(
         assert error.count("\n") == 1
 
 
+# compare and evaluate ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(demo):
+    """The folder of a comparison, on the data of the demo."""
+    run, folder = demo
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        read_from(folder, patch)
+        words = ["compare", str(run / "model.keras"), *ON_DIGITS]
+        words += ["--output", "compared", "--other", str(run / "model.keras")]
+        words += ["--explainers", "AttentionMap", "GradCAM"]
+        assert cli.main(words) == 0
+    return folder / "compared"
+
+
+ON_DIGITS = ["--data", "digits_in_photos", "--count", "10"]
+ON_DIGITS += ["--batch-size", "4"]
+
+
+def read_from(folder, patch):
+    for name in ("load", "class_names"):
+        function = getattr(data, name)
+        patch.setattr(data, name, functools.partial(function, data_dir=folder))
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_explainers_of_the_command_are_those_of_the_package():
+    known = set(explainers.__all__) - {"Explainer"}
+    assert set(_measuring.EXPLAINERS) == known
+
+
+def test_compare_leaves_what_it_says(compared):
+    assert sorted(path.name for path in compared.iterdir()) == [
+        "comparison.csv",
+        "comparison.md",
+        "grid.png",
+        "images.csv",
+        "quality_against_time.png",
+    ]
+    rows = rows_of(compared / "comparison.csv")
+    assert [row["metric"] for row in rows] == 2 * list(_measuring.BETTER)
+    assert {row["images"] for row in rows} == {"10"}
+    assert len(rows_of(compared / "images.csv")) == 20
+    report = (compared / "comparison.md").read_text()
+    assert "--count 10" in report.split("\n")[0]
+    assert "of the 10 pictures" in report
+    assert "| GradCAM |" in report
+    for name in ("grid.png", "quality_against_time.png"):
+        with PIL.Image.open(compared / name) as drawn:
+            assert np.asarray(drawn.convert("L")).std() > 10
+
+
+def test_numbers_of_compare_equal_a_slow_count(compared, demo):
+    run, folder = demo
+    model = keras.models.load_model(run / "model.keras")
+    batches = data.load(
+        "digits_in_photos", "test[:10]", data_dir=folder, with_masks=True
+    )
+    images, labels, masks = next(batches.as_numpy_iterator())
+    assert len(images) == 10
+    classes = model.predict(images, verbose=0).argmax(axis=-1)
+    boxes = metrics.box_masks(masks)
+    random = metrics.randomized(model, seed=0)
+    values = rows_of(compared / "images.csv")
+    means = {
+        (row["explainer"], row["metric"]): float(row["mean"])
+        for row in rows_of(compared / "comparison.csv")
+    }
+    for number, name in enumerate(["AttentionMap", "GradCAM"]):
+        kind = getattr(explainers, name)
+        maps = kind(model)(images, classes)
+        expected = {
+            "average_drop": metrics.average_drop(model, images, maps),
+            "insertion_auc": metrics.insertion_auc(model, images, maps),
+            "pointing_game": metrics.pointing_game(maps, boxes),
+            "max_box_accuracy": metrics.max_box_accuracy(
+                metrics.box_accuracy(maps, masks)
+            ),
+            "sanity": metrics.rank_correlation(
+                maps, kind(random)(images, classes)
+            ),
+            "stability": np.ones(10),  # The other model is the same.
+        }
+        lines = values[10 * number : 10 * (number + 1)]
+        assert [int(line["label"]) for line in lines] == labels.tolist()
+        assert [int(line["class"]) for line in lines] == classes.tolist()
+        for metric, wanted in expected.items():
+            actual = [float(line[metric]) for line in lines]
+            wanted = keras.ops.convert_to_numpy(wanted)
+            np.testing.assert_allclose(actual, wanted, atol=2e-3)
+            assert means[name, metric] == pytest.approx(np.mean(actual))
+
+
+def test_compare_never_overwrites(compared, demo, capsys):
+    run, _ = demo
+    words = ["compare", str(run / "model.keras"), *ON_DIGITS]
+    assert cli.main([*words, "--output", str(compared)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def plain_model(classes=10, activation="softmax"):
+    """A classifier that is not ours, without a map, its head no CAM's."""
+    return keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(4, 3, strides=4, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes, activation=activation),
+        ]
+    )
+
+
+def test_explainers_that_cannot_are_left_out_in_a_line(
+    tmp_path, monkeypatch, demo, capsys
+):
+    plain_model().save(tmp_path / "plain.keras")
+    read_from(demo[1], monkeypatch)
+    monkeypatch.setattr(
+        _measuring, "EXPLAINERS", ("AttentionMap", "CAM", "GradCAM")
+    )
+    words = ["compare", tmp_path / "plain.keras", *ON_DIGITS]
+    words += ["--output", tmp_path / "out"]
+    assert cli.main(list(map(str, words))) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("AttentionMap left out of" in line for line in lines) == 1
+    assert sum("CAM left out of" in line for line in lines) == 1
+    assert "3/3  Explaining by GradCAM" in lines
+    names = {row["explainer"] for row in rows_of(tmp_path / "out/images.csv")}
+    assert names == {"GradCAM"}
+
+
+def test_data_without_masks_is_evaluated_without_localization(
+    tmp_path, monkeypatch, capsys
+):
+    plain_model(activation=None).save(tmp_path / "logits.keras")
+    words = ["evaluate", tmp_path / "logits.keras", "--data", "cifar10"]
+    words += ["--explainer", "GradCAM", "--count", "6"]
+    words += ["--output", tmp_path / "out", "--activation", "softmax"]
+    with tfds.testing.mock_data(num_examples=8):
+        assert cli.main(list(map(str, words))) == 0
+    rows = rows_of(tmp_path / "out" / "evaluation.csv")
+    assert [row["metric"] for row in rows] == [
+        "average_drop",
+        "increase_in_confidence",
+        "deletion_auc",
+        "insertion_auc",
+        "sanity",
+    ]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "evaluation.csv",
+        "evaluation.md",
+        "images.csv",
+    ]
+    assert "of the 6 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--explainer": "AttentionMap"}, "must have a layer 'attention_map'"),
+        ({"--data": "nothing"}, "TensorFlow Datasets knows"),
+        ({"--split": "exam"}, "`split` must name"),
+        ({"--data": "beans"}, "knows 10 classes, and beans has 3"),
+        ({"model": "logits.keras"}, "gives logits.*--activation softmax"),
+        ({"--activation": "sigmoid"}, "gives probabilities.*leave it out"),
+        ({"--other": "five.keras"}, "five.keras: .* knows 5 classes"),
+        ({"--other": "missing.keras"}, "there is no such model file"),
+        ({"model": "missing.keras"}, "there is no such model file"),
+        ({"--image-size": "8 8"}, "takes pictures of 32 x 32; leave"),
+    ],
+)
+def test_wrong_measurement_is_refused(
+    change, message, tmp_path, monkeypatch, capsys, demo
+):
+    monkeypatch.chdir(tmp_path)
+    plain_model().save("plain.keras")
+    plain_model(activation=None).save("logits.keras")
+    plain_model(classes=5).save("five.keras")
+    read_from(demo[1], monkeypatch)
+    options = {
+        "--data": "digits_in_photos",
+        "--explainer": "GradCAM",
+        "--output": "out",
+        **change,
+    }
+    words = ["evaluate", options.pop("model", "plain.keras")]
+    for name, value in options.items():
+        words += [name, *value.split()]
+    with contextlib.ExitStack() as stack:
+        if options["--data"] == "beans":
+            stack.enter_context(tfds.testing.mock_data(num_examples=8))
+        assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.startswith("keras-lficam evaluate: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -301,6 +519,17 @@ def test_wrong_model_is_refused_in_one_line(
         (["explain", "model.keras"], "required: IMAGE"),
         (["explain", "model.keras", "a.png"], "required: --output"),
         (["explode"], "invalid choice"),
+        (["compare", "m.keras", "--output", "o"], "required: --data"),
+        (["evaluate", "m.keras", "--data", "d"], "--output, --explainer"),
+        (
+            [*COMPARE, "--explainers", "CAM", "SCAM"],
+            "--explainers: invalid choice: 'SCAM'",
+        ),
+        (
+            [*COMPARE, "--count", "0"],
+            "--count: must be a whole number from 1 to 10000000, is '0'",
+        ),
+        ([*COMPARE, "--activation", "tanh"], "invalid choice: 'tanh'"),
     ],
 )
 def test_wrong_words_are_refused(words, message, capsys):

@@ -1,12 +1,30 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
 import reference
+import small_classifiers
 from explainer_contract import check_explainer
 
 import keras_lficam
 from keras_lficam.backbones import cifar
-from keras_lficam.explainers import AttentionMap
+from keras_lficam.explainers import (
+    CAM,
+    AttentionMap,
+    GradCAM,
+    GradCAMPlusPlus,
+    ScoreCAM,
+)
+
+# Those that explain any classifier that ends with a pooling and dense layer.
+READERS = {
+    "cam": CAM,
+    "grad_cam": GradCAM,
+    "grad_cam_plus_plus": GradCAMPlusPlus,
+    "score_cam": ScoreCAM,
+    "score_cam_increase": functools.partial(ScoreCAM, form="increase"),
+}
 
 
 @pytest.fixture
@@ -19,8 +37,146 @@ def images(rng):
     return rng.integers(0, 256, (4, 32, 24, 3), dtype="uint8")
 
 
+@pytest.fixture
+def small_images(rng):
+    """Different images, of the size of the small classifiers."""
+    coarse = rng.uniform(0, 255, (4, 4, 3, 3))
+    return np.repeat(np.repeat(coarse, 4, axis=1), 4, axis=2).astype("uint8")
+
+
 def test_attention_map_keeps_the_contract(model, images, tmp_path):
     check_explainer(AttentionMap, model, images, tmp_path)
+
+
+def nested():
+    image = keras.Input((16, 12, 3))
+    x = small_classifiers.backbone()(image)
+    for layer in small_classifiers.head():
+        x = layer(x)
+    return keras.Model(image, x)
+
+
+def flat():
+    base = small_classifiers.backbone()
+    x = base.outputs[0]
+    for layer in small_classifiers.head():
+        x = layer(x)
+    return keras.Model(base.inputs[0], x)
+
+
+def sequential():
+    return keras.Sequential(
+        [small_classifiers.backbone(), *small_classifiers.head()]
+    )
+
+
+def layers_in_a_row():
+    layers = small_classifiers.backbone().layers
+    return keras.Sequential(
+        [keras.Input((16, 12, 3)), *layers, *small_classifiers.head()]
+    )
+
+
+def of_any_size():
+    trunk = small_classifiers.backbone((None, None, 3))
+    return keras.Sequential([trunk, *small_classifiers.head()])
+
+
+def softmax_behind():
+    head = small_classifiers.head(None)
+    return keras.Sequential(
+        [small_classifiers.backbone(), *head, keras.layers.Softmax()]
+    )
+
+
+def logits():
+    head = small_classifiers.head(None)
+    return keras.Sequential([small_classifiers.backbone(), *head])
+
+
+def built(architecture):
+    return keras_lficam.build(
+        small_classifiers.backbone(),
+        4,
+        input_shape=(16, 12, 3),
+        architecture=architecture,
+    )
+
+
+def sharpened(model):
+    """Makes small random weights tell the classes further apart."""
+    for weight in model.weights:
+        if weight.path.endswith("kernel") and weight.ndim == 2:
+            weight.assign(30 * weight)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *[(name, "nested") for name in READERS],
+        *[(name, "lfi_cam") for name in ("cam", "grad_cam_plus_plus")],
+        *[(name, "abn") for name in ("grad_cam", "score_cam")],
+    ],
+)
+def test_explainer_keeps_the_contract(name, kind, small_images, tmp_path):
+    model = sharpened(nested() if kind == "nested" else built(kind))
+    check_explainer(READERS[name], model, small_images, tmp_path)
+
+
+@pytest.mark.parametrize("name", list(READERS))
+def test_nested_models_and_all_others_are_explained_as_the_flat_one(
+    name, small_images, tmp_path
+):
+    one = sharpened(flat())
+    expected = READERS[name](one)(small_images)
+    assert expected.max() > 0.9
+    for kind in (
+        nested,
+        sequential,
+        layers_in_a_row,
+        of_any_size,
+        softmax_behind,
+        logits,
+    ):
+        other = kind()
+        other.set_weights(one.get_weights())
+        options = {}
+        if kind is logits and name == "score_cam":
+            options["activation"] = "softmax"
+        explainer = READERS[name](other, **options)
+        np.testing.assert_allclose(
+            explainer(small_images), expected, atol=1e-5, err_msg=str(kind)
+        )
+        # A batch of one, whatever else there was.
+        np.testing.assert_allclose(
+            explainer(small_images[2:3]), expected[2:3], atol=1e-5
+        )
+        other.save(tmp_path / "other.keras")
+        loaded = keras.models.load_model(tmp_path / "other.keras")
+        again = READERS[name](loaded, **options)(small_images)
+        np.testing.assert_array_equal(again, explainer(small_images))
+
+
+@pytest.mark.parametrize("name", ["cam", "grad_cam_plus_plus", "score_cam"])
+def test_images_of_any_size(name, small_images):
+    model = sharpened(of_any_size())
+    explainer = READERS[name](model)
+    large = np.concatenate([small_images, small_images[:, ::-1]], axis=1)
+    for images in (small_images, large, large[:2, :20], small_images[:3]):
+        maps = explainer(images)
+        assert maps.shape == (*images.shape[:3], 1)
+        fixed = sharpened(
+            keras.Sequential(
+                [
+                    small_classifiers.backbone(images.shape[1:]),
+                    *small_classifiers.head(),
+                ]
+            )
+        )
+        fixed.set_weights(model.get_weights())
+        expected = READERS[name](fixed)(images)
+        np.testing.assert_allclose(maps, expected, atol=1e-5)
 
 
 def test_attention_map_is_the_models_own_at_image_size(model, images):

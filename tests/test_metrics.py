@@ -1,8 +1,11 @@
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 
+import keras_lficam
 from keras_lficam import metrics
+from keras_lficam.backbones import cifar
 
 
 def batch(*rows):
@@ -104,3 +107,325 @@ def test_metrics_take_batches_of_unknown_size_in_a_graph():
 def test_unequal_shapes_are_refused(metric, masks):
     with pytest.raises(ValueError, match=r"same shape.*\(1, 3, 4, 1\)"):
         metric(MAP, masks)
+
+
+BOX = batch([0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("maps", "threshold", "overlap"),
+    [
+        (BOX, 0.2, 1),
+        # The box of 3x3 at 0.4 holds the object's 4 pixels, that of 2x1 at
+        # 0.8 two of them.
+        (batch([4, 4, 4, 0, 0], [0, 8, 4, 0, 0], [0, 10, 0, 0, 0]), 0.4, 4 / 9),
+        (batch([4, 4, 4, 0, 0], [0, 8, 4, 0, 0], [0, 10, 0, 0, 0]), 0.8, 2 / 4),
+        (batch([4, 4, 4, 0, 0], [0, 8, 4, 0, 0], [0, 10, 0, 0, 0]), 1, 1 / 4),
+        # The same on another scale.
+        (batch([1, 1, 1, -1, -1], [-1, 3, 1, -1, -1], [-1, 4, -1, -1, -1]),
+         0.4, 4 / 9),
+        # The largest region counts, not the brightest one: the first column.
+        (batch([5, 0, 0, 0, 0], [5, 0, 9, 0, 0], [5, 0, 9, 0, 0]), 0.2, 0),
+        # Corners touch: one region, whose box is that of the object.
+        (batch([0, 0, 0, 0, 1], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0]), 0.2, 1),
+        # Of two regions as large as each other the first counts.
+        (batch([0, 0, 0, 0, 0], [0, 1, 0, 0, 1], [0, 1, 0, 0, 1]), 0.2, 2 / 4),
+        (batch([0, 0, 0, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 0]), 0.2, 0),
+        # Nothing bright, no box.
+        (0 * BOX, 0.2, 0),
+        (0 * BOX + 1, 0.2, 0),
+    ],
+)  # fmt: skip
+def test_localization_iou_by_hand(maps, threshold, overlap):
+    actual = metrics.localization_iou(maps, BOX, threshold=threshold)
+    assert actual.dtype == "float32"
+    np.testing.assert_allclose(actual, [overlap], rtol=1e-6)
+
+
+def test_the_true_box_is_around_all_of_the_mask():
+    masks = batch([0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1])
+    maps = batch([0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0])
+    for scale in (1, 255):
+        actual = metrics.localization_iou(maps, scale * masks)
+        np.testing.assert_allclose(actual, [4 / 8])
+    np.testing.assert_array_equal(metrics.localization_iou(maps, 0 * masks), 0)
+    # An object without a box has none, also where the map has none.
+    actual = metrics.localization_iou(0 * maps, 0 * masks)
+    np.testing.assert_array_equal(actual, [0])
+
+
+def test_boxes_apart_in_rows_and_columns_do_not_overlap():
+    maps, masks = np.zeros((2, 1, 5, 5, 1))
+    maps[0, 0, 0] = masks[0, 4, 4] = 1
+    np.testing.assert_array_equal(metrics.localization_iou(maps, masks), [0])
+
+
+def test_box_accuracy_by_hand():
+    # Boxes of 1x4, 1x2, 1x1 pixels against one of 1x2: IoU 0.5, 1 and 0.5.
+    maps = batch([0.2, 1.0, 0.6, 0.2, 0.0])
+    masks = batch([0, 1, 1, 0, 0])
+    steps = [0.1, 0.5, 0.9]
+    for iou, right in [
+        (0.5, [1, 1, 1]),
+        (0.51, [0, 1, 0]),
+        (1, [0, 1, 0]),
+    ]:
+        actual = metrics.box_accuracy(maps, masks, thresholds=steps, iou=iou)
+        np.testing.assert_array_equal(actual, [right])
+    # By default 0.01 to 1.00: the box is right from 0.21 to 0.60.
+    actual = metrics.box_accuracy(maps, masks, iou=0.6)
+    assert actual.shape == (1, 100)
+    np.testing.assert_array_equal(np.flatnonzero(actual[0]), np.arange(20, 60))
+
+
+def test_max_box_accuracy_takes_one_threshold_for_all_images():
+    # Each image has a threshold that is right, no threshold is right for all.
+    answers = np.array([[1, 0, 0], [0, 1, 1], [0, 1, 0], [0, 0, 0]])
+    actual = metrics.max_box_accuracy(answers)
+    np.testing.assert_array_equal(actual, [0, 1, 1, 0])
+    assert actual.dtype == "float32"
+    # Of equal ones the first.
+    actual = metrics.max_box_accuracy(np.eye(3))
+    np.testing.assert_array_equal(actual, [1, 0, 0])
+    for wrong in (np.ones(3), np.ones((0, 3)), np.ones((3, 0))):
+        with pytest.raises(ValueError, match=r"\(images, thresholds\)"):
+            metrics.max_box_accuracy(wrong)
+    with pytest.raises(ValueError, match="finite"):
+        metrics.max_box_accuracy(np.full((2, 2), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("maps", "others", "overlap"),
+    [
+        (batch([0, 1, 1, 0]), batch([0, 1, 1, 0]), 1),
+        (batch([0, 1, 1, 0]), batch([0, 0, 1, 1]), 1 / 3),
+        (batch([0, 1, 1, 0]), batch([0, 5, 2, 1]), 2 / 2),
+        (batch([0, 1, 1, 0]), batch([0, 5, 1, 1]), 1 / 2),
+        (batch([1, 0], [0, 0]), batch([1, 1], [1, 0]), 1 / 3),
+        (batch([0, 1]), batch([3, 3]), 0),
+        (batch([1, 1]), batch([3, 3]), 0),
+        (batch([0, 0]), batch([0, 0]), 0),
+    ],
+)
+def test_map_iou_by_hand(maps, others, overlap):
+    for pair in ((maps, others), (others, maps)):
+        actual = metrics.map_iou(*pair)
+        assert actual.dtype == "float32"
+        np.testing.assert_allclose(actual, [overlap], rtol=1e-6)
+
+
+def test_map_iou_at_other_thresholds():
+    maps, others = batch([0, 2, 6, 10]), batch([0, 6, 10, 2])
+    for threshold, overlap in [(0.1, 1), (0.4, 1 / 3), (0.6, 1 / 3), (1, 0)]:
+        actual = metrics.map_iou(maps, others, threshold=threshold)
+        np.testing.assert_allclose(actual, [overlap], rtol=1e-6)
+
+
+def test_disjoint_boxes_do_not_overlap_row_by_row():
+    # Of 15 rows four have a bright pixel in a map. The mean over the rows,
+    # with 1 for those that have none, would be 11 / 15 = 0.73.
+    maps, others = np.zeros((2, 1, 15, 15, 1), "float32")
+    maps[0, 2:4, 3:8] = 1
+    others[0, 9:11, 3:8] = 1
+    np.testing.assert_array_equal(metrics.map_iou(maps, others), [0])
+    # In the same rows, beside each other, too.
+    others = np.roll(maps, 6, axis=2)
+    np.testing.assert_array_equal(metrics.map_iou(maps, others), [0])
+    # A third of a box, not the mean of its rows: 5 / (10 + 10 - 5).
+    others = np.roll(maps, 1, axis=1)
+    np.testing.assert_allclose(metrics.map_iou(maps, others), [1 / 3])
+
+
+@pytest.mark.parametrize(
+    ("maps", "others", "correlation"),
+    [
+        (batch([1, 2, 3]), batch([10, 20, 1000]), 1),
+        (batch([1, 2, 3]), batch([3, 2, 1]), -1),
+        # 1 - 6 (0 + 0 + 1 + 1) / (4 (16 - 1))
+        (batch([1, 2, 3, 4]), batch([1, 2, 4, 3]), 0.8),
+        # Ranks 1.5, 1.5, 3 and 1, 2, 3: covariance 1.5, variances 1.5, 2.
+        (batch([0, 0, 9]), batch([1, 2, 3]), 1.5 / np.sqrt(1.5 * 2)),
+        (batch([0, 0, 0]), batch([1, 2, 3]), 0),
+        (batch([5, 5, 5]), batch([5, 5, 5]), 0),
+    ],
+)
+def test_rank_correlation_by_hand(maps, others, correlation):
+    for pair in ((maps, others), (others, maps)):
+        actual = metrics.rank_correlation(*pair)
+        assert actual.dtype == "float32"
+        np.testing.assert_allclose(actual, [correlation], rtol=1e-6)
+
+
+def test_rank_correlation_is_spearmans(rng):
+    maps, others = rng.integers(0, 9, (2, 6, 7, 5, 1)).astype("float32")
+    others = np.maximum(others - 4, 0)  # Many equal ones.
+    maps[4] = others[4]
+    maps[5] = rng.uniform(0, 1, maps[5].shape)
+    right = [
+        scipy.stats.spearmanr(one.ravel(), other.ravel()).statistic
+        for one, other in zip(maps, others, strict=True)
+    ]
+    actual = metrics.rank_correlation(maps, others)
+    np.testing.assert_allclose(actual, right, rtol=1e-5)
+    assert actual[4] == 1
+
+
+PAIRS = [
+    metrics.localization_iou,
+    metrics.box_accuracy,
+    metrics.map_iou,
+    metrics.rank_correlation,
+]
+
+
+@pytest.mark.parametrize("metric", PAIRS)
+def test_every_image_has_its_own_value(metric, rng):
+    maps = rng.uniform(0, 1, (5, 6, 7, 1)).astype("float32")
+    others = rng.uniform(0, 1, (5, 6, 7, 1)) > 0.8
+    every = metric(maps, others)
+    assert np.ptp(every) > 0
+    for index in range(5):
+        one = metric(maps[index : index + 1], others[index : index + 1])
+        np.testing.assert_array_equal(one[0], every[index])
+    tensors = (keras.ops.convert_to_tensor(each) for each in (maps, others))
+    np.testing.assert_array_equal(metric(*tensors), every)
+
+
+@pytest.mark.parametrize("metric", PAIRS)
+def test_half_precision_maps_are_taken(metric, rng):
+    maps = rng.integers(0, 5, (2, 6, 7, 1)) / 4
+    others = rng.uniform(0, 1, (2, 6, 7, 1)) > 0.8
+    right = metric(maps, others)
+    for dtype in ("float16", "bfloat16"):
+        tensor = keras.ops.convert_to_tensor(maps, dtype)
+        np.testing.assert_array_equal(metric(tensor, others), right)
+
+
+@pytest.mark.parametrize("metric", PAIRS)
+def test_wrong_maps_are_refused(metric):
+    for wrong in (
+        np.ones((1, 3, 5, 1)),
+        np.ones((3, 4)),
+        np.ones((1, 3, 4, 3)),
+    ):
+        with pytest.raises(ValueError, match=r"same shape.*\(1, 3, 4, 1\)"):
+            metric(MAP, wrong)
+    with pytest.raises(ValueError, match="same shape"):
+        metric(MAP[0], MAP[0])
+    for pair in ((MAP / np.nan, MAP), (MAP, MAP / np.nan)):
+        with pytest.raises(ValueError, match=r"NaN.*\[0\].*Way out"):
+            metric(*pair)
+    with pytest.raises(TypeError, match="`maps` must hold real numbers"):
+        metric(MAP + 1j, MAP)
+
+
+def test_wrong_thresholds_are_refused():
+    for wrong in (0, -0.1, 1.1, np.nan, "half"):
+        with pytest.raises(ValueError, match="`threshold` must be greater"):
+            metrics.localization_iou(MAP, MAP, threshold=wrong)
+        with pytest.raises(ValueError, match="`threshold` must be greater"):
+            metrics.map_iou(MAP, MAP, threshold=wrong)
+        with pytest.raises(ValueError, match="`thresholds` must be greater"):
+            metrics.box_accuracy(MAP, MAP, thresholds=[0.5, wrong])
+        with pytest.raises(ValueError, match="`iou` must be greater"):
+            metrics.box_accuracy(MAP, MAP, iou=wrong)
+
+
+def flat():
+    return keras_lficam.build(cifar.resnet(8), 3, input_shape=(16, 16, 3))
+
+
+def nested():
+    inputs = keras.Input((16, 16, 3))
+    inner = keras.Sequential(
+        [keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3), *head()]
+    )
+    return keras.Model(inputs, inner(keras.layers.Rescaling(1 / 255)(inputs)))
+
+
+def sequential():
+    # A seed in the layer is no seed of the copy, and one number is a kernel.
+    seeded = keras.initializers.HeNormal(seed=3)
+    return keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Conv2D(1, 3, kernel_initializer=seeded),
+            keras.layers.Conv2D(1, 1),
+            *head(),
+        ]
+    )
+
+
+def head():
+    return [
+        keras.layers.BatchNormalization(),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, activation="softmax"),
+    ]
+
+
+@pytest.mark.parametrize("make", [flat, nested, sequential])
+def test_randomized_model_shares_nothing_and_follows_its_seed(make, rng):
+    images = rng.uniform(0, 1, (2, 16, 16, 3))
+    model = make()
+    for variable in model.weights:  # As after training.
+        variable.assign(keras.ops.add(variable, 0.125))
+    before = model.get_weights()
+    copy = metrics.randomized(model, seed=1)
+    same = metrics.randomized(model, seed=1)
+    other = metrics.randomized(model, seed=2)
+    for variable, kept in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(variable, kept)
+    kernels = 0
+    for old, *new in zip(
+        model.weights, copy.weights, same.weights, other.weights, strict=True
+    ):
+        assert len({id(old), *map(id, new)}) == 4
+        assert len({(each.name, each.shape) for each in (old, *new)}) == 1
+        is_kernel = old.name == "kernel"
+        old, one, again, another = map(keras.ops.convert_to_numpy, (old, *new))
+        np.testing.assert_array_equal(one, again)
+        if is_kernel:
+            kernels += 1
+            assert (one != old).all()
+            assert (one != another).all()
+        else:  # Biases and statistics: as they were before they learned.
+            np.testing.assert_allclose(one, old - 0.125, atol=1e-6)
+    assert kernels > 1
+    answers, learned = (
+        each.predict(images, verbose=0) for each in (copy, model)
+    )
+    assert np.abs(answers - learned).max() > 1e-4
+
+
+def test_randomized_kernels_are_glorots():
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Conv2D(64, 3)]
+    )
+    kernel, bias = metrics.randomized(model, seed=0).get_weights()
+    limit = np.sqrt(6 / (3 * 3 * 3 + 3 * 3 * 64))
+    assert 0.95 * limit < kernel.max() <= limit
+    assert -limit <= kernel.min() < -0.95 * limit
+    np.testing.assert_allclose(kernel.std(), limit / np.sqrt(3), rtol=0.05)
+    np.testing.assert_array_equal(bias, np.zeros(64))
+
+
+def test_map_that_ignores_the_weights_fails_the_sanity_check(rng):
+    model = flat()
+    images = rng.uniform(0, 255, (3, 16, 16, 3))
+    random = metrics.randomized(model, seed=0)
+    explain = keras_lficam.explainers.AttentionMap
+    values = metrics.rank_correlation(
+        explain(model)(images), explain(random)(images)
+    )
+    assert np.abs(values).max() < 0.999
+    edges = images.mean(axis=-1, keepdims=True)  # Whatever the model.
+    np.testing.assert_array_equal(metrics.rank_correlation(edges, edges), 1)
+
+
+def test_randomized_refuses_what_is_no_model():
+    with pytest.raises(TypeError, match=r"keras\.Model.*'model\.keras'"):
+        metrics.randomized("model.keras", seed=0)
+    for wrong in (-1, 0.5, None, True):
+        with pytest.raises(ValueError, match="`seed` must be an integer"):
+            metrics.randomized(sequential(), seed=wrong)

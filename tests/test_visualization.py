@@ -137,3 +137,146 @@ def test_wrong_opacity_and_names_are_refused(images, maps):
         visualization.prediction_titles([[4.3, -1]])
     with pytest.raises(ValueError, match="`names`.*2 names.*1 names"):
         visualization.prediction_titles([[0.5, 0.5]], ["one"])
+
+
+def test_comparison_grid_is_image_by_explainer(images, maps):
+    both = {"one": maps, "two": 1 - maps}
+    figure = visualization.comparison_grid(
+        images, both, titles=["a", "b, truly c", "d"]
+    )
+    axes = np.reshape(figure.axes, (3, 3))
+    assert [axis.get_title() for axis in axes[0]] == ["image", "one", "two"]
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == [
+        "a",
+        "b\ntruly c",
+        "d",
+    ]
+    for row in range(3):
+        shown = [axis.images[0].get_array() for axis in axes[row]]
+        np.testing.assert_array_equal(shown[0], images[row])
+        for column, values in enumerate(both.values(), 1):
+            expected = visualization.overlay(images[row], values[row])
+            np.testing.assert_array_equal(shown[column], expected)
+    assert drawn(figure).std() > 10
+
+
+def test_comparison_grid_outlines_masks_on_every_picture(images, maps):
+    masks = np.zeros_like(maps)
+    masks[:, 2:8, 3:9] = 1
+    figure = visualization.comparison_grid(images, {"one": maps}, masks=masks)
+    for axis in figure.axes:
+        (outline,) = axis.collections
+        edge = outline.get_paths()[0].vertices
+        # Half way between the pixels off and on the object.
+        np.testing.assert_allclose(edge.min(axis=0), [2.5, 1.5])
+        np.testing.assert_allclose(edge.max(axis=0), [8.5, 7.5])
+
+
+def test_comparison_grid_takes_a_single_image(images, maps):
+    figure = visualization.comparison_grid(images[0], {"one": maps[0]})
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, images[0])
+
+
+@pytest.fixture
+def crowd(rng):
+    """Seven explainers, most of them nearly at one place."""
+    names = ["AttentionMap", "CAM", "GradCAM", "GradCAMPlusPlus", "ScoreCAM"]
+    seconds = dict(zip(names, [1, 1.05, 1.1, 1.15, 60], strict=True))
+    seconds |= {"RISE": 900, "LIME": 1000}
+    levels = [0.7, 0.7, 0.71, 0.69, 0.7, 0.7, 0.71]
+    means = dict(zip(seconds, levels, strict=True))
+    points = {name: (m, m - 0.05, m + 0.05) for name, m in means.items()}
+    return seconds, points
+
+
+def test_quality_against_time_shows_every_point_and_interval(crowd):
+    seconds, points = crowd
+    figure = visualization.quality_against_time(
+        seconds,
+        {"a": points, "b": points, "c": {"RISE": points["RISE"]}},
+        better={"a": "higher", "b": "lower"},
+        columns=2,
+    )
+    first, second, third, empty = figure.axes
+    assert not empty.axison
+    assert first.get_xscale() == "log"
+    assert not first.yaxis_inverted()
+    assert second.yaxis_inverted()
+    assert first.get_ylabel() == "higher is better"
+    assert [axis.get_title("left") for axis in (first, third)] == ["a", "c"]
+    lines = [line.get_xydata() for line in first.lines]
+    for name, bar, dot in zip(points, lines[::2], lines[1::2], strict=True):
+        mean, low, high = points[name]
+        np.testing.assert_array_equal(dot, [[seconds[name], mean]])
+        np.testing.assert_array_equal(bar[:, 1], [low, high])
+    assert {text.get_text() for text in first.texts} == set(points)
+
+
+def test_names_in_the_plot_never_overlap(crowd):
+    from matplotlib.text import Text
+
+    seconds, points = crowd
+    figure = visualization.quality_against_time(seconds, {"a": points})
+    figure.draw_without_rendering()  # Now names know where they stand.
+    (axis,) = figure.axes
+    boxes = [Text.get_window_extent(text) for text in axis.texts]
+    panel = axis.get_window_extent()
+    dots = axis.transData.transform(
+        [(seconds[name], points[name][0]) for name in points]
+    )
+    assert len(boxes) == 7
+    for index, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[index + 1 :])
+        assert not any(box.contains(*dot) for dot in dots)
+        assert panel.x0 <= box.x0
+        assert box.x1 <= panel.x1
+        assert panel.y0 <= box.y0
+        assert box.y1 <= panel.y1
+
+
+def test_explainer_without_a_value_is_not_plotted(crowd):
+    seconds, points = crowd
+    points["RISE"] = (float("nan"),) * 3
+    points["LIME"] = (0.7, float("nan"), float("nan"))
+    figure = visualization.quality_against_time(seconds, {"a": points})
+    names = {text.get_text() for text in figure.axes[0].texts}
+    assert names == set(seconds) - {"RISE"}
+    assert drawn(figure).std() > 10
+
+
+def test_new_figures_leave_none_open(images, maps, crowd):
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    visualization.comparison_grid(images[:1], {"one": maps[:1]})
+    visualization.quality_against_time(crowd[0], {"a": crowd[1]})
+    assert pyplot.get_fignums() == before
+
+
+def test_wrong_comparison_is_refused(images, maps):
+    with pytest.raises(ValueError, match="`maps`.*at least"):
+        visualization.comparison_grid(images, {})
+    with pytest.raises(ValueError, match=r"maps\.shape=\(2, 16, 24, 1\)"):
+        visualization.comparison_grid(images, {"one": maps, "two": maps[:2]})
+    with pytest.raises(ValueError, match="`titles`.*3 images.*1 titles"):
+        visualization.comparison_grid(images, {"one": maps}, titles=["one"])
+    with pytest.raises(ValueError, match="`images`.*an image at least"):
+        visualization.comparison_grid(images[:0], {"one": maps[:0]})
+    with pytest.raises(ValueError, match=r"`masks`.*\(2, 16, 24, 1\)"):
+        visualization.comparison_grid(images, {"one": maps}, masks=maps[:2])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "quality", "columns", "message"),
+    [
+        ({"a": 1}, {}, 3, "`quality`.*at least"),
+        ({"a": 1}, {"m": {}}, 3, "`quality`.*at least"),
+        ({"a": 0}, {"m": {"a": (1, 1, 1)}}, 3, "`seconds`.*0 for 'a'"),
+        ({}, {"m": {"a": (1, 1, 1)}}, 3, "`seconds`.*None for 'a'"),
+        ({"a": 1}, {"m": {"a": (1, 1, 1)}}, 0, "`columns`.*at least 1"),
+    ],
+)
+def test_wrong_plot_is_refused(seconds, quality, columns, message):
+    with pytest.raises(ValueError, match=message):
+        visualization.quality_against_time(seconds, quality, columns=columns)

@@ -65,6 +65,7 @@ class Classifier:
         self._found = _activation_of(self._end.operation)
         _check_activation(activation, self._found, model)
         self._activation = activation
+        self.gives: str | None
         if self._found in _PROBABILITIES or activation == "linear":
             self.gives = "probabilities"
         elif self._found == "linear" or activation in _PROBABILITIES:
@@ -91,7 +92,7 @@ class Classifier:
     def as_probabilities(self, scores: Any) -> Any:
         """Turns what the model gives, `(B, K)`, into probabilities."""
         self.check_probabilities()
-        if self.gives == "probabilities":
+        if self._activation is None or self.gives == "probabilities":
             return scores
         return _PROBABILITIES[self._activation](scores)
 

@@ -1,7 +1,13 @@
 """Explainers that read the activations of a forward pass."""
 
-import keras
+import math
 
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lficam import functional
+from keras_lficam.explainers._step import Step
 from keras_lficam.explainers.base import Explainer
 
 
@@ -36,9 +42,13 @@ class AttentionMap(Explainer):
                 "model made by keras_lficam.build has. "
                 f"Received: {model.name!r} without it."
             )
-        self._view = keras.Model(
-            model.input, model.get_layer("attention_map").output
-        )
+        view = keras.Model(model.input, model.get_layer("attention_map").output)
+
+        def maps(images):
+            coarse = view(images, training=False)
+            return functional.resize(coarse, ops.shape(images)[1:3])
+
+        self._step = Step(model, maps)
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -46,4 +56,245 @@ class AttentionMap(Explainer):
 
     def _explain(self, images, classes):
         del classes  # The map is made before the classes are.
-        return self._view.predict_on_batch(images)
+        return self._step.predict_on_batch([images])
+
+
+class CAM(Explainer):
+    """Weighs each channel by the weight that the class gives it.
+
+    One forward pass, no gradient. With the weights `W (C, K)` of the dense
+    layer behind a global average pooling,
+
+        map = s(sum_k W_kc F_k)
+
+    The original has no ReLU, and shows the sum as it is: places that speak
+    against the class are darker than places that say nothing. `s` stretches
+    it to [0, 1] over each image, at the size of the feature map, and bilinear
+    interpolation brings it to the size of the image.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested, whose head
+            is a global average pooling and one dense layer, with nothing but
+            dropouts and activations between and behind.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If its head is another.
+
+    Reference:
+        Zhou et al., 2016, https://arxiv.org/abs/1512.04150.
+
+    Examples:
+        trained = keras_lficam.build(
+            "ResNet20", 10, input_shape=(32, 32, 3), architecture="cam"
+        )
+        maps = CAM(trained)(images)
+    """
+
+    class_specific = True
+
+    def __init__(self, model: keras.Model, *, chunk_size: int = 32):
+        super().__init__(model, chunk_size=chunk_size)
+        cut = self.classifier.cut()
+        dense = _dense_behind_pooling(cut.operations, model)
+
+        def maps(images, classes=None):
+            features = cut.features(images)
+            if classes is None:
+                classes = ops.argmax(cut.logits(features), axis=-1)
+            columns = ops.take(dense.kernel, classes, axis=1)  # (C, B)
+            columns = ops.cast(columns, "float32")
+            features = ops.cast(features, "float32")
+            summed = ops.einsum("bhwc,cb->bhw", features, columns)
+            coarse = functional.min_max(ops.expand_dims(summed, axis=-1))
+            return functional.resize(coarse, ops.shape(images)[1:3])
+
+        self._step = Step(model, maps)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1, 0
+
+    def _explain(self, images, classes):
+        return self._step.predict_on_batch(
+            [images] if classes is None else [images, classes]
+        )
+
+
+class ScoreCAM(Explainer):
+    """Weighs each channel by the score of what it leaves of the image.
+
+    Each channel is brought to the size of the image, stretched to [0, 1] and
+    multiplied by the image, and the model looks at the product: with `C`
+    channels, `1 + C` forward passes of an image, no gradient.
+
+        M_k = s(up(F_k)) * X           map = s(ReLU(sum_k w_k up(F_k)))
+
+    `up` interpolates bilinearly, `s` stretches to [0, 1]. A constant channel
+    has the weight 0 and costs no pass. Channels are taken a chunk at a time,
+    and a chunk's masks are made inside the compiled step, so the masks of all
+    channels never exist together.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits.
+        form: Which of the two published weights. `"probability"`, the
+            default, is that of the authors' release and of most others: the
+            probability of the class. `"increase"` is that of the algorithm in
+            the paper: by how much the logit of the class exceeds that of a
+            black image, made to sum to 1 over the channels by a softmax. The
+            black image adds the same to every channel, which that softmax
+            takes out again, so no pass is spent on it.
+        chunk_size: Number of masked images that go through the model at once,
+            and of images whose feature maps are made at once. The memory is
+            that of a prediction of `chunk_size` images, and in bytes
+            `chunk_size * (40 * H * W + 8 * h * w * C)`, whatever the number
+            of images.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or `form` is neither, or the first form is to explain a model of
+            whose scores it is not known how to make probabilities.
+
+    Reference:
+        Wang et al., 2020, https://arxiv.org/abs/1910.01279.
+
+    Examples:
+        maps = ScoreCAM(model)(images[:1])
+    """
+
+    class_specific = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        layer: str | None = None,
+        activation: str | None = None,
+        form: str = "probability",
+        chunk_size: int = 32,
+    ):
+        super().__init__(model, activation=activation, chunk_size=chunk_size)
+        if form not in ("probability", "increase"):
+            raise ValueError(
+                "Argument `form` must be 'probability' or 'increase'. "
+                f"Received: form={form!r}"
+            )
+        self.form = form
+        cut = self.classifier.cut(layer)
+        self._channels = cut.shape[-1]
+        if form == "probability":
+            self.classifier.check_probabilities()
+            score = self.classifier.probabilities
+        else:
+
+            def score(images):
+                return cut.logits(cut.features(images))
+
+        def look(images):
+            features = cut.features(images)
+            predicted = ops.argmax(cut.logits(features), axis=-1)
+            features = ops.cast(features, "float32")
+            contrast = ops.max(functional.min_max(features), axis=(1, 2))
+            return features, contrast > 0, predicted
+
+        def scores(image, maps, classes):
+            return ops.take(score(_masked(image, maps)), classes, axis=1)
+
+        self._look = Step(model, look)
+        self._scores = Step(model, scores)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1 + self._channels, 0
+
+    def _explain(self, images, classes):
+        features, alive, predicted = self._look.predict_on_batch([images])
+        if classes is None:
+            classes = predicted
+        weights = np.zeros(alive.shape, "float32")  # (B, C)
+        for index, channels in enumerate(alive):
+            maps = features[index][..., channels].transpose(2, 0, 1)
+            weights[index, channels] = self._weights(
+                images[index], maps, classes[index]
+            )
+        summed = np.einsum("bhwc,bc->bhw", features, weights)
+        # Interpolated before the ReLU, as published: the order matters where
+        # the sum changes its sign.
+        fine = functional.resize(summed[..., None], images.shape[1:3])
+        return functional.min_max(ops.relu(fine))
+
+    def _weights(self, image, maps, category):
+        """Weighs the maps `(n, h, w)` of one image."""
+        if not len(maps):
+            return 0.0
+        # As many chunks as needed, of one size: nothing is compiled again.
+        chunks = math.ceil(self._channels / self.chunk_size)
+        size = math.ceil(self._channels / chunks)
+        scores = []
+        for start in range(0, len(maps), size):
+            chunk = np.zeros((size, *maps.shape[1:]), "float32")
+            part = maps[start : start + size]
+            chunk[: len(part)] = part
+            arguments = [image[np.newaxis], chunk, category[np.newaxis]]
+            found = self._scores.predict_on_batch(arguments)
+            scores.append(found[: len(part), 0])
+        scores = np.concatenate(scores)
+        if self.form == "increase":
+            scores = np.exp(scores - scores.max())
+        return scores / max(scores.max(), np.finfo("float32").tiny)
+
+
+def _dense_behind_pooling(operations, model):
+    """Finds the dense layer of a head that a CAM can be read off."""
+    passing = (
+        keras.layers.Activation,
+        keras.layers.Dropout,
+        keras.layers.Identity,
+        keras.layers.ReLU,
+        keras.layers.Softmax,
+    )
+    pooling, *others = operations
+    rest = [layer for layer in others if not isinstance(layer, passing)]
+    if (
+        not isinstance(pooling, keras.layers.GlobalAveragePooling2D)
+        or len(rest) != 1
+        or not isinstance(rest[0], keras.layers.Dense)
+    ):
+        raise ValueError(
+            f"The head of model {model.name!r} must be a global average "
+            "pooling and one dense layer. Received: the layers "
+            f"{[layer.name for layer in operations]}. Ways out: GradCAM, which "
+            "takes any head; or keras_lficam.build(architecture='cam'), or "
+            "attach, and some training."
+        )
+    return rest[0]
+
+
+def _masked(image, maps):
+    """Multiplies an image `(1, H, W, 3)` by each of the maps `(n, h, w)`."""
+    (height, width), size = ops.shape(image)[1:3], ops.shape(maps)[1:]
+    down = _interpolation(size[0], height)  # (H, h)
+    across = ops.transpose(_interpolation(size[1], width))  # (w, W)
+    fine = ops.matmul(down, ops.matmul(maps, across))  # (n, H, W)
+    low = ops.min(fine, axis=(1, 2), keepdims=True)
+    span = ops.max(fine, axis=(1, 2), keepdims=True) - low
+    # Interpolation is linear, so the few pixels are stretched in place of the
+    # many; and in triplicate, for the colors lie beside one another. That is
+    # half the time of the plain way.
+    maps = (maps - low) / ops.where(span == 0, 1.0, span)
+    across = ops.repeat(across, 3, axis=1)  # (w, W * 3)
+    masks = ops.matmul(down, ops.matmul(maps, across))
+    products = masks * ops.reshape(image, (1, height, width * 3))
+    return ops.reshape(products, (-1, height, width, 3))
+
+
+def _interpolation(length, new_length):
+    """Makes the matrix `(new_length, length)` that resizes an axis."""
+    basis = ops.eye(length)[None, ..., None]
+    return functional.resize(basis, (new_length, length))[0, ..., 0]

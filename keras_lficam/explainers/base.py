@@ -75,20 +75,26 @@ class Explainer(abc.ABC):
     def __call__(
         self, images: Tensor, classes: Tensor | None = None
     ) -> np.ndarray:
-        images = _checked_images(images, self.classifier.image_shape)
-        classes = _checked_classes(
-            classes, len(images), self.classifier.num_classes
-        )
+        images, classes = self._checked(images, classes)
         maps = []
         for start in range(0, len(images), self.chunk_size):
             chunk = slice(start, start + self.chunk_size)
-            coarse = self._explain(
+            made = self._explain(
                 images[chunk], None if classes is None else classes[chunk]
             )
-            fine = functional.resize(coarse, images.shape[1:3])
-            maps.append(keras.ops.convert_to_numpy(fine))
+            if tuple(made.shape[1:3]) != images.shape[1:3]:
+                made = functional.resize(made, images.shape[1:3])
+            maps.append(keras.ops.convert_to_numpy(made))
         # Interpolation rounds, and may leave [0, 1] by a last digit.
         return np.clip(np.concatenate(maps), 0, 1, dtype="float32")
+
+    def _checked(
+        self, images: Tensor, classes: Tensor | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Checks what a call is given, and makes arrays of it."""
+        images = _checked_images(images, self.classifier.image_shape)
+        number = self.classifier.num_classes
+        return images, _checked_classes(classes, len(images), number)
 
     @property
     @abc.abstractmethod
@@ -106,7 +112,9 @@ class Explainer(abc.ABC):
             classes: Array `(B,)` of integers, or None for the predicted ones.
 
         Returns:
-            Maps `(B, h, w, 1)` of any size, in [0, 1].
+            Maps `(B, h, w, 1)` of any size, in [0, 1]. Those that are not of
+            the size of the images are resized outside the compiled step,
+            which takes some milliseconds.
         """
 
 

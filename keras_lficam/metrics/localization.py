@@ -1,8 +1,15 @@
 """Does the heat map find the object? Metrics against a mask of it."""
 
+from collections.abc import Sequence
+
+import numpy as np
 from keras import ops
+from scipy import ndimage
 
 from keras_lficam.functional import Tensor
+from keras_lficam.metrics import _checks
+
+_THRESHOLDS = tuple(percent / 100 for percent in range(1, 101))
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
@@ -87,6 +94,172 @@ def box_masks(masks: Tensor) -> Tensor:
     masks, _ = _checked(masks, masks)
     rows = _filled(ops.max(masks, axis=2, keepdims=True), axis=1)
     columns = _filled(ops.max(masks, axis=1, keepdims=True), axis=2)
+    return rows * columns
+
+
+def localization_iou(
+    maps: Tensor, masks: Tensor, *, threshold: float = 0.2
+) -> np.ndarray:
+    """Compares the box that a map draws with the box around the object.
+
+    The map's box is the tight one around its largest bright region: pixels
+    that reach `threshold` after the map has been stretched to [0, 1], and that
+    touch each other, at corners too. Of several largest the first from the
+    top counts.
+
+    Args:
+        maps: Heat maps `(B, H, W, 1)`; higher is more important.
+        masks: Masks of the objects `(B, H, W, 1)`, 0 off the object and
+            anything else on it. All of it is one object, with one box.
+        threshold: Share of the span of a map that its bright region reaches,
+            in (0, 1].
+
+    Returns:
+        Array `(B,)`, float32, in [0, 1]: area that both boxes cover, divided
+        by area that either covers. Higher is better. It is 0 where there is
+        no box, for the map is constant or the mask empty.
+
+    Raises:
+        TypeError: If maps or masks hold no real numbers.
+        ValueError: If the shapes differ, or are not `(B, H, W, 1)`, or a
+            value is not finite, or `threshold` not in its range.
+
+    Reference:
+        Zhou et al., 2016, https://arxiv.org/abs/1512.04150, for the box and
+        for the threshold.
+
+    Examples:
+        >>> maps = np.array([[0.9, 1.0, 0.0, 0.5]]).reshape(1, 1, 4, 1)
+        >>> masks = np.array([[0, 1, 1, 0]]).reshape(1, 1, 4, 1)
+        >>> localization_iou(maps, masks)
+        # [0.33333333]
+    """
+    _checks.check_thresholds("threshold", [threshold])
+    return _box_ious(maps, masks, [threshold])[:, 0].astype("float32")
+
+
+def box_accuracy(
+    maps: Tensor,
+    masks: Tensor,
+    *,
+    thresholds: Sequence[float] = _THRESHOLDS,
+    iou: float = 0.5,
+) -> np.ndarray:
+    """Asks at every threshold whether a map's box is right.
+
+    A box is right if its `localization_iou` is at least `iou`. The answers of
+    all batches, one below another, are what `max_box_accuracy` takes.
+
+    Args:
+        maps: Heat maps `(B, H, W, 1)`; higher is more important.
+        masks: Masks of the objects `(B, H, W, 1)`, 0 off the object and
+            anything else on it.
+        thresholds: Thresholds to try, each in (0, 1]; by default 0.01, 0.02
+            and so on to 1.
+        iou: Overlap that makes a box right, in (0, 1].
+
+    Returns:
+        Array `(B, thresholds)`, float32: 1 for a right box, 0 for a wrong one.
+        Higher is better.
+
+    Raises:
+        TypeError: If maps or masks hold no real numbers.
+        ValueError: If the shapes differ, or are not `(B, H, W, 1)`, or a
+            value is not finite, or a threshold or `iou` not in its range.
+
+    Reference:
+        Choe et al., "Evaluating Weakly Supervised Object Localization Methods
+        Right", 2020, https://arxiv.org/abs/2001.07437. Their release tries
+        every 0.001.
+
+    Examples:
+        >>> maps = np.array([[0.4, 1.0, 0.9, 0.0]]).reshape(1, 1, 4, 1)
+        >>> masks = np.array([[0, 1, 0, 0]]).reshape(1, 1, 4, 1)
+        >>> box_accuracy(maps, masks, thresholds=[0.2, 0.5, 1.0])
+        # [[0.0, 1.0, 1.0]]
+    """
+    _checks.check_thresholds("thresholds", thresholds)
+    _checks.check_thresholds("iou", [iou])
+    return (_box_ious(maps, masks, thresholds) >= iou).astype("float32")
+
+
+def max_box_accuracy(accuracies: Tensor) -> np.ndarray:
+    """Takes the threshold that is best for the whole data set.
+
+    Its number is `accuracies.mean(axis=0).argmax()`: of several that are best,
+    the first.
+
+    Args:
+        accuracies: Answers of `box_accuracy` for all images of a data set,
+            `(images, thresholds)`.
+
+    Returns:
+        Array `(images,)`, float32: 1 where the box at the best threshold is
+        right, 0 where it is wrong. Higher is better. Its mean is MaxBoxAcc.
+
+    Raises:
+        TypeError: If `accuracies` holds no real numbers.
+        ValueError: If it is not of that shape, or empty, or not finite.
+
+    Reference:
+        Choe et al., 2020, https://arxiv.org/abs/2001.07437.
+
+    Examples:
+        >>> answers = np.array([[1, 0, 1], [0, 0, 1], [1, 1, 0]])
+        >>> max_box_accuracy(answers)
+        # [1.0, 0.0, 1.0]
+    """
+    answers = _checks.real_array("accuracies", accuracies)
+    if answers.ndim != 2 or answers.size == 0:
+        raise ValueError(
+            "Argument `accuracies` must have shape (images, thresholds). Way "
+            "out: numpy.concatenate of what box_accuracy gives for each "
+            f"batch. Received: accuracies.shape={answers.shape}"
+        )
+    _checks.check_finite("accuracies", answers)
+    return answers[:, answers.mean(axis=0, dtype="float64").argmax()]
+
+
+def _box_ious(maps, masks, thresholds):
+    """Overlap of the boxes of maps and masks at every threshold, `(B, T)`."""
+    maps, masks = _checks.map_arrays(maps, masks, other_name="masks")
+    maps = _checks.stretched(maps)[..., 0]  # (B, H, W)
+    ious = np.zeros((len(maps), len(thresholds)))
+    for image, mask in enumerate(masks[..., 0] != 0):
+        truth = _box_of_the_largest(mask.astype("int32"))
+        for column, threshold in enumerate(thresholds):
+            # At corners, too.
+            regions, _ = ndimage.label(
+                maps[image] >= threshold, structure=np.ones((3, 3))
+            )
+            ious[image, column] = _overlap(_box_of_the_largest(regions), truth)
+    return ious
+
+
+def _box_of_the_largest(regions):
+    """Slices of rows and columns of the region with the most pixels.
+
+    `regions` holds the number of the region of each pixel, or 0 off them.
+    """
+    sizes = np.bincount(regions.ravel())[1:]
+    return ndimage.find_objects(regions)[sizes.argmax()] if sizes.size else None
+
+
+def _overlap(box, other):
+    """Intersection over union of two boxes, each a pair of slices."""
+    if box is None or other is None:
+        return 0.0
+    shared = _area(
+        [
+            slice(max(one.start, two.start), min(one.stop, two.stop))
+            for one, two in zip(box, other, strict=True)
+        ]
+    )
+    return shared / (_area(box) + _area(other) - shared)
+
+
+def _area(box):
+    rows, columns = (max(0, side.stop - side.start) for side in box)
     return rows * columns
 
 

@@ -1,0 +1,44 @@
+"""The command `keras-lficam`, a file a command.
+
+TensorFlow takes seconds to start, so arguments are checked before it is
+imported, and each command imports what it needs.
+"""
+
+import argparse
+import sys
+
+from keras_lficam.cli import compare, demo, evaluate, explain
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: List of words; those of the process by default.
+
+    Returns:
+        Exit code: 0 if all went well, 1 if some pictures could not be
+        explained, 2 if the command was refused.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(words)
+    options.words = words
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"keras-lficam {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; nothing was written.", file=sys.stderr)
+        return 130
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="keras-lficam",
+        description="Classifiers that show what they looked at.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in (demo, explain, evaluate, compare):
+        command.add(commands)
+    return parser

@@ -1,0 +1,46 @@
+"""Starts Keras, and loads models."""
+
+import logging
+import os
+import sys
+import tempfile
+import zipfile
+
+
+def start_keras():
+    """Imports Keras without the lines that TensorFlow logs at its start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # It warns of small models, compiled in a row, that are none of a loop.
+    logging.getLogger("tensorflow").setLevel("ERROR")
+    sys.stderr.flush()
+    screen = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as log:
+            os.dup2(log.fileno(), 2)
+            try:
+                import keras_lficam.architectures  # noqa: F401
+            finally:
+                os.dup2(screen, 2)
+    finally:
+        os.close(screen)
+
+
+def load_model(path):
+    """Loads a model, or says in one line why that cannot be."""
+    import keras
+
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: the file is empty or damaged")
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # A damaged file raises anything.
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{path}: this is no model that Keras can load. {reason}"
+        ) from None
+
+
+def check_file(path):
+    """Refuses the name of a model that is not there."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such model file")

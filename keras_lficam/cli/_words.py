@@ -1,0 +1,92 @@
+"""Words that several commands take."""
+
+import argparse
+import pathlib
+
+
+def whole_number(lowest, highest):
+    """Makes a type of argument: a whole number in a range."""
+
+    def parse(text):
+        number = int(text) if text.lstrip("-").isdecimal() else None
+        if number is None or not lowest <= number <= highest:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {lowest} to {highest}, "
+                f"is {text!r}"
+            )
+        return number
+
+    return parse
+
+
+def add_measuring_options(parser):
+    """Adds the options of the commands that measure explainers."""
+    parser.add_argument(
+        "model",
+        type=pathlib.Path,
+        metavar="MODEL",
+        help=".keras file of a classifier that takes pixels from 0 to 255",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="NAME",
+        help="data set by its TensorFlow Datasets name, or digits_in_photos; "
+        "with masks of the objects, localization is measured too",
+    )
+    parser.add_argument(
+        "--split",
+        default="test",
+        help="part of the data set (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--count",
+        type=whole_number(1, 10_000_000),
+        default=100,
+        help="number of its first pictures (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=whole_number(1, 100_000),
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="size of the pictures, for a model that takes any",
+    )
+    parser.add_argument(
+        "--samples",
+        type=whole_number(1, 10_000_000),
+        help="masked pictures that RISE and LIME look at for each picture "
+        "(default: 4000 and 1000)",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=["softmax", "sigmoid", "linear"],
+        help="what makes probabilities of the model's scores, if it does not "
+        "end with it; linear if they are probabilities",
+    )
+    parser.add_argument(
+        "--other",
+        type=pathlib.Path,
+        metavar="MODEL2",
+        help="the same classifier from another training; how far their maps "
+        "agree is measured too",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=whole_number(1, 100_000),
+        default=32,
+        help="pictures that are explained at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, 2**31 - 1),
+        default=0,
+        help="seed of random masks and random weights (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        required=True,
+        metavar="FOLDER",
+        help="new folder for the tables and the pictures",
+    )

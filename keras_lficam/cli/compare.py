@@ -1,0 +1,110 @@
+"""`keras-lficam compare`: explainers against each other, on one model."""
+
+import argparse
+
+from keras_lficam.cli import _measuring, _output, _words
+
+# Pictures in the grid.
+_SHOWN = 6
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Adds the command to the parser.
+
+    Args:
+        commands: What `add_subparsers` gave.
+
+    Returns:
+        Nothing.
+    """
+    compare = commands.add_parser(
+        "compare",
+        help="measure several explainers on a model and a data set",
+        description="Explains pictures of a data set by several methods and "
+        "measures how well their heat maps show what the model relies on and "
+        "where the object is. Writes a table as comparison.csv and "
+        "comparison.md, a line for each picture as images.csv, grid.png and "
+        "quality_against_time.png.",
+    )
+    _words.add_measuring_options(compare)
+    compare.add_argument(
+        "--explainers",
+        nargs="+",
+        choices=_measuring.EXPLAINERS,
+        metavar="NAME",
+        help="some of %(choices)s (default: all that can explain the model)",
+    )
+    compare.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: Its options.
+
+    Returns:
+        Exit code, 0.
+    """
+    with _output.new_folder(arguments.output) as folder:
+        measured = _measuring.measure(
+            arguments,
+            arguments.explainers or _measuring.EXPLAINERS,
+            all_of_them=arguments.explainers is not None,
+        )
+        _measuring.write_tables(measured, arguments, folder, "comparison")
+        _write_grid(measured, folder / "grid.png")
+        _write_plot(measured.found, folder / "quality_against_time.png")
+    print(
+        f"""
+{_measuring.accuracy(measured)}
+
+{measured.found}
+
+Written to {arguments.output}:
+
+  grid.png                  pictures and the maps of every explainer
+  quality_against_time.png  the table as a plot
+  comparison.csv, .md       the table
+  images.csv                the values of every picture"""
+    )
+    return 0
+
+
+def _write_grid(measured, path):
+    """Draws the first pictures and what every explainer says of them."""
+    import keras
+    import numpy as np
+
+    from keras_lficam import metrics, visualization
+
+    rows = measured.batches.unbatch().take(_SHOWN).as_numpy_iterator()
+    images, labels, *masks = map(np.stack, zip(*rows, strict=True))
+    scores = measured.subject.classifier.probabilities(images.astype("float32"))
+    predictions = keras.ops.convert_to_numpy(scores)
+    classes = predictions.argmax(axis=-1)
+    visualization.comparison_grid(
+        images,
+        {
+            name: make(images, classes)
+            for name, make in measured.explainers.items()
+        },
+        titles=visualization.prediction_titles(
+            predictions, measured.class_names, labels
+        ),
+        masks=metrics.box_masks(masks[0]) if masks else None,
+    ).savefig(path, dpi=130)
+
+
+def _write_plot(found, path):
+    from keras_lficam import visualization
+
+    quality = {}
+    for row in found.rows:
+        points = quality.setdefault(row.metric, {})
+        points[row.explainer] = row.mean, row.low, row.high
+    visualization.quality_against_time(
+        {row.explainer: row.seconds_per_image for row in found.rows},
+        quality,
+        better=_measuring.BETTER,
+    ).savefig(path, dpi=110)

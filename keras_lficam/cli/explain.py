@@ -1,0 +1,179 @@
+"""`keras-lficam explain`: classifies pictures and draws their heat maps."""
+
+import argparse
+import pathlib
+import sys
+
+from keras_lficam.cli import _models, _output
+
+_OVERLAY_SIDE = 512
+# Longest side that a model which takes pictures of any size is given.
+_OPEN_SIDE = 1024
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Adds the command to the parser.
+
+    Args:
+        commands: What `add_subparsers` gave.
+
+    Returns:
+        Nothing.
+    """
+    explain = commands.add_parser(
+        "explain",
+        help="classify pictures and lay their heat maps over them",
+        description="Prints class and probability of each picture and writes "
+        "the picture with its heat map over it, as NAME_overlay.png. A "
+        "picture is stretched to the size that the model takes, and its map "
+        "back to the picture.",
+    )
+    explain.add_argument(
+        "model",
+        type=pathlib.Path,
+        metavar="MODEL",
+        help=".keras file of a model made by keras_lficam.build; names of "
+        "the classes are read from labels.txt beside it, one a line",
+    )
+    explain.add_argument(
+        "images", type=pathlib.Path, metavar="IMAGE", nargs="+"
+    )
+    explain.add_argument(
+        "--output",
+        type=pathlib.Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder for the overlays; files in it are never overwritten",
+    )
+    explain.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: Its options.
+
+    Returns:
+        Exit code: 0, or 1 if some pictures could not be explained.
+    """
+    _models.check_file(arguments.model)
+    _output.make_folder(arguments.output)
+    _models.start_keras()
+    import tqdm
+
+    view = _load_view(arguments.model)
+    names = _class_names(arguments.model, view)
+    failed = 0
+    for path in _output.progress(arguments.images, "picture"):
+        try:
+            line = _explain_picture(view, names, path, arguments.output)
+            tqdm.tqdm.write(line, file=sys.stdout)
+        except (ValueError, OSError) as error:
+            failed += 1
+            tqdm.tqdm.write(str(error), file=sys.stderr)
+    if failed:
+        print(
+            f"{failed} of {len(arguments.images)} pictures not explained",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def _explain_picture(view, names, path, folder):
+    """Writes the overlay of one picture; returns its line of the report."""
+    import PIL.Image
+
+    from keras_lficam import functional, visualization
+    from keras_lficam.data.pictures import read_picture
+
+    picture = PIL.Image.fromarray(read_picture(path))
+    target = folder / f"{path.stem}_overlay.png"
+    if target.exists():
+        raise ValueError(f"{path}: {target} exists; give another folder")
+    height, width = view.inputs[0].shape[1:3]
+    if None in (height, width):
+        open_width, open_height = _fitted(picture.size, _OPEN_SIDE)
+        height, width = height or open_height, width or open_width
+    bilinear = PIL.Image.Resampling.BILINEAR
+    shown = view.predict_on_batch(
+        _pixels(picture.resize((width, height), bilinear))
+    )
+    size = _fitted(picture.size, _OVERLAY_SIDE, enlarge=True)
+    enlarged = _pixels(picture.resize(size, PIL.Image.Resampling.LANCZOS))
+    maps = functional.resize(shown["attention_map"], enlarged.shape[1:3])
+    overlays = visualization.overlay(enlarged, _numpy(maps))
+    try:
+        PIL.Image.fromarray(overlays[0]).save(target)
+    except OSError:  # A full disk leaves half a picture.
+        target.unlink(missing_ok=True)
+        raise
+    predictions = _probabilities(view, shown["predictions"])
+    title = visualization.prediction_titles(predictions, names)[0]
+    return f"{path}: {title}, {target}"
+
+
+def _probabilities(view, predictions):
+    """Turns the scores of a model that gives logits into probabilities."""
+    import keras
+
+    activation = view.get_layer("predictions").activation
+    if activation is keras.activations.linear:
+        predictions = keras.ops.softmax(predictions)
+    return _numpy(predictions)
+
+
+def _fitted(size, side, *, enlarge=False):
+    """Scales width and height so that the longer of them is `side`."""
+    scale = side / max(size)
+    if scale > 1 and not enlarge:
+        return size
+    return [max(1, round(length * scale)) for length in size]
+
+
+def _pixels(picture):
+    """Returns a picture as a batch of one, `(1, H, W, 3)`."""
+    import numpy as np
+
+    return np.asarray(picture)[np.newaxis]
+
+
+def _load_view(path):
+    """Loads a model for its map, or says in one line why that cannot be."""
+    from keras_lficam.architectures import attention_view
+
+    model = _models.load_model(path)
+    try:
+        view = attention_view(model)
+    except ValueError:
+        raise ValueError(
+            f"{path}: this model has no heat map of its own; one made by "
+            "keras_lficam.build has"
+        ) from None
+    if len(view.inputs) != 1:
+        raise ValueError(f"{path}: this model takes more than one picture")
+    return view
+
+
+def _class_names(path, view):
+    """Reads the names of the classes beside the model; numbers if none."""
+    count = view.output["predictions"].shape[-1]
+    labels = path.with_name("labels.txt")
+    if not labels.is_file():
+        return [str(number) for number in range(count)]
+    try:
+        names = labels.read_text(encoding="utf-8").rstrip().splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{labels}: the file is no UTF-8 text") from None
+    if len(names) != count:
+        raise ValueError(
+            f"{labels}: a line for each of the model's {count} classes is "
+            f"needed, and {len(names)} were found"
+        )
+    return names
+
+
+def _numpy(tensor):
+    import keras
+
+    return keras.ops.convert_to_numpy(tensor)

@@ -1,0 +1,59 @@
+"""Batches as arrays, and the classes that are explained in them."""
+
+import keras
+import numpy as np
+
+
+def unpacked(batch):
+    """Arrays of a batch by their names."""
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        shown = f"one of type {type(batch).__name__}"
+        if isinstance(batch, (tuple, list)):
+            shown = f"one of {len(batch)} parts"
+        raise TypeError(
+            "Argument `data` must give batches (images, labels) or (images, "
+            f"labels, masks). Received: {shown}. Way out: data.map(function) "
+            "of a tf.data.Dataset."
+        )
+    names = ("images", "labels", "masks")
+    return {
+        name: np.asarray(keras.ops.convert_to_numpy(values))
+        for name, values in zip(names, batch, strict=False)
+    }
+
+
+def chosen_classes(classes, images, labels):
+    """Classes to explain, `(B,)`, or None for those that are predicted."""
+    if classes == "predicted":
+        return None
+    found = labels
+    if classes != "label":
+        found = np.asarray(keras.ops.convert_to_numpy(classes(images)))
+    if found.shape != (len(images),) or found.dtype.kind not in "iu":
+        raise ValueError(
+            "Argument `classes` must lead to an integer for each of the "
+            f"{len(images)} images. Received: classes={classes!r}, that is "
+            f"shape {found.shape} and type {found.dtype}. Way out, of scores "
+            "or of labels one-hot: scores.argmax(axis=-1)."
+        )
+    return found
+
+
+def check_classes(classes):
+    """Refuses what is no way to choose classes."""
+    if classes not in ("predicted", "label") and not callable(classes):
+        raise ValueError(
+            "Argument `classes` must be 'predicted', 'label' or a function "
+            f"of images. Received: classes={classes!r}"
+        )
+
+
+def check_masks(asked, given):
+    """Refuses metrics of masks, if a batch has none."""
+    without = [metric.name for metric in asked if "masks" in metric.needs]
+    if without and "masks" not in given:
+        raise ValueError(
+            f"Metrics {without} need masks of the objects. Received: data of "
+            "batches (images, labels). Ways out: data.load(..., "
+            "with_masks=True); or leave these metrics out."
+        )

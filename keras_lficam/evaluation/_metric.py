@@ -1,0 +1,133 @@
+"""A metric, and what of a batch it is called with."""
+
+import inspect
+
+import keras
+import numpy as np
+
+# What a metric can ask for, by the names of its parameters.
+_OFFERED = ("images", "maps", "classes", "masks", "other_maps")
+
+
+class Metric:
+    """A metric that knows what it is called with."""
+
+    def __init__(self, name, function, others, reduction):
+        self.name = name
+        self.others = others
+        self._function = function
+        self._reduction = reduction
+        parameters = _parameters(name, function)
+        self._wanted = [key for key in parameters if key in _OFFERED]
+        self.needs = [key for key, needed in parameters.items() if needed]
+        self.compares = "other_maps" in self._wanted and (
+            others is not None or "other_maps" in self.needs
+        )
+        self._check(others)
+
+    def __call__(self, explainer, given):
+        """Values of one batch, `(B,)`, or `(B, ...)` if they are reduced."""
+        if self.compares:
+            other = self.others[explainer]
+            maps = other(given["images"], given["classes"])
+            given = {**given, "other_maps": maps}
+        values = self._function(
+            **{key: given[key] for key in self._wanted if key in given}
+        )
+        count = len(given["images"])
+        return self._checked(values, count, self._reduction is not None)
+
+    def reduce(self, values):
+        """Values of all images, `(N,)`, float64."""
+        if self._reduction is not None:
+            values = self._checked(self._reduction(values), len(values), False)
+        return values.astype("float64")
+
+    def _checked(self, values, count, may_be_many):
+        values = np.asarray(keras.ops.convert_to_numpy(values))
+        if not (
+            values.shape == (count,)
+            or (may_be_many and values.shape[:1] == (count,))
+        ):
+            raise ValueError(
+                f"Metric {self.name!r} must give a value for each of the "
+                f"{count} images. Received: shape {values.shape}. Way out, if "
+                "it gives several for each: a function that makes one of "
+                f"them, reductions={{{self.name!r}: function}}."
+            )
+        return values
+
+    def _check(self, others):
+        if "maps" not in self._wanted:
+            raise ValueError(
+                f"Metric {self.name!r} must have a parameter `maps`. "
+                f"Received: a function of {self._wanted or 'nothing'}"
+            )
+        strange = [key for key in self.needs if key not in _OFFERED]
+        if strange:
+            raise ValueError(
+                f"Metric {self.name!r} must have parameters of "
+                f"{list(_OFFERED)} only, or defaults. Received: a function "
+                f"that needs {strange}, too. Way out: "
+                f"functools.partial(metric, {strange[0]})"
+            )
+        if "other_maps" in self.needs and others is None:
+            raise ValueError(
+                f"Metric {self.name!r} compares maps with other maps. "
+                "Received: none for it in `others`. Way out: "
+                f"others={{{self.name!r}: {{name: another_explainer}}}} with "
+                "the names of the explainers."
+            )
+        if "other_maps" not in self._wanted and others is not None:
+            raise ValueError(
+                "Argument `others` must name metrics with a parameter "
+                f"`other_maps`. Received: {self.name!r}, a function of "
+                f"{self._wanted}"
+            )
+
+
+def asked_metrics(metrics, others, reductions):
+    if not metrics:
+        raise ValueError(
+            "Argument `metrics` must hold a metric at least. Received: none"
+        )
+    for argument, names in (("others", others), ("reductions", reductions)):
+        check_known(argument, names, metrics, "a metric")
+    return [
+        Metric(name, metric, others.get(name), reductions.get(name))
+        for name, metric in metrics.items()
+    ]
+
+
+def _parameters(name, function):
+    """Names of the parameters of a metric, and whether each is needed."""
+    if not callable(function):
+        raise TypeError(
+            f"Metric {name!r} must be a function. Received: {function!r} of "
+            f"type {type(function).__name__}"
+        )
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        raise ValueError(
+            f"Metric {name!r} must tell the names of its parameters. "
+            f"Received: {function!r}, which does not. Way out: "
+            "lambda maps: metric(maps)"
+        ) from None
+    # What a partial has fixed by name stays as it is fixed.
+    fixed = getattr(function, "keywords", {})
+    starred = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {
+        key: parameter.default is inspect.Parameter.empty
+        for key, parameter in parameters.items()
+        if parameter.kind not in starred and key not in fixed
+    }
+
+
+def check_known(argument, names, known, what):
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"Argument `{argument}` must use names of {list(known)}. "
+            f"Received: {unknown[0]!r}, which is not {what} here"
+        )

@@ -1,0 +1,98 @@
+"""Map quality while a model is trained."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lficam.evaluation._batches import (
+    check_classes,
+    check_masks,
+    unpacked,
+)
+from keras_lficam.evaluation._metric import asked_metrics
+from keras_lficam.evaluation.running import evaluate
+
+
+class MapQuality(keras.callbacks.Callback):
+    """Reports the quality of heat maps after each epoch of `fit`.
+
+    The mean of each metric goes into the logs as `val_` and its name: where
+    the history, `CSVLogger`, `EarlyStopping` and `ModelCheckpoint` find it.
+    These look when it is their turn, so `MapQuality` stands before them in
+    the list of callbacks.
+
+    Args:
+        explainer: Function that makes an explainer of the model, such as
+            `explainers.AttentionMap`. It is called once, when training
+            begins; what it gives has to follow the model, as those of this
+            package do.
+        metrics: Names and metrics, as for `evaluate`, but none that compares
+            maps with others.
+        data: Batches, as for `evaluate`; gone through after every epoch, so
+            it cannot be a generator.
+        classes: Which class is explained, as for `evaluate`.
+        reductions: As for `evaluate`.
+
+    Raises:
+        TypeError: As for `evaluate`.
+        ValueError: As for `evaluate`, before the first epoch begins. Also if
+            `data` can be gone through only once.
+
+    Examples:
+        pointing_game = keras_lficam.metrics.pointing_game
+        masks = np.ones((4, 32, 32, 1))
+        quality = MapQuality(
+            keras_lficam.explainers.AttentionMap,
+            {"pointing_game": pointing_game},
+            [(images, labels, masks)],
+        )
+        stop = keras.callbacks.EarlyStopping("val_pointing_game", mode="max")
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(images, labels, callbacks=[quality, stop], verbose=0)
+    """
+
+    def __init__(
+        self,
+        explainer: Callable[[keras.Model], Callable[..., Any]],
+        metrics: Mapping[str, Callable[..., Any]],
+        data: Iterable[Sequence[Any]],
+        *,
+        classes: str | Callable[[np.ndarray], Any] = "predicted",
+        reductions: Mapping[str, Callable[[np.ndarray], Any]] | None = None,
+    ):
+        super().__init__()
+        self.explainer = explainer
+        self.metrics = metrics
+        self.data = data
+        self.classes = classes
+        self.reductions = reductions
+        asked = asked_metrics(metrics, {}, reductions or {})
+        check_classes(classes)
+        if isinstance(data, Iterator):
+            raise ValueError(
+                "Argument `data` must be such that it can be gone through "
+                "after every epoch. Received: an iterator, which is used up "
+                "after the first. Way out: a tf.data.Dataset, or a list of "
+                "batches."
+            )
+        for batch in data:
+            check_masks(asked, unpacked(batch))
+            break
+
+    def on_train_begin(self, logs=None):
+        del logs
+        self._explain = self.explainer(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        del epoch
+        found = evaluate(
+            {"model": self._explain},
+            self.metrics,
+            self.data,
+            classes=self.classes,
+            reductions=self.reductions,
+        )
+        # Keras hands the same dictionary from one callback to the next.
+        logs.update({f"val_{row.metric}": row.mean for row in found.rows})

@@ -1,0 +1,226 @@
+"""Explainers that differentiate the score of a class by the feature map."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_lficam import functional
+from keras_lficam.backbones import Classifier
+from keras_lficam.explainers._step import Step
+from keras_lficam.explainers.base import Explainer
+from keras_lficam.functional import Tensor
+
+# The slopes of a mean over a map are too small for float16 without it.
+_SCALE_OF_HALF = 1024.0
+
+
+class GradCAM(Explainer):
+    """Weighs each channel by how the logit of the class grows with it.
+
+    One forward pass of the model, and one backward pass from the logit to the
+    feature map.
+
+        w_k = mean_ij(dy / dF_kij)          map = s(ReLU(sum_k w_k F_k))
+
+    `y` is the logit, before a softmax or sigmoid, whatever the model gives;
+    `s` stretches to [0, 1]. The map is made at the size of the feature map,
+    and brought to the size of the image by bilinear interpolation. Where no
+    place speaks for the class it is zero everywhere.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes, which is
+            not always the output of a convolution.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images, and of three
+            times their feature map.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or the model does not show its logits.
+
+    Reference:
+        Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391.
+
+    Examples:
+        maps = GradCAM(model)(images)
+    """
+
+    class_specific = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        layer: str | None = None,
+        activation: str | None = None,
+        chunk_size: int = 32,
+    ):
+        super().__init__(model, activation=activation, chunk_size=chunk_size)
+        self._step = _step(self.classifier, layer, _mean_slopes)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1, 1
+
+    def _explain(self, images, classes):
+        return self._step.predict_on_batch(_arguments(images, classes))
+
+
+class GradCAMPlusPlus(Explainer):
+    """Weighs each channel by its positive slopes, the rarer the more.
+
+    One forward pass of the model, and one backward pass from the logit to the
+    feature map. With the slope `g` of the logit,
+
+        alpha_kij = g_kij^2 / (2 g_kij^2 + sum_ab(F_kab) g_kij^3)
+        w_k = sum_ij(alpha_kij ReLU(g_kij))
+
+    and the map as of `GradCAM`. The authors explain `exp(y)`, whose three
+    derivatives are `exp(y)` times `g`, `g^2` and `g^3`. That factor cancels in
+    `alpha`, and then in the map, when that is stretched to [0, 1]; so it is
+    never computed, and cannot overflow. The authors' release divides the
+    `alpha` of a channel by their sum besides, which their paper does not.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images, and of six
+            times their feature map.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or the model does not show its logits.
+
+    Reference:
+        Chattopadhay et al., 2018, https://arxiv.org/abs/1710.11063.
+
+    Examples:
+        maps = GradCAMPlusPlus(model)(images)
+    """
+
+    class_specific = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        layer: str | None = None,
+        activation: str | None = None,
+        chunk_size: int = 32,
+    ):
+        super().__init__(model, activation=activation, chunk_size=chunk_size)
+        self._step = _step(self.classifier, layer, _weighted_slopes)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1, 1
+
+    def _explain(self, images, classes):
+        return self._step.predict_on_batch(_arguments(images, classes))
+
+
+def _mean_slopes(features, slopes):
+    del features
+    return ops.mean(slopes, axis=(1, 2))  # (B, C)
+
+
+def _weighted_slopes(features, slopes):
+    total = ops.sum(features, axis=(1, 2), keepdims=True)  # (B, 1, 1, C)
+    # The fraction without the square, which tiny slopes would lose.
+    below = 2 + total * slopes
+    nothing = below == 0  # As published, a denominator of zero becomes 1.
+    alpha = ops.where(nothing, slopes**2, 1 / ops.where(nothing, 1.0, below))
+    return ops.sum(alpha * ops.relu(slopes), axis=(1, 2))  # (B, C)
+
+
+def _arguments(images, classes):
+    return [images] if classes is None else [images, classes]
+
+
+def _step(
+    classifier: Classifier,
+    layer: str | None,
+    weigh: Callable[[Tensor, Tensor], Tensor],
+) -> Step:
+    """Compiles what maps the images, given how slopes become weights."""
+    cut = classifier.cut(layer)
+
+    def maps(images, classes=None):
+        features = cut.features(images)
+        slopes = _slopes(cut.logits, features, classes)
+        # In float16 the small numbers below would count as no contrast.
+        features = ops.cast(features, "float32")
+        weights = weigh(features, slopes)
+        # The map does not depend on the size of the weights, which may be tiny.
+        largest = ops.max(ops.abs(weights), axis=1, keepdims=True)
+        weights = weights / ops.where(largest == 0, 1.0, largest)
+        coarse = functional.class_activation_map(features, weights)
+        return functional.resize(coarse, ops.shape(images)[1:3])
+
+    return Step(classifier.model, maps)
+
+
+def _slopes(logits, features, classes):
+    """Differentiates the logits of the classes, `(B, h, w, C)`, float32."""
+
+    def total(features, scale=1.0):
+        scores = logits(features)
+        chosen = ops.argmax(scores, axis=-1) if classes is None else classes
+        chosen = ops.expand_dims(ops.cast(chosen, "int32"), axis=-1)
+        # Of the sum, every image's features move their own logit only.
+        return scale * ops.sum(ops.take_along_axis(scores, chosen, axis=-1))
+
+    plain = ops.cast(_gradient(total, features), "float32")
+    if keras.backend.standardize_dtype(features.dtype) != "float16":
+        return plain
+    scaled = _gradient(
+        lambda features: total(features, _SCALE_OF_HALF), features
+    )
+    scaled = ops.cast(scaled, "float32") / _SCALE_OF_HALF
+    fits = ops.all(ops.isfinite(scaled), axis=(1, 2, 3), keepdims=True)
+    return ops.where(fits, scaled, plain)
+
+
+def _gradient(function: Callable[[Any], Any], x: Tensor) -> Tensor:
+    """Differentiates a function that gives one number, on any backend."""
+    gradients = {
+        "tensorflow": _gradient_by_tensorflow,
+        "jax": _gradient_by_jax,
+        "torch": _gradient_by_torch,
+    }
+    return gradients[keras.backend.backend()](function, x)
+
+
+def _gradient_by_tensorflow(function, x):
+    import tensorflow as tf
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        value = function(x)
+    return tape.gradient(value, x)
+
+
+def _gradient_by_jax(function, x):
+    import jax
+
+    return jax.grad(function)(x)
+
+
+def _gradient_by_torch(function, x):
+    import torch
+
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x), x)[0]

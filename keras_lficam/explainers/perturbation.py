@@ -1,0 +1,443 @@
+"""Explainers that hide parts of the image and watch the class's probability."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lficam import functional
+from keras_lficam.explainers._step import Step
+from keras_lficam.explainers.base import Explainer
+from keras_lficam.functional import Tensor
+
+# As published, and as the `lime` package has them.
+_KERNEL_WIDTH = 0.25
+_RIDGE_PENALTY = 1.0
+# Coefficients below this share of the probability are rounding.
+_SMALLEST_COEFFICIENT = 1e-6
+
+
+class RISE(Explainer):
+    """Averages random masks, each weighted by the score of what it leaves.
+
+    `samples` forward passes of an image, and one more where the class is to
+    be predicted; no gradient, and no look into the model.
+
+        map = s(sum_i p_c(X * M_i) M_i / (N keep))
+
+    A mask `M_i` is a grid of `cells x cells` zeros and ones, brought
+    bilinearly to the size of `(cells + 1)^2` cells of
+    `ceil(H / cells) x ceil(W / cells)` pixels, of which the image's size is
+    cut out at a random place of its own. What it hides becomes 0, in whichever
+    range the model takes. `s` stretches to [0, 1]; `saliency` gives the sum
+    as it is published. The masks are the same for all images, and mask `i`
+    depends on nothing but `seed`, `i`, `cells`, `keep` and the image's size.
+
+    The masks do not cover all pixels equally, which shows in the map as
+    noise; four times the samples halve it.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        samples: Number of masks, `N`, at least 1. The authors take 4000 or
+            8000.
+        cells: Number of cells along each side of the grid, at least 2.
+        keep: Probability that a cell is kept, between 0 and 1.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits.
+        chunk_size: Number of masked images that go through the model at once,
+            and of images that a mask is made for at once. The memory is that
+            of a prediction of `chunk_size` images, and in bytes
+            `chunk_size * (40 * H * W + 32 * cells * (H + W))`, whatever the
+            number of images and of samples.
+        seed: Non-negative integer that the masks depend on.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If another argument is out of its range, or it is not
+            known how to make probabilities of the model's scores.
+
+    Attributes:
+        grids: Array `(samples, cells, cells)`, bool: the cells kept.
+        shifts: Array `(samples, 2)`, in [0, 1): where the image is cut out,
+            in cells from the top and from the left, rounded down to pixels.
+
+    Reference:
+        Petsiuk et al., 2018, https://arxiv.org/abs/1806.07421. Between the
+        center of an outermost cell and the border a mask is constant; in the
+        authors' release the next cell is mirrored into it.
+
+    Examples:
+        maps = RISE(model, samples=100)(images)
+    """
+
+    class_specific = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        samples: int = 4000,
+        cells: int = 8,
+        keep: float = 0.5,
+        activation: str | None = None,
+        chunk_size: int = 32,
+        seed: int = 0,
+    ):
+        super().__init__(model, activation=activation, chunk_size=chunk_size)
+        self.classifier.check_probabilities()
+        _check_integer("samples", samples, 1)
+        _check_integer("cells", cells, 2)
+        _check_integer("seed", seed, 0)
+        if not 0 < keep < 1:
+            raise ValueError(
+                "Argument `keep` must be a number between 0 and 1. "
+                f"Received: keep={keep!r}"
+            )
+        self.samples = samples
+        self.cells = cells
+        self.keep = keep
+        self.seed = seed
+        # Two streams, so that mask `i` does not depend on how many follow.
+        for_grids, for_shifts = np.random.default_rng(seed).spawn(2)
+        self.grids = for_grids.random((samples, cells, cells)) < keep
+        self.shifts = for_shifts.random((samples, 2))
+
+        def predicted(images):
+            return ops.argmax(self.classifier.scores(images), axis=-1)
+
+        def partial_sum(image, down, across, category):
+            masked = _masked(image, down, across)
+            probabilities = self.classifier.probabilities(masked)
+            weights = ops.take(probabilities, category, axis=1)  # (n, 1)
+            return _weighted_sum(weights, down, across)
+
+        self._predicted = Step(model, predicted)
+        self._partial_sum = Step(model, partial_sum)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1 + self.samples, 0
+
+    def saliency(
+        self, images: Tensor, classes: Tensor | None = None
+    ) -> np.ndarray:
+        """Gives the sum as it is published, not stretched.
+
+        Args:
+            images: As in a call.
+            classes: As in a call.
+
+        Returns:
+            Array `(B, H, W, 1)`, float32, non-negative: at each pixel an
+            estimate of the probability of the class where that pixel is kept.
+
+        Raises:
+            TypeError: As in a call.
+            ValueError: As in a call.
+        """
+        saliency = self._saliency(*self._checked(images, classes))
+        return saliency.astype("float32")
+
+    def _explain(self, images, classes):
+        return functional.min_max(self._saliency(images, classes))
+
+    def _saliency(self, images, classes):
+        if classes is None:
+            classes = np.concatenate(
+                [
+                    self._predicted.predict_on_batch([image[None]])
+                    for image in images
+                ]
+            )
+        size = images.shape[1:3]
+        total = np.zeros((len(images), *size))
+        for start in range(0, self.samples, self.chunk_size):
+            part = slice(start, start + self.chunk_size)
+            down, across = self._factors(part, size)
+            for index, image in enumerate(images):
+                total[index] += self._partial_sum.predict_on_batch(
+                    [image[None], down, across, classes[index, None]]
+                )
+        return total[..., None] / (self.samples * self.keep)
+
+    def _factors(self, part, size):
+        """Makes `(n, H, cells)` and `(n, cells, W)`, whose products are masks.
+
+        Interpolation is linear along each axis, so a mask is the product of
+        its grid with a matrix from the left and another from the right.
+        """
+        rows, columns = (
+            _interpolation(self.cells, length, shifts)
+            for length, shifts in zip(size, self.shifts[part].T, strict=True)
+        )
+        return rows @ self.grids[part], columns.transpose(0, 2, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Surrogate:
+    """The linear model that LIME fits around one image.
+
+    With `S` superpixels and `N` samples, of which the first keeps all.
+
+    Attributes:
+        segments: Array `(H, W)` of integers from 0 to `S - 1`: the superpixel
+            of each pixel.
+        samples: Array `(N, S)`, bool: the superpixels that a sample keeps.
+        probabilities: Array `(N,)`, in [0, 1]: of the class, for each sample.
+        weights: Array `(N,)`, in (0, 1]: how near a sample is to the image.
+        coefficients: Array `(S,)`: by how much a superpixel that is kept
+            raises the probability.
+        intercept: Probability where none is kept.
+    """
+
+    segments: np.ndarray
+    samples: np.ndarray
+    probabilities: np.ndarray
+    weights: np.ndarray
+    coefficients: np.ndarray
+    intercept: float
+
+
+class LIME(Explainer):
+    """Fits a linear model of which superpixels raise the probability.
+
+    `samples` forward passes of an image, no gradient, and no look into the
+    model. The image is cut into superpixels; each sample keeps a random half
+    of them and paints the others in their mean color; the first keeps all. The
+    probabilities of the samples are fitted by a linear model of what is kept,
+
+        min sum_i w_i (p_i - b - z_i beta)^2 + |beta|^2
+        w_i = sqrt(exp(-d_i^2 / 0.25^2))
+
+    with the cosine distance `d_i` between what sample `i` keeps and all. The
+    map paints each superpixel by its coefficient over the largest one. As in
+    the figures of the authors, only evidence for the class is shown: what
+    speaks against it is 0, like what says nothing. `surrogates` gives the
+    coefficients themselves.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        samples: Number of samples, `N`, at least 1.
+        segments: Function that cuts an image `(H, W, 3)` into superpixels,
+            an array `(H, W)` of integer labels, as
+            `skimage.segmentation.slic` does. It is given the image as skimage
+            wants it, whatever range the model takes: float64, its darkest
+            value brought to 0 and its brightest to 1. By default quickshift
+            with a kernel of size 4, distances up to 200 and ratio 0.2.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits.
+        chunk_size: Number of samples that go through the model at once. The
+            memory is that of a prediction of `chunk_size` images, and in
+            bytes `20 * chunk_size * H * W + 20 * N * S + 20 * S**2`, with `S`
+            superpixels.
+        seed: Non-negative integer that the samples depend on.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`, or `segments` no function.
+        ValueError: If another argument is out of its range, or it is not
+            known how to make probabilities of the model's scores.
+
+    Reference:
+        Ribeiro et al., 2016, https://arxiv.org/abs/1602.04938. Kernel,
+        penalty and superpixels are those of the authors' package `lime`.
+
+    Examples:
+        maps = LIME(model, samples=100)(images)
+    """
+
+    class_specific = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        samples: int = 1000,
+        segments: Callable[[np.ndarray], np.ndarray] | None = None,
+        activation: str | None = None,
+        chunk_size: int = 32,
+        seed: int = 0,
+    ):
+        super().__init__(model, activation=activation, chunk_size=chunk_size)
+        self.classifier.check_probabilities()
+        _check_integer("samples", samples, 1)
+        _check_integer("seed", seed, 0)
+        if segments is not None and not callable(segments):
+            raise TypeError(
+                "Argument `segments` must be a function of an image, or None. "
+                f"Received: segments={segments!r}. Way out: "
+                "functools.partial(skimage.segmentation.slic, n_segments=50)."
+            )
+        self.samples = samples
+        self.segments = segments
+        self.seed = seed
+
+        def look(image, fill, kept):
+            """Shows the samples `(n, H, W * 3)` of an image to the model."""
+            flat = (1, ops.shape(image)[1], -1)
+            mixed = ops.where(
+                kept, ops.reshape(image, flat), ops.reshape(fill, flat)
+            )
+            scores = self.classifier.scores(
+                ops.reshape(mixed, (-1, *ops.shape(image)[1:]))
+            )
+            probabilities = self.classifier.as_probabilities(scores)
+            return probabilities, ops.argmax(scores, axis=-1)
+
+        self._look = Step(model, look)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return self.samples, 0
+
+    def surrogates(
+        self, images: Tensor, classes: Tensor | None = None
+    ) -> list[Surrogate]:
+        """Fits the linear model of each image.
+
+        Args:
+            images: As in a call.
+            classes: As in a call.
+
+        Returns:
+            List of `B` of `Surrogate`.
+
+        Raises:
+            TypeError: As in a call.
+            ValueError: As in a call, or if `segments` gives no integer labels
+                `(H, W)`.
+        """
+        images, classes = self._checked(images, classes)
+        return [
+            self._surrogate(image, None if classes is None else classes[index])
+            for index, image in enumerate(images)
+        ]
+
+    def _explain(self, images, classes):
+        return np.stack(
+            [_painted(found) for found in self.surrogates(images, classes)]
+        )
+
+    def _surrogate(self, image, category):
+        segments = self._superpixels(image)
+        number = segments.max() + 1
+        rng = np.random.default_rng(self.seed)
+        samples = rng.integers(0, 2, (self.samples, number), "uint8") > 0
+        samples[0] = True
+        fill = _means(image, segments)
+        triple = np.repeat(segments, 3, axis=1)
+        probabilities = []
+        for start in range(0, self.samples, self.chunk_size):
+            part = samples[start : start + self.chunk_size]
+            kept = np.take(part, triple, axis=1)  # (n, H, W * 3)
+            found, best = self._look.predict_on_batch(
+                [image[None], fill[None], kept]
+            )
+            if category is None:
+                category = best[0]
+            probabilities.append(found[:, category])
+        probabilities = np.concatenate(probabilities)
+        distances = 1 - np.sqrt(samples.mean(axis=1))  # Cosine, of 0 and 1.
+        weights = np.sqrt(np.exp(-((distances / _KERNEL_WIDTH) ** 2)))
+        coefficients, intercept = _ridge(samples, probabilities, weights)
+        return Surrogate(
+            segments, samples, probabilities, weights, coefficients, intercept
+        )
+
+    def _superpixels(self, image):
+        low, high = image.min(), image.max()
+        scaled = (image - low).astype("float64") / max(high - low, 1e-30)
+        function = self.segments or self._quickshift
+        segments = np.asarray(function(scaled))
+        if segments.shape != image.shape[:2] or not np.issubdtype(
+            segments.dtype, np.integer
+        ):
+            raise ValueError(
+                "Argument `segments` must give integer labels of shape "
+                f"{image.shape[:2]}. Received: labels of shape "
+                f"{segments.shape} and dtype {segments.dtype}"
+            )
+        return np.unique(segments, return_inverse=True)[1].reshape(
+            segments.shape
+        )
+
+    def _quickshift(self, image):
+        from skimage.segmentation import quickshift
+
+        return quickshift(
+            image, ratio=0.2, kernel_size=4, max_dist=200, rng=self.seed
+        )
+
+
+def _check_integer(name, value, least):
+    is_integer = isinstance(value, numbers.Integral)
+    if not is_integer or isinstance(value, bool) or value < least:
+        raise ValueError(
+            f"Argument `{name}` must be an integer of at least {least}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def _interpolation(cells, length, shifts):
+    """Makes the matrices `(n, length, cells)` that enlarge and cut an axis."""
+    cell = math.ceil(length / cells)
+    size = (cells + 1) * cell
+    centers = (np.arange(size) + 0.5) * cells / size - 0.5
+    centers = np.clip(centers, 0, cells - 1)[:, None]
+    whole = np.maximum(0, 1 - np.abs(centers - np.arange(cells)))
+    first = (shifts * cell).astype(int)[:, None]
+    return whole.astype("float32")[first + np.arange(length)]
+
+
+def _masked(image, down, across):
+    """Multiplies an image `(1, H, W, 3)` by masks given as two factors."""
+    shape = ops.shape(image)
+    # In triplicate, for the colors lie beside one another: a broadcast over
+    # them takes longer than the product of matrices.
+    masks = ops.matmul(down, ops.repeat(across, 3, axis=2))  # (n, H, W * 3)
+    products = masks * ops.reshape(image, (1, shape[1], -1))
+    return ops.reshape(products, (-1, *shape[1:]))
+
+
+def _weighted_sum(weights, down, across):
+    """Sums masks by weights `(n, 1)` into `(H, W)`, without making them."""
+    width = ops.shape(across)[2]
+    weighted = ops.transpose(weights[..., None] * down, (1, 0, 2))
+    return ops.matmul(
+        ops.reshape(weighted, (ops.shape(weighted)[0], -1)),  # (H, n * cells)
+        ops.reshape(across, (-1, width)),
+    )
+
+
+def _means(image, segments):
+    """Paints every superpixel in its mean color, `(H, W, 3)`, float32."""
+    labels = segments.ravel()
+    sums = [
+        np.bincount(labels, color.ravel()) for color in np.rollaxis(image, 2)
+    ]
+    means = np.stack(sums, axis=-1) / np.bincount(labels)[:, None]
+    return means.astype("float32")[segments]
+
+
+def _ridge(samples, probabilities, weights):
+    """Solves the weighted ridge regression, whose intercept is free."""
+    shares = weights / weights.sum()
+    centers = shares @ samples  # (S,)
+    mean = shares @ probabilities
+    # The intercept makes the weighted residuals sum to 0, so it drops out.
+    centered = samples - centers
+    weighted = weights[:, None] * centered
+    normal = centered.T @ weighted + _RIDGE_PENALTY * np.eye(len(centers))
+    coefficients = np.linalg.solve(normal, weighted.T @ (probabilities - mean))
+    return coefficients, float(mean - centers @ coefficients)
+
+
+def _painted(surrogate):
+    """Paints positive coefficients, the largest 1, `(H, W, 1)`."""
+    positive = np.maximum(surrogate.coefficients, 0)
+    largest = positive.max()
+    rounding = _SMALLEST_COEFFICIENT * surrogate.probabilities.max()
+    if largest <= rounding:
+        largest = np.inf
+    return (positive / largest)[surrogate.segments][..., None]

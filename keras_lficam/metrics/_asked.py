@@ -1,0 +1,176 @@
+"""Asks a model about images whose pixels are changed by their maps."""
+
+import functools
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lficam.backbones import Classifier
+from keras_lficam.metrics import _checks
+
+
+class Asked:
+    """Images and their maps, and the class that is asked about in each."""
+
+    def __init__(self, model, images, maps, classes, activation, chunk_size):
+        self._classifier = Classifier(model, activation)
+        self._classifier.check_probabilities()
+        _checks.check_integer("chunk_size", chunk_size, least=1)
+        self._chunk_size = chunk_size
+        self.images = _checked_images(images, self._classifier.image_shape)
+        self._maps = _checked_maps(maps, self.images.shape)
+        number = self._classifier.num_classes
+        self._classes = _checked_classes(classes, len(self.images), number)
+        if classes is None:
+            self._classes = self._whole_scores.argmax(axis=-1)
+
+    @functools.cached_property
+    def _whole_scores(self):
+        chunks = self._chunks(len(self.images))
+        return np.concatenate(
+            [self._scores(self.images[chunk]) for chunk in chunks]
+        )
+
+    def whole(self) -> np.ndarray:
+        """Probability of the class for every image, `(B,)`."""
+        return self._probability(self._whole_scores, self._classes)
+
+    def shown(self) -> np.ndarray:
+        """Probability of the class for every image times its map, `(B,)`."""
+        maps = _checks.stretched(self._maps)
+        return self._probabilities(
+            np.arange(len(self.images)),
+            lambda chunk: self.images[chunk] * maps[chunk],
+        )
+
+    def curve(
+        self, before: np.ndarray, after: np.ndarray, steps: int
+    ) -> np.ndarray:
+        """Probability of the class while pixels go over, `(B, steps + 1)`.
+
+        Both arguments are images, or one color for each image.
+        """
+        _checks.check_integer("steps", steps, least=1)
+        count = len(self.images)
+        places = _places(self._maps.reshape(count, -1))
+        places = places.reshape(self._maps.shape)
+        limits = pixels_replaced(self._maps.shape, steps)
+        # Image by image: (0, 0), (0, 1), ..., (1, 0), (1, 1), ...
+        numbers = np.repeat(np.arange(count), steps + 1)
+        limits = np.tile(limits, count)[:, None, None, None]
+
+        def pictures(chunk):
+            image = numbers[chunk]
+            changed = places[image] < limits[chunk]
+            return np.where(changed, after[image], before[image])
+
+        return self._probabilities(numbers, pictures).reshape(count, steps + 1)
+
+    def _probabilities(
+        self, numbers: np.ndarray, pictures: Callable[[slice], np.ndarray]
+    ) -> np.ndarray:
+        """Probabilities for pictures, of which `numbers` names the images."""
+        return np.concatenate(
+            [
+                self._probability(
+                    self._scores(pictures(chunk)), self._classes[numbers[chunk]]
+                )
+                for chunk in self._chunks(len(numbers))
+            ]
+        )
+
+    def _probability(self, scores, classes):
+        every = self._classifier.as_probabilities(ops.convert_to_tensor(scores))
+        every = ops.convert_to_numpy(every)
+        return np.take_along_axis(every, classes[:, None], axis=-1)[:, 0]
+
+    def _scores(self, pictures):
+        """What the model gives, `(B, K)`, of its outputs the classifier's."""
+        outputs = self._classifier.model.predict_on_batch(pictures)
+        if isinstance(outputs, dict) and len(outputs) > 1:
+            outputs = outputs["predictions"]
+        (scores,) = keras.tree.flatten(outputs)
+        scores = np.asarray(scores, "float32")
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                f"Model {self._classifier.model.name!r} must give finite "
+                "scores. Received: NaN or infinite ones, for an image or for "
+                "one that its map changed. Ways out: check the range of the "
+                "pixels that the model takes; a dtype policy with a wider "
+                "range, such as 'mixed_bfloat16' instead of 'mixed_float16'."
+            )
+        return scores
+
+    def _chunks(self, count):
+        for start in range(0, count, self._chunk_size):
+            yield slice(start, start + self._chunk_size)
+
+
+def _places(values):
+    """Place of every value in its row, 0 for the highest, `(B, H * W)`."""
+    order = np.argsort(-values, axis=-1, kind="stable")
+    places = np.empty_like(order)
+    np.put_along_axis(places, order, np.arange(values.shape[-1])[None], axis=-1)
+    return places
+
+
+def pixels_replaced(shape, steps):
+    """Number of pixels replaced at every point of a curve."""
+    _, height, width, _ = shape
+    return np.rint(np.linspace(0, height * width, steps + 1)).astype("int64")
+
+
+def _checked_images(images, expected):
+    images = _checks.real_array("images", images)
+    fits = images.ndim == 4 and all(
+        size in (None, actual)
+        for size, actual in zip(expected, images.shape[1:], strict=True)
+    )
+    if not fits or len(images) == 0:
+        sizes = ", ".join(
+            "any" if size is None else str(size) for size in expected
+        )
+        raise ValueError(
+            f"Argument `images` must have shape (batch, {sizes}). Way out: "
+            "image[None] makes a batch of a single one. "
+            f"Received: images.shape={images.shape}"
+        )
+    _checks.check_finite("images", images)
+    return images
+
+
+def _checked_maps(maps, shape):
+    maps = _checks.real_array("maps", maps)
+    if maps.shape != (*shape[:3], 1):
+        raise ValueError(
+            "Argument `maps` must have one map for each image, of its size: "
+            f"{(*shape[:3], 1)} for images of shape {shape}. Ways out: "
+            "maps[..., None] adds the last axis, and an explainer gives maps "
+            f"of the size of the image. Received: maps.shape={maps.shape}"
+        )
+    _checks.check_finite("maps", maps)
+    return maps
+
+
+def _checked_classes(classes, count, number):
+    if classes is None:
+        return None
+    classes = np.asarray(ops.convert_to_numpy(classes))
+    if not np.issubdtype(classes.dtype, np.integer):
+        raise TypeError(
+            "Argument `classes` must hold integers. "
+            f"Received: classes.dtype={classes.dtype}"
+        )
+    if classes.shape not in ((), (count,)):
+        raise ValueError(
+            "Argument `classes` must be one integer, or one for each of the "
+            f"{count} images. Received: classes.shape={classes.shape}"
+        )
+    if not 0 <= classes.min() <= classes.max() < number:
+        raise ValueError(
+            f"Argument `classes` must lie between 0 and {number - 1}. "
+            f"Received: classes={classes.tolist()}"
+        )
+    return np.broadcast_to(classes, (count,))

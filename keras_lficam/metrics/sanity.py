@@ -1,0 +1,128 @@
+"""Does the map depend on what the model learned? It should."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lficam.functional import Tensor
+from keras_lficam.metrics import _checks
+
+
+def rank_correlation(maps: Tensor, other_maps: Tensor) -> np.ndarray:
+    """Compares the order in which two maps put the pixels.
+
+    For the sanity check the first are the maps of the model, the second those
+    of its `randomized` copy: maps that stay alike do not show what the model
+    learned. It is Spearman's correlation; pixels of the same value share the
+    mean of their ranks.
+
+    Args:
+        maps: Heat maps `(B, H, W, 1)`.
+        other_maps: Heat maps `(B, H, W, 1)` of the same images.
+
+    Returns:
+        Array `(B,)`, float32, in [-1, 1]: 1 for the same order, -1 for the
+        opposite one. Lower is better in the sanity check, and 0 means that
+        nothing is left of the order. A constant map has no order, and the
+        value is 0.
+
+    Raises:
+        TypeError: If the maps hold no real numbers.
+        ValueError: If the shapes differ, or are not `(B, H, W, 1)`, or a
+            value is not finite.
+
+    Reference:
+        Adebayo et al., 2018, https://arxiv.org/abs/1810.03292, without the
+        absolute value, which they take for one of their curves.
+
+    Examples:
+        >>> maps = np.array([[1.0, 2.0, 3.0, 4.0]]).reshape(1, 1, 4, 1)
+        >>> other_maps = np.array([[1.0, 2.0, 4.0, 3.0]]).reshape(1, 1, 4, 1)
+        >>> rank_correlation(maps, other_maps)
+        # [0.8]
+    """
+    pair = _checks.map_arrays(maps, other_maps, other_name="other_maps")
+    values = [
+        _correlation(_ranks(one.ravel()), _ranks(other.ravel()))
+        for one, other in zip(*pair, strict=True)
+    ]
+    return np.array(values, "float32")
+
+
+def randomized(model: keras.Model, *, seed: int) -> keras.Model:
+    """Makes a model of the same layers that has learned nothing.
+
+    What a new model of its kind would start with at random, such as the
+    kernels, is drawn from Glorot's uniform distribution. The rest is as a new
+    model has it: biases of 0, the statistics of a normalization 0 and 1.
+
+    Args:
+        model: Functional or Sequential model, flat or nested. It stays as it
+            is.
+        seed: Integer of at least 0. The same seed gives the same weights, on
+            every backend.
+
+    Returns:
+        A `keras.Model`, not compiled, that shares nothing with `model`.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If it cannot be made once more from its configuration, or
+            `seed` is no such integer.
+
+    Reference:
+        Adebayo et al., 2018, https://arxiv.org/abs/1810.03292: all weights at
+        once, not layer after layer.
+
+    Examples:
+        explain = keras_lficam.explainers.AttentionMap
+        random_maps = explain(randomized(model, seed=0))(images)
+        values = rank_correlation(maps, random_maps)
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Argument `model` must be a keras.Model. "
+            f"Received: model={model!r} of type {type(model).__name__}"
+        )
+    _checks.check_integer("seed", seed, least=0)
+    copy = keras.models.clone_model(model)
+    rng = np.random.default_rng(seed)
+    for variable in copy.weights:
+        if _starts_at_random(variable):
+            limit = _glorot_limit(variable.shape)
+            variable.assign(rng.uniform(-limit, limit, variable.shape))
+    return copy
+
+
+def _ranks(values):
+    """Ranks from 1 on; equal values share the mean of theirs."""
+    _, groups, sizes = np.unique(
+        values, return_inverse=True, return_counts=True
+    )
+    last = np.cumsum(sizes)
+    return (last - (sizes - 1) / 2)[groups]
+
+
+def _correlation(x, y):
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x @ x) * (y @ y))
+    return np.clip(x @ y / scale, -1, 1) if scale > 0 else 0.0
+
+
+def _starts_at_random(variable):
+    """Whether a weight of a new model holds what was drawn for it."""
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return False
+    start = ops.convert_to_numpy(variable)
+    # A single number that was drawn is neither 0 nor 1.
+    return bool((start != start.flat[0]).any()) or (
+        start.size == 1 and start.item() not in (0, 1)
+    )
+
+
+def _glorot_limit(shape: tuple[int, ...]) -> float:
+    """Largest value that Glorot's uniform distribution draws."""
+    *field, fan_in, fan_out = (1, 1, *shape)
+    return math.sqrt(6 / (math.prod(field) * (fan_in + fan_out)))

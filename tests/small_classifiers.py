@@ -1,0 +1,50 @@
+"""Classifiers so small that their maps are worked out by hand."""
+
+import keras
+import numpy as np
+
+
+def of_channels(kernel, *, activation="softmax", pooled=True, size=2):
+    """Makes a classifier whose feature map is its image, color by color.
+
+    Args:
+        kernel: Weights `(3, K)` of its dense layer, or `(size * size * 3, K)`
+            if it is not `pooled`.
+        activation: Activation of the dense layer.
+        pooled: Whether it pools the map, or flattens it.
+        size: Height and width of image and map.
+    """
+    layers = keras.layers
+    image = keras.Input((size, size, 3))
+    colors = layers.Conv2D(3, 1, use_bias=False, name="colors")
+    features = colors(image)
+    pooling = layers.GlobalAveragePooling2D if pooled else layers.Flatten
+    dense = layers.Dense(len(kernel[0]), activation, use_bias=False)
+    model = keras.Model(image, dense(pooling()(features)))
+    colors.set_weights([np.eye(3, dtype="float32").reshape(1, 1, 3, 3)])
+    dense.set_weights([np.asarray(kernel, "float32")])
+    return model
+
+
+def backbone(shape=(16, 12, 3), channels=6):
+    """Makes a model of two convolutions, from an image to a quarter of it."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input(shape),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(8, 3, 2, "same", activation="relu"),
+            layers.Conv2D(channels, 3, 2, "same", name="last_convolution"),
+            layers.LeakyReLU(negative_slope=0.3, name="features"),
+        ],
+        name="backbone",
+    )
+
+
+def head(activation="softmax", channels=6):
+    """Makes the layers of a pooling head that can be read off."""
+    return [
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(4, activation, kernel_initializer="random_normal"),
+    ]

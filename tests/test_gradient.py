@@ -1,0 +1,370 @@
+"""Grad-CAM and Grad-CAM++: numbers by hand, a rewrite, other libraries."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+import small_classifiers
+
+import keras_lficam
+from keras_lficam.explainers import GradCAM, GradCAMPlusPlus, ScoreCAM
+
+BOTH = [GradCAM, GradCAMPlusPlus]
+# Two by two pixels of three colors, each a channel of the feature map.
+IMAGE = np.stack(
+    [[[1.0, 2.0], [3.0, 4.0]], [[4.0, 0.0], [0.0, 1.0]], [[0, 0], [8.0, 0]]],
+    axis=-1,
+)[np.newaxis]
+
+
+def test_grad_cam_by_hand():
+    # Class 0: slopes (1, -1, 0) / 4, so the sum is red minus green,
+    # [[-3, 2], [3, 3]]; class 1: green alone, twice.
+    model = small_classifiers.of_channels([[1, 0], [-1, 2], [0, 0]])
+    explainer = GradCAM(model)
+    first = explainer(IMAGE, 0)[0, ..., 0]
+    np.testing.assert_allclose(first, [[0, 2 / 3], [1, 1]], atol=1e-6)
+    second = explainer(IMAGE, 1)[0, ..., 0]
+    np.testing.assert_allclose(second, [[1, 0], [0, 0.25]], atol=1e-6)
+    # The logit of class 0 is 10/4 - 5/4, that of class 1 is 10/4.
+    np.testing.assert_array_equal(explainer(IMAGE)[0, ..., 0], second)
+    assert explainer.passes == (1, 1)
+
+
+def test_grad_cam_plus_plus_by_hand():
+    # Slopes (2, -1/4, 1/4); the sums of the channels are 10, 5 and 8. So
+    # w = 4 * 2 / (2 + 10 * 2) = 4/11, 0 for green, 4 / 4 / (2 + 8/4) = 1/4,
+    # and eleven times the sum is [[4, 8], [34, 16]].
+    model = small_classifiers.of_channels([[8, 0], [-1, 0], [1, 0]])
+    actual = GradCAMPlusPlus(model)(IMAGE, 0)[0, ..., 0]
+    expected = [[0, 4 / 30], [1, 12 / 30]]
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_zero_denominators_become_one():
+    # Red sums to 10 and has the slope -1/5: 2 g^2 + 10 g^3 is 0. It counts
+    # for nothing, as its slope is negative; blue, 8 with 1/4, alone counts.
+    model = small_classifiers.of_channels([[-0.8, 0], [0, 0], [1, 0]])
+    actual = GradCAMPlusPlus(model)(IMAGE, 0)[0, ..., 0]
+    np.testing.assert_allclose(actual, [[0, 0], [1, 0]], atol=1e-6)
+    # Where red sums to -8 its slope of 1/4 makes it 0, too, and alpha g^2.
+    image = IMAGE.copy()
+    image[0, ..., 0] = [[-4, -4], [1, -1]]
+    model = small_classifiers.of_channels([[1, 0], [0, 0], [0, 0]])
+    actual = GradCAMPlusPlus(model)(image, 0)[0, ..., 0]
+    np.testing.assert_allclose(actual, [[0, 0], [1, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_missing_relu(make):
+    # Nothing speaks for the class: zero, and not the stretched negative.
+    model = small_classifiers.of_channels([[-1, 0], [-1, 0], [-1, 0]])
+    assert not make(model)(IMAGE, 0).any()
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_gradients_of_the_probability_although_the_logit_was_asked_for(
+    activation,
+):
+    kernel = [[1, 0], [-1, 2], [0, 0]]
+    with_logits = small_classifiers.of_channels(kernel, activation=None)
+    expected = GradCAM(with_logits)(IMAGE, 0)
+    model = small_classifiers.of_channels(kernel, activation=activation)
+    np.testing.assert_array_equal(GradCAM(model)(IMAGE, 0), expected)
+    # Of the softmax it were red - 3 green, [[-11, 2], [3, 1]].
+    np.testing.assert_allclose(expected[0, 1, :, 0], [1, 1], atol=1e-6)
+    # A probability that is 1 has no slope at all.
+    sure = small_classifiers.of_channels(
+        1e3 * np.array(kernel), activation=activation
+    )
+    np.testing.assert_allclose(GradCAM(sure)(IMAGE, 0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1e4])
+@pytest.mark.parametrize("make", BOTH)
+def test_size_of_the_logits_does_not_matter(make, scale):
+    # exp(10000) would overflow, slopes of 1e-20 squared would vanish.
+    kernel = np.array([[8, 0], [-1, 0], [1, 0]])
+    maps = make(small_classifiers.of_channels(scale * kernel))(IMAGE, 0)
+    slopes = scale * kernel[:, 0] / 4
+    if make is GradCAM:
+        weights = slopes
+    else:
+        weights = np.maximum(slopes, 0) / (2 + np.array([10, 5, 8]) * slopes)
+    expected = reference.activation_map(IMAGE, weights[np.newaxis])
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+
+
+def hidden(size=6, *, activation="softmax", channels=5, policy=None):
+    """Makes a classifier of which the slopes differ from place to place."""
+    rng = np.random.default_rng(1)
+    layers = keras.layers
+    image = keras.Input((size, size, 3))
+    x = layers.Conv2D(channels, 3, padding="same", dtype=policy)(image)
+    x = layers.LeakyReLU(negative_slope=0.5, name="features", dtype=policy)(x)
+    x = layers.Flatten(dtype=policy)(x)
+    x = layers.Dense(7, activation="relu", dtype=policy)(x)
+    model = keras.Model(image, layers.Dense(3, activation, dtype=policy)(x))
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.5, weight.shape))
+    return model
+
+
+def slopes_and_features(model, images, classes):
+    """Differentiates `hidden` by the chain rule, in float64 NumPy."""
+    kernel, bias, first, shift, second, last = (
+        weight.astype("float64") for weight in model.get_weights()
+    )
+    x = reference.convolution(images, kernel) + bias
+    features = np.where(x < 0, 0.5 * x, x)
+    inner = features.reshape(len(images), -1) @ first + shift
+    scores = np.maximum(inner, 0) @ second + last
+    slopes = (second[:, classes].T * (inner > 0)) @ first.T
+    chosen = scores[np.arange(len(images)), classes]
+    return slopes.reshape(features.shape), features, chosen
+
+
+def grad_cam(slopes, features, scores):
+    del scores
+    return slopes.mean(axis=(1, 2))
+
+
+def grad_cam_plus_plus(
+    slopes, features, scores, *, gather=np.sum, normalized=False
+):
+    """Weighs as Chattopadhay et al. do it, with the derivatives of exp(y)."""
+    weights = np.zeros((len(features), features.shape[-1]))
+    for image, channel in np.ndindex(weights.shape):
+        slope = slopes[image, ..., channel]
+        growth = np.exp(scores[image])
+        one, two, three = (growth * slope**power for power in (1, 2, 3))
+        below = 2 * two + gather(features[image, ..., channel]) * three
+        alpha = two / np.where(below == 0, 1, below)
+        if normalized:
+            alpha = alpha / alpha.sum()
+        weights[image, channel] = (alpha * np.maximum(one, 0)).sum()
+    return weights
+
+
+REWRITES = [(GradCAM, grad_cam), (GradCAMPlusPlus, grad_cam_plus_plus)]
+
+
+@pytest.mark.parametrize(("make", "weigh"), REWRITES)
+def test_agrees_with_a_rewrite(make, weigh, rng):
+    model = hidden()
+    images = rng.normal(size=(4, 6, 6, 3)).astype("float32")
+    classes = np.array([2, 0, 1, 2])
+    slopes, features, scores = slopes_and_features(model, images, classes)
+    weights = weigh(slopes, features, scores)
+    expected = reference.activation_map(features, weights)
+    assert 0.1 < expected.mean() < 0.9
+    actual = make(model)(images, classes)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_coarse_map_is_interpolated_to_the_size_of_the_image(make, rng):
+    inner = small_classifiers.of_channels(
+        [[1, 0], [2, 1], [0, 1]], size=4, activation=None
+    )
+    image = keras.Input((8, 12, 3))
+    pooled = keras.layers.AveragePooling2D((2, 3))(image)
+    model = keras.Model(image, inner(pooled))
+    pixels = rng.normal(size=(1, 4, 4, 3)).astype("float32")
+    coarse = make(inner)(pixels, 0)[0, ..., 0]
+    large = np.repeat(np.repeat(pixels, 2, axis=1), 3, axis=2)
+    expected = reference.bilinear(coarse, 8, 12)
+    actual = make(model)(large, 0)[0, ..., 0]
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_named_layer(make, rng):
+    model = keras.Sequential(
+        [
+            keras.Input((12, 12, 3)),
+            keras.layers.Conv2D(4, 3, 2, activation="relu", name="early"),
+            keras.layers.Conv2D(5, 3, activation="relu", name="late"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3),
+        ]
+    )
+    images = rng.normal(size=(2, 12, 12, 3))
+    late = make(model, layer="late")(images, 0)
+    np.testing.assert_array_equal(late, make(model)(images, 0))
+    early = make(model, layer="early")(images, 0)
+    assert np.abs(early - late).max() > 0.1
+    with pytest.raises(ValueError, match="layer='dense'"):
+        make(model, layer="dense")
+
+
+class Cooled(keras.layers.Layer):
+    """Ends a classifier so that nobody can tell what it gives."""
+
+    def call(self, inputs):
+        return inputs / 2
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_model_that_does_not_show_its_logits(make):
+    plain = small_classifiers.of_channels(
+        [[1, 0], [-1, 2], [0, 0]], activation=None
+    )
+    cooled = keras.Model(plain.input, Cooled()(plain.output))
+    with pytest.raises(ValueError, match="activation='softmax'"):
+        make(cooled)
+    told = make(cooled, activation="softmax")(IMAGE, 0)
+    # Its slopes are half of those of the other, the rest is the same.
+    assert np.abs(told - make(plain)(IMAGE, 0)).max() < 0.05
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_model_trained_further_is_explained_as_it_then_is(make):
+    model = small_classifiers.of_channels([[1, 0], [-1, 2], [0, 0]])
+    explainer = make(model)
+    before = explainer(IMAGE, 0)
+    weights = [[-1.0, 0.0], [1.0, 2.0], [0.5, 0.0]]
+    model.layers[-1].set_weights([np.array(weights)])
+    after = explainer(IMAGE, 0)
+    assert np.abs(after - before).max() > 0.1
+    np.testing.assert_array_equal(after, make(model)(IMAGE, 0))
+    model.compile(keras.optimizers.SGD(5.0), "sparse_categorical_crossentropy")
+    model.fit(IMAGE, np.array([1]), verbose=0)
+    np.testing.assert_array_equal(explainer(IMAGE, 0), make(model)(IMAGE, 0))
+    assert np.abs(explainer(IMAGE, 0) - after).max() > 1e-3
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("make", [*BOTH, ScoreCAM])
+def test_mixed_precision(make, policy, rng):
+    images = rng.normal(size=(3, 6, 6, 3)).astype("float32")
+    exact, rounded = hidden(), hidden(policy=policy)
+    rounded.set_weights(exact.get_weights())
+    expected = make(exact)(images, 1)
+    actual = make(rounded)(images, 1)
+    tolerance = 0.02 if policy == "mixed_float16" else 0.1
+    np.testing.assert_allclose(actual, expected, atol=tolerance)
+    assert make(rounded)(images).max() == 1
+
+
+# Each of 32x32 places has a slope of 2e-8 to 6e-8, which float16 has not; and
+# a thousand times the slope 150 of a flattened map is more than it has.
+@pytest.mark.parametrize(("pooled", "size"), [(True, 32), (False, 8)])
+@pytest.mark.parametrize("make", BOTH)
+def test_slopes_of_float16_neither_vanish_nor_overflow(make, pooled, size, rng):
+    kernel = np.array([[3.0, 0], [-1, 1], [2, 0]])
+    kernel = 2e-5 * kernel if pooled else np.tile(50 * kernel, (64, 1))
+    images = rng.uniform(0, 1, (2, size, size, 3)).astype("float32")
+    options = {"pooled": pooled, "size": size, "activation": None}
+    expected = make(small_classifiers.of_channels(kernel, **options))(images, 0)
+    keras.config.set_dtype_policy("mixed_float16")
+    model = small_classifiers.of_channels(kernel, **options)
+    actual = make(model)(images, 0)
+    np.testing.assert_allclose(actual, expected, atol=0.02)
+
+
+def test_grad_cam_that_differs_between_a_model_and_its_own_reload(
+    tmp_path, rng
+):
+    trained = keras.Sequential(
+        [small_classifiers.backbone(), *small_classifiers.head()]
+    )
+    model = keras_lficam.attach(trained)
+    model.save(tmp_path / "spliced.keras")
+    loaded = keras.models.load_model(tmp_path / "spliced.keras")
+    images = rng.uniform(0, 255, (3, 16, 12, 3))
+    for make in BOTH:
+        np.testing.assert_array_equal(make(model)(images), make(loaded)(images))
+    # What is explained is what the head sees: the attended features.
+    features = keras.Model(model.input, model.get_layer("attention").output)
+    head = model.get_layer("head")
+    kernel = head.layers[-1].get_weights()[0]
+    expected = reference.activation_map(
+        features.predict(images, verbose=0), np.tile(kernel[:, 2], (3, 1))
+    )
+    for index in range(3):
+        fine = reference.bilinear(expected[index, ..., 0], 16, 12)
+        actual = GradCAM(model)(images, 2)[index, ..., 0]
+        np.testing.assert_allclose(actual, fine, atol=1e-4)
+
+
+# What the last convolution has, beside what the pooling takes: 32, 192, 176,
+# 1000 in a map of 1x1, 1024 in a map of 1x1.
+@pytest.mark.parametrize(
+    ("name", "size", "channels"),
+    [
+        ("DenseNet121", 64, 1024),
+        ("InceptionV3", 128, 2048),
+        ("MobileNet", 64, 1024),
+        ("MobileNetV3Small", 64, 576),
+        pytest.param(
+            "NASNetMobile", 64, 1056, marks=pytest.mark.every_backbone
+        ),
+    ],
+)
+def test_last_convolution_as_default_layer_is_silently_wrong(
+    name, size, channels
+):
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(size, size, 3)
+    )
+    # The explainers that take a map by default take the same.
+    assert ScoreCAM(model).passes == (1 + channels, 0)
+    GradCAM(model)
+
+
+def in_the_form_of_theirs(library, model, images, classes):
+    """Grad-CAM and Grad-CAM++ of another library, not interpolated."""
+    if library == "tf-keras-vis":
+        from tf_keras_vis.gradcam import Gradcam
+        from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
+        from tf_keras_vis.utils.scores import CategoricalScore
+
+        options = {
+            "penultimate_layer": "features",
+            "seek_penultimate_conv_layer": False,
+            "expand_cam": False,
+            "normalize_cam": False,
+        }
+        score = CategoricalScore(classes.tolist())
+        return [
+            np.asarray(kind(model)(score, images, **options))[..., None]
+            for kind in (Gradcam, GradcamPlusPlus)
+        ]
+    from xplique.attributions import GradCAM as TheirGradCAM
+    from xplique.attributions import GradCAMPP
+
+    targets = np.eye(model.output_shape[-1], dtype="float32")[classes]
+    return [
+        np.asarray(kind(model, conv_layer="features")(images, targets))
+        for kind in (TheirGradCAM, GradCAMPP)
+    ]
+
+
+@pytest.mark.oracles
+@pytest.mark.parametrize("library", ["tf-keras-vis", "xplique"])
+def test_agrees_with_another_library_where_that_follows_the_paper(library, rng):
+    model = hidden(activation=None)  # They explain what the model gives.
+    images = rng.normal(size=(4, 6, 6, 3)).astype("float32")
+    classes = np.array([2, 0, 1, 2])
+    plain, plus_plus = in_the_form_of_theirs(library, model, images, classes)
+    ours = GradCAM(model)(images, classes)
+    np.testing.assert_allclose(ours, reference.stretch(plain), atol=1e-3)
+    # tf-keras-vis divides each channel's alpha by their sum, which is in the
+    # authors' release and not in their paper; xplique takes the mean of the
+    # channel for its sum. With that the rewrite is theirs, without it ours.
+    difference = (
+        {"normalized": True}
+        if library == "tf-keras-vis"
+        else {"gather": np.mean}
+    )
+    seen = slopes_and_features(model, images, classes)
+    for theirs, options in [(True, difference), (False, {})]:
+        weights = grad_cam_plus_plus(*seen, **options)
+        expected = reference.activation_map(seen[1], weights)
+        actual = (
+            reference.stretch(plus_plus)
+            if theirs
+            else GradCAMPlusPlus(model)(images, classes)
+        )
+        np.testing.assert_allclose(actual, expected, atol=1e-3)
