@@ -206,15 +206,22 @@ def test_unknown_scores_are_asked_for(rng):
     with pytest.raises(ValueError, match="scores of an unknown kind.*Ways out"):
         classifier.probabilities(images)
     with pytest.raises(ValueError, match="'scores'.*does not show the logits"):
-        classifier.cut()
+        classifier.check_logits()
     told = Classifier(model, "linear")
     np.testing.assert_allclose(
         array(told.probabilities(images)),
         model.predict(images, verbose=0),
         atol=1e-6,
     )
+    cut = told.cut()
+    features = cut.features(images)
+    np.testing.assert_allclose(
+        array(cut.scores(features)),
+        model.predict(images, verbose=0),
+        atol=1e-6,
+    )
     with pytest.raises(ValueError, match="does not show the logits"):
-        told.cut()
+        cut.logits(features)
     cut = Classifier(model, "softmax").cut()
     np.testing.assert_allclose(
         array(cut.logits(cut.features(images))),

@@ -493,7 +493,9 @@ def test_wrong_arguments_are_refused(metric, net, images, maps):
     for wrong in (maps[..., 0], maps[:2], maps[:, :3], np.repeat(maps, 3, -1)):
         with pytest.raises(ValueError, match=r"`maps`.*\(5, 6, 5, 1\)"):
             metric(model, images, wrong)
-    for wrong in (images[0], images[:, :3], images[..., :1], images[:0]):
+    with pytest.raises(ValueError, match=r"`maps`.*\(1, 6, 5, 1\)"):
+        metric(model, images[0], maps)  # One image is a batch of one.
+    for wrong in (images[:, :3], images[..., :1], images[:0]):
         with pytest.raises(ValueError, match=r"`images`.*\(batch, 6, 5, 3\)"):
             metric(model, wrong, maps)
     broken = maps.copy()

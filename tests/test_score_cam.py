@@ -57,6 +57,18 @@ def test_softmax_applied_to_outputs_that_are_already_softmax():
         ScoreCAM(small_classifiers.of_channels(KERNEL), activation="softmax")
 
 
+def test_probabilities_that_are_told_need_no_logits():
+    logits = small_classifiers.of_channels(KERNEL, activation=None)
+    # Its last layer does not show what it does.
+    end = keras.layers.Activation(lambda scores: keras.ops.softmax(scores))
+    model = keras.Model(logits.input, end(logits.output))
+    shown = ScoreCAM(model, activation="linear")(IMAGE, 0)
+    expected = ScoreCAM(logits, activation="softmax")(IMAGE, 0)
+    np.testing.assert_array_equal(shown, expected)
+    with pytest.raises(ValueError, match="does not show the logits"):
+        ScoreCAM(model, activation="linear", form="increase")
+
+
 def test_what_is_constant_or_hopeless_gives_zero():
     model = small_classifiers.of_channels(KERNEL)
     constant = np.full((1, 2, 2, 3), 7.0)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_lficam.backbones._graph import check_graph, is_graph
@@ -107,6 +108,90 @@ class Classifier:
                 "activation='linear' if its scores are probabilities already."
             )
 
+    def check_logits(self) -> None:
+        """Raises a ValueError unless the model shows its logits."""
+        if self.gives is None or (
+            self.gives == "probabilities" and self._found not in _PROBABILITIES
+        ):
+            raise ValueError(
+                f"Model {self.model.name!r} ends with the layer "
+                f"{self._end.operation.name!r}, which does not show the logits "
+                "of its classes. Ways out: a model that ends with a softmax or "
+                "a sigmoid; or activation='softmax' or 'sigmoid', if its "
+                "scores are logits."
+            )
+
+    def checked_images(self, images: Any) -> np.ndarray:
+        """Takes images `(B, H, W, 3)`, or one, as a finite array of float32.
+
+        Raises:
+            TypeError: If they hold no real numbers.
+            ValueError: If there are none, or the model takes none of this
+                shape, or they are not finite.
+        """
+        expected = self.image_shape
+        images = ops.convert_to_numpy(images)
+        if images.ndim == 3:
+            images = images[np.newaxis]
+        fits = images.ndim == 4 and all(
+            size in (None, actual)
+            for size, actual in zip(expected, images.shape[1:], strict=True)
+        )
+        if not fits or len(images) == 0:
+            shape = ", ".join(
+                "any" if size is None else str(size) for size in expected
+            )
+            raise ValueError(
+                f"Argument `images` must have shape (batch, {shape}), or be a "
+                f"single image ({shape}). Received: images.shape={images.shape}"
+            )
+        # The kind of bfloat16, which is none of NumPy's own, is "V".
+        if images.dtype.kind not in "biufV":
+            raise TypeError(
+                "Argument `images` must hold real numbers. "
+                f"Received: images.dtype={images.dtype}"
+            )
+        with np.errstate(over="ignore"):  # What is too large is found below.
+            images = images.astype("float32")
+        bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
+        if bad.size:
+            raise ValueError(
+                "Argument `images` must be finite in float32. Received: NaN "
+                f"or infinite pixels in the images at {bad.tolist()[:10]}. Way "
+                "out: leave these out, or replace the pixels, as by "
+                "numpy.nan_to_num."
+            )
+        return images
+
+    def checked_classes(self, classes: Any, count: int) -> np.ndarray | None:
+        """Takes a class for all of `count` images or for each; None as None.
+
+        Raises:
+            TypeError: If they are no integers.
+            ValueError: If there is not one for each, or the model does not
+                know them.
+        """
+        if classes is None:
+            return None
+        number = self.num_classes
+        classes = np.asarray(ops.convert_to_numpy(classes))
+        if not np.issubdtype(classes.dtype, np.integer):
+            raise TypeError(
+                "Argument `classes` must hold integers. "
+                f"Received: classes.dtype={classes.dtype}"
+            )
+        if classes.shape not in ((), (count,)):
+            raise ValueError(
+                "Argument `classes` must be one integer, or one for each of "
+                f"the {count} images. Received: classes.shape={classes.shape}"
+            )
+        if classes.size and not 0 <= classes.min() <= classes.max() < number:
+            raise ValueError(
+                f"Argument `classes` must lie between 0 and {number - 1}. "
+                f"Received: classes={classes.tolist()}"
+            )
+        return np.broadcast_to(classes, (count,))
+
     def cut(self, layer: str | None = None) -> "Cut":
         """Cuts the classifier at a feature map.
 
@@ -120,28 +205,19 @@ class Classifier:
 
         Raises:
             ValueError: If there is no such map, or another path goes around
-                it, or the model does not show its logits.
+                it.
         """
-        if self.gives is None or (
-            self.gives == "probabilities" and self._found not in _PROBABILITIES
-        ):
-            raise ValueError(
-                f"Model {self.model.name!r} ends with the layer "
-                f"{self._end.operation.name!r}, which does not show the logits "
-                "of its classes. Ways out: a model that ends with a softmax or "
-                "a sigmoid; or activation='softmax' or 'sigmoid', if its "
-                "scores are logits."
-            )
         if layer is None:
             index, place = _last_map(self._calls, self.model)
         else:
             index, place = _named_map(self._calls, layer)
         end = self._end
+        to_finish = _Chain(_way(place, self._finish))
         to_end = _Chain(_way(place, end.before))
         rest = _Chain(_way(end.after, self._finish))
         trunk = _Chain(_way(self._begin, place))
         try:
-            for chain in (trunk, to_end, rest):
+            for chain in (trunk, to_finish, to_end, rest):
                 chain.build()
         except ValueError as error:
             if layer is None:  # A pooling inside a block.
@@ -152,13 +228,18 @@ class Classifier:
                 f"another path goes in {self.model.name!r}."
             ) from error
 
+        def scores(features):
+            return ops.cast(to_finish(features), "float32")
+
         def logits(features):
+            self.check_logits()
             x = _without_activation(end.operation, to_end(features))
             return ops.cast(rest(x), "float32")
 
         return Cut(
             shape=tuple(place.tensor.shape[1:]),
             features=trunk,
+            scores=scores,
             logits=logits,
             operations=tuple(
                 call.operation
@@ -176,13 +257,17 @@ class Cut:
         shape: Shape `(h, w, C)` of the feature map.
         features: From images `(B, H, W, 3)` to the feature map
             `(B, h, w, C)`, in the model's dtype.
+        scores: From the feature map to what the model gives, `(B, K)`,
+            float32.
         logits: From the feature map to the logits `(B, K)`, float32: the
-            scores before a softmax or sigmoid.
+            scores before a softmax or sigmoid. A ValueError, if the model
+            does not show them.
         operations: The layers behind the map, in their order.
     """
 
     shape: tuple[int | None, int | None, int]
     features: Callable[[Any], Any]
+    scores: Callable[[Any], Any]
     logits: Callable[[Any], Any]
     operations: tuple[keras.Operation, ...]
 

@@ -103,7 +103,7 @@ class CAM(Explainer):
         def maps(images, classes=None):
             features = cut.features(images)
             if classes is None:
-                classes = ops.argmax(cut.logits(features), axis=-1)
+                classes = ops.argmax(cut.scores(features), axis=-1)
             columns = ops.take(dense.kernel, classes, axis=1)  # (C, B)
             columns = ops.cast(columns, "float32")
             features = ops.cast(features, "float32")
@@ -192,13 +192,14 @@ class ScoreCAM(Explainer):
             self.classifier.check_probabilities()
             score = self.classifier.probabilities
         else:
+            self.classifier.check_logits()
 
             def score(images):
                 return cut.logits(cut.features(images))
 
         def look(images):
             features = cut.features(images)
-            predicted = ops.argmax(cut.logits(features), axis=-1)
+            predicted = ops.argmax(cut.scores(features), axis=-1)
             features = ops.cast(features, "float32")
             contrast = ops.max(functional.min_max(features), axis=(1, 2))
             return features, contrast > 0, predicted

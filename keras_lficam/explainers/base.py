@@ -92,9 +92,8 @@ class Explainer(abc.ABC):
         self, images: Tensor, classes: Tensor | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Checks what a call is given, and makes arrays of it."""
-        images = _checked_images(images, self.classifier.image_shape)
-        number = self.classifier.num_classes
-        return images, _checked_classes(classes, len(images), number)
+        images = self.classifier.checked_images(images)
+        return images, self.classifier.checked_classes(classes, len(images))
 
     @property
     @abc.abstractmethod
@@ -116,58 +115,3 @@ class Explainer(abc.ABC):
             the size of the images are resized outside the compiled step,
             which takes some milliseconds.
         """
-
-
-def _checked_images(images, expected):
-    images = keras.ops.convert_to_numpy(images)
-    if images.ndim == 3:
-        images = images[np.newaxis]
-    fits = images.ndim == 4 and all(
-        size in (None, actual)
-        for size, actual in zip(expected, images.shape[1:], strict=True)
-    )
-    if not fits or len(images) == 0:
-        shape = ", ".join(
-            "any" if size is None else str(size) for size in expected
-        )
-        raise ValueError(
-            f"Argument `images` must have shape (batch, {shape}), or be a "
-            f"single image ({shape}). Received: images.shape={images.shape}"
-        )
-    if images.dtype.kind not in "biuf":
-        raise TypeError(
-            "Argument `images` must hold real numbers. "
-            f"Received: images.dtype={images.dtype}"
-        )
-    with np.errstate(over="ignore"):  # What is too large is found below.
-        images = images.astype("float32")
-    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
-    if bad.size:
-        raise ValueError(
-            "Argument `images` must be finite in float32. Received: NaN or "
-            f"infinite pixels in the images at {bad.tolist()[:10]}. Way out: "
-            "leave these out, or replace the pixels, as by numpy.nan_to_num."
-        )
-    return images
-
-
-def _checked_classes(classes, count, number):
-    if classes is None:
-        return None
-    classes = keras.ops.convert_to_numpy(classes)
-    if not np.issubdtype(classes.dtype, np.integer):
-        raise TypeError(
-            "Argument `classes` must hold integers. "
-            f"Received: classes.dtype={classes.dtype}"
-        )
-    if classes.shape not in ((), (count,)):
-        raise ValueError(
-            "Argument `classes` must be one integer, or one for each of the "
-            f"{count} images. Received: classes.shape={classes.shape}"
-        )
-    if classes.size and not 0 <= classes.min() <= classes.max() < number:
-        raise ValueError(
-            f"Argument `classes` must lie between 0 and {number - 1}. "
-            f"Received: classes={classes.tolist()}"
-        )
-    return np.broadcast_to(classes, (count,))

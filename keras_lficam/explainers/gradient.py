@@ -155,6 +155,7 @@ def _step(
     weigh: Callable[[Tensor, Tensor], Tensor],
 ) -> Step:
     """Compiles what maps the images, given how slopes become weights."""
+    classifier.check_logits()
     cut = classifier.cut(layer)
 
     def maps(images, classes=None):

@@ -19,10 +19,11 @@ class Asked:
         self._classifier.check_probabilities()
         _checks.check_integer("chunk_size", chunk_size, least=1)
         self._chunk_size = chunk_size
-        self.images = _checked_images(images, self._classifier.image_shape)
+        self.images = self._classifier.checked_images(images)
         self._maps = _checked_maps(maps, self.images.shape)
-        number = self._classifier.num_classes
-        self._classes = _checked_classes(classes, len(self.images), number)
+        self._classes = self._classifier.checked_classes(
+            classes, len(self.images)
+        )
         if classes is None:
             self._classes = self._whole_scores.argmax(axis=-1)
 
@@ -122,25 +123,6 @@ def pixels_replaced(shape, steps):
     return np.rint(np.linspace(0, height * width, steps + 1)).astype("int64")
 
 
-def _checked_images(images, expected):
-    images = _checks.real_array("images", images)
-    fits = images.ndim == 4 and all(
-        size in (None, actual)
-        for size, actual in zip(expected, images.shape[1:], strict=True)
-    )
-    if not fits or len(images) == 0:
-        sizes = ", ".join(
-            "any" if size is None else str(size) for size in expected
-        )
-        raise ValueError(
-            f"Argument `images` must have shape (batch, {sizes}). Way out: "
-            "image[None] makes a batch of a single one. "
-            f"Received: images.shape={images.shape}"
-        )
-    _checks.check_finite("images", images)
-    return images
-
-
 def _checked_maps(maps, shape):
     maps = _checks.real_array("maps", maps)
     if maps.shape != (*shape[:3], 1):
@@ -152,25 +134,3 @@ def _checked_maps(maps, shape):
         )
     _checks.check_finite("maps", maps)
     return maps
-
-
-def _checked_classes(classes, count, number):
-    if classes is None:
-        return None
-    classes = np.asarray(ops.convert_to_numpy(classes))
-    if not np.issubdtype(classes.dtype, np.integer):
-        raise TypeError(
-            "Argument `classes` must hold integers. "
-            f"Received: classes.dtype={classes.dtype}"
-        )
-    if classes.shape not in ((), (count,)):
-        raise ValueError(
-            "Argument `classes` must be one integer, or one for each of the "
-            f"{count} images. Received: classes.shape={classes.shape}"
-        )
-    if not 0 <= classes.min() <= classes.max() < number:
-        raise ValueError(
-            f"Argument `classes` must lie between 0 and {number - 1}. "
-            f"Received: classes={classes.tolist()}"
-        )
-    return np.broadcast_to(classes, (count,))
