@@ -5,8 +5,9 @@
     python benchmarks/backbones.py --table          # the table of the docs
 
 Both models predict the same batch in turn, and the ratio is the median of the
-ratios of the rounds, so that a busy minute falls on both. A row is written to
-backbones.csv as soon as it is measured; rows of other names are kept.
+ratios of the rounds, so that a busy minute falls on both. There are at least
+three rounds, and no more after `--seconds`. A row is written to backbones.csv
+as soon as it is measured; rows of other names are kept.
 """
 
 import argparse
@@ -39,7 +40,7 @@ COLUMNS = [
 ]
 
 
-def measure(name, batch_size, rounds):
+def measure(name, batch_size, most_rounds, most_seconds):
     import keras
     import numpy as np
     import tensorflow as tf
@@ -62,12 +63,18 @@ def measure(name, batch_size, rounds):
     rng = np.random.default_rng(0)
     images = tf.constant(rng.uniform(0, 255, (batch_size, *shape)), "float32")
     seconds = {key: [] for key in models}
-    for number in range(rounds + 2):  # The first two warm up.
+    for function in predict.values():
+        function(images)  # Compiles.
+    began = time.perf_counter()
+    rounds = 0
+    while rounds < 3 or (
+        rounds < most_rounds and time.perf_counter() - began < most_seconds
+    ):
         for key, function in predict.items():
             start = time.perf_counter()
             function(images).numpy()
-            if number >= 2:
-                seconds[key].append(time.perf_counter() - start)
+            seconds[key].append(time.perf_counter() - start)
+        rounds += 1
     pairs = zip(seconds["lfi_cam"], seconds["plain"], strict=True)
     lower, middle, upper = statistics.quantiles(a / b for a, b in pairs)
     _, rows, columns, channels = (
@@ -129,6 +136,7 @@ def main():
     parser.add_argument("names", nargs="*")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     rows = read()
@@ -138,7 +146,9 @@ def main():
     from keras_lficam import backbones
 
     for name in options.names or backbones.names():
-        rows[name] = measure(name, options.batch_size, options.rounds)
+        rows[name] = measure(
+            name, options.batch_size, options.rounds, options.seconds
+        )
         write(rows)
         print(markdown(rows[name]), flush=True)
 

@@ -72,16 +72,36 @@ def pictures(count, size):
 # Contenders: functions of a model and images, that give a function to time.
 
 
-def ours(name, **options):
+def ours(name, *, xla=False, policy=None, **options):
     def prepare(model, images):
+        import keras
         import numpy as np
 
         from keras_lficam import explainers
 
+        if policy is not None:
+            model = in_policy(model, policy)
         explainer = getattr(explainers, name)(model, **options)
+        if xla:
+            for step in vars(explainer).values():
+                if isinstance(step, keras.Model) and step is not model:
+                    step.compile(jit_compile=True)
         return lambda: explainer(images, np.zeros(len(images), int))
 
     return prepare
+
+
+def in_policy(model, policy):
+    """Copies a model for another dtype policy."""
+    import keras
+
+    def copy(layer):
+        config = {**layer.get_config(), "dtype": policy}
+        return type(layer).from_config(config)
+
+    copied = keras.models.clone_model(model, clone_function=copy)
+    copied.set_weights(model.get_weights())
+    return copied
 
 
 def tf_keras_vis(module, name, *, without_softmax, **options):
@@ -166,12 +186,19 @@ def channels(model):
     return Classifier(model).cut().shape[-1]
 
 
+XLA = "keras_lficam, XLA"
+BFLOAT16 = "keras_lficam, mixed_bfloat16"
 SCORE_CAM = {
     "keras_lficam": ours("ScoreCAM"),
     "tf-keras-vis": tf_keras_vis(
         "tf_keras_vis.scorecam", "Scorecam", without_softmax=False
     ),
     "floor": forward_passes(channels),
+}
+SCORE_CAM_VARIANTS = {
+    "keras_lficam": ours("ScoreCAM"),
+    XLA: ours("ScoreCAM", xla=True),
+    BFLOAT16: ours("ScoreCAM", policy="mixed_bfloat16"),
 }
 RISE = {
     "keras_lficam": ours("RISE", samples=RISE_MASKS),
@@ -186,6 +213,11 @@ GRAD_CAM = {
     "xplique": xplique("GradCAM"),
     "floor": forward_and_backward,
 }
+GRAD_CAM_VARIANTS = {
+    "keras_lficam": ours("GradCAM"),
+    XLA: ours("GradCAM", xla=True),
+    BFLOAT16: ours("GradCAM", policy="mixed_bfloat16"),
+}
 WIDE = wide_net
 MOBILE = functools.partial(application, "MobileNetV2", 96)
 RESIDUAL = functools.partial(application, "ResNet50", 224)
@@ -198,6 +230,15 @@ CASES = {
     "rise_mobile": (MOBILE, "MobileNetV2", 1, 96, RISE, 7),
     "grad_cam_mobile": (MOBILE, "MobileNetV2", 8, 96, GRAD_CAM, 31),
     "grad_cam_residual": (RESIDUAL, "ResNet50", 1, 224, GRAD_CAM, 31),
+    "score_cam_variants": (WIDE, "7x7x2048", 1, 224, SCORE_CAM_VARIANTS, 5),
+    "grad_cam_variants": (
+        MOBILE,
+        "MobileNetV2",
+        8,
+        96,
+        GRAD_CAM_VARIANTS,
+        15,
+    ),
 }
 COLUMNS = [
     "case",

@@ -296,12 +296,63 @@ def test_start_page_shows_the_python_of_the_readme():
         assert block in readme()
 
 
-def test_python_of_the_page_on_backbones_runs():
-    page = (ROOT / "docs" / "backbones.md").read_text()
-    names = {"labels": np.arange(4)}
-    for block in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(compile(block, "backbones.md", "exec"), names)
-    assert names["model"].name == "resnet50_abn"
+@pytest.mark.parametrize("name", ["backbones", "explainers"])
+def test_python_of_a_page_runs(name, rng):
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(blocks) >= 3
+    names = {
+        "images": rng.uniform(0, 255, (4, 64, 64, 3)),
+        "labels": np.arange(4),
+    }
+    for block in blocks:
+        exec(compile(block, f"{name}.md", "exec"), names)
+
+
+def table_of(page, name):
+    """Lines of the table that follows a mark in a page."""
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    lines = text.split(f"<!-- table: {name} -->\n\n")[1].split("\n\n")[0]
+    return lines.split("\n")[2:]
+
+
+def rows_of(name):
+    with (ROOT / "benchmarks" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_page_on_explainers_shows_the_costs_of_the_table():
+    rows, lines = rows_of("explainers"), table_of("explainers", "explainers")
+    for row, line in zip(rows, lines, strict=True):
+        case, task, contender, seconds, ratio, memory = line.strip("| ").split(
+            " | "
+        )
+        assert case == f"`{row['case']}`"
+        assert row["net"] in task
+        assert contender == row["contender"]
+        assert seconds == f"{float(row['seconds_per_image']):.3g} s"
+        assert ratio == f"{float(row['ours_over_it']):.3g}"
+        assert memory == f"{float(row['peak_memory_gb']):.2f} GB"
+
+
+def test_page_on_explainers_shows_the_comparison_of_the_table():
+    rows, lines = rows_of("comparison"), table_of("explainers", "comparison")
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    for line in lines:
+        name, *cells = line.strip("| ").split(" | ")
+        found = {row["metric"]: row for row in rows if row["explainer"] == name}
+        for metric, cell in zip(metrics, cells, strict=False):
+            assert cell == f"{float(found[metric]['mean']):.3f}"
+        row = next(iter(found.values()))
+        seconds, forward, backward = cells[len(metrics) :]
+        assert float(seconds) == pytest.approx(
+            float(row["seconds_per_image"]), rel=0.05
+        )
+        assert (forward, backward) == (
+            row["forward_passes"],
+            row["backward_passes"],
+        )
+    assert len(lines) == len({row["explainer"] for row in rows}) == 7
 
 
 def test_page_on_backbones_shows_the_figures_of_the_table():
