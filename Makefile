@@ -2,9 +2,13 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
+# A file of tests at a time on each of two processes.
+PYTEST = $(BIN)/python -m pytest
+SPREAD = -n 2 --dist loadfile
 # What runs on every backend of Keras.
 PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py \
-	explainers.py attach.py)
+	attach.py classifier.py explainers.py cam.py gradient.py perturbation.py \
+	faithfulness.py evaluation.py)
 
 setup: .venv/ready
 
@@ -19,20 +23,20 @@ check: setup
 	$(BIN)/mypy
 
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) $(SPREAD)
 
 backends: setup
 	$(BIN)/pip install -q -e ".[test,backends]"
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PORTABLE)
-	KERAS_BACKEND=torch $(BIN)/python -m pytest $(PORTABLE)
-	$(BIN)/python -m pytest -m across_backends
+	KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
+	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE)
+	$(PYTEST) -m across_backends
 
 every-backbone: setup
-	$(BIN)/python -m pytest -m every_backbone
+	$(PYTEST) -n 2 -m every_backbone
 
 oracles: setup
 	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt
-	$(BIN)/python -m pytest -m oracles
+	$(PYTEST) -m oracles
 
 docs: setup
 	$(BIN)/pip install -q -e ".[docs]"
@@ -40,7 +44,7 @@ docs: setup
 
 tutorials: setup
 	$(BIN)/pip install -q -e ".[test,tutorials]"
-	$(BIN)/python -m pytest --nbval tutorials
+	$(PYTEST) --nbval tutorials
 
 demo: setup
 	$(BIN)/keras-lficam demo

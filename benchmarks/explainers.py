@@ -224,8 +224,8 @@ RESIDUAL = functools.partial(application, "ResNet50", 224)
 # Net, its name, number and size of images, contenders, rounds.
 CASES = {
     "score_cam_wide_1": (WIDE, "7x7x2048", 1, 224, SCORE_CAM, 3),
-    "score_cam_wide_4": (WIDE, "7x7x2048", 4, 224, SCORE_CAM, 2),
-    "score_cam_mobile": (MOBILE, "MobileNetV2", 8, 96, SCORE_CAM, 3),
+    "score_cam_wide_4": (WIDE, "7x7x2048", 4, 224, SCORE_CAM, 1),
+    "score_cam_mobile": (MOBILE, "MobileNetV2", 8, 96, SCORE_CAM, 2),
     "rise_wide": (WIDE, "7x7x2048", 1, 224, RISE, 7),
     "rise_mobile": (MOBILE, "MobileNetV2", 1, 96, RISE, 7),
     "grad_cam_mobile": (MOBILE, "MobileNetV2", 8, 96, GRAD_CAM, 31),

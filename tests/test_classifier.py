@@ -378,3 +378,37 @@ def test_one_of_several_outputs_is_called_predictions(rng):
     unnamed = keras.Model(base.input, [other, base.output])
     with pytest.raises(ValueError, match="one called 'predictions'"):
         Classifier(unnamed)
+
+
+@pytest.mark.parametrize("kind", ["sum", "division"])
+def test_logits_that_end_with_an_operation_of_several_tensors(kind, rng):
+    base = flat()
+    pooled = base.layers[-2].output
+    scores = {
+        "sum": lambda: keras.layers.Add()(
+            [keras.layers.Dense(3)(pooled), keras.layers.Dense(3)(pooled)]
+        ),
+        "division": lambda: keras.layers.Dense(3)(pooled) / 2.0,
+    }[kind]()
+    model = keras.Model(base.input, scores)
+    cut = Classifier(model, "softmax").cut()
+    images = pictures(rng)
+    np.testing.assert_allclose(
+        array(cut.logits(cut.features(images))),
+        model.predict(images, verbose=0),
+        atol=1e-5,
+    )
+
+
+def test_output_of_a_layer_is_found_in_nested_models(rng):
+    model = nested_twice()
+    images = pictures(rng)
+    found = Classifier(model).output_of("conv")
+    assert found.shape == (None, 7, 7, 4)
+    np.testing.assert_allclose(
+        array(found.function(images)),
+        convolved(images / 255, leaf(model, "conv")),
+        atol=1e-5,
+    )
+    with pytest.raises(ValueError, match="must have a layer 'nothing'"):
+        Classifier(model).output_of("nothing")

@@ -628,6 +628,36 @@ def test_fit_reports_the_quality_of_the_maps_as_they_are(rng, tmp_path):
     assert len(seen) == 6
 
 
+def test_no_epoch_explains_a_batch_twice(rng):
+    model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(16, 16, 3))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    images = rng.uniform(0, 255, (3, 16, 16, 3)).astype("float32")
+    calls = []
+
+    def make(model):
+        explain = AttentionMap(model)
+        return lambda *batch: calls.append(1) or explain(*batch)
+
+    quality = MapQuality(
+        make,
+        {"brightness": lambda maps: maps.mean(axis=(1, 2, 3))},
+        [(images, np.arange(3))],
+    )
+    model.fit(images, np.arange(3), epochs=2, verbose=0, callbacks=[quality])
+    assert len(calls) == 2
+
+
+def test_classes_that_are_an_array_are_refused(rng):
+    batch = rng.uniform(0, 255, (2, 16, 16, 3)), np.arange(2)
+    with pytest.raises(ValueError, match="`classes` must be 'predicted'"):
+        evaluate(
+            {"one": lambda images, classes: images[..., :1]},
+            {"brightness": lambda maps: maps.mean(axis=(1, 2, 3))},
+            [batch],
+            classes=np.array([0, 1]),
+        )
+
+
 def fitted(order):
     """Trains for six epochs; the maps get worse from one to the next."""
     model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Flatten()])

@@ -11,6 +11,8 @@ import keras_lficam
 from keras_lficam.backbones import cifar
 from keras_lficam.explainers import (
     CAM,
+    LIME,
+    RISE,
     AttentionMap,
     GradCAM,
     GradCAMPlusPlus,
@@ -198,3 +200,81 @@ def test_model_without_a_map_is_refused():
     plain = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     with pytest.raises(ValueError, match="layer 'attention_map'.*build"):
         AttentionMap(plain)
+
+
+def test_attention_map_of_several_channels_is_refused():
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(7, 3, name="attention_map")(image)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    named = keras.Model(image, keras.layers.Dense(2, "softmax")(x))
+    with pytest.raises(ValueError, match="one map.*7 channels"):
+        AttentionMap(named)
+
+
+def test_nested_model_of_ours_shows_its_map(model, images):
+    outer = keras.Sequential([keras.Input((32, 24, 3)), model])
+    np.testing.assert_array_equal(
+        AttentionMap(outer)(images), AttentionMap(model)(images)
+    )
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_draws_nearly_the_map_of_float32(
+    policy, model, images, tmp_path
+):
+    keras.config.set_dtype_policy(policy)
+    mixed = keras_lficam.build(cifar.resnet(8), 5, input_shape=(32, 24, 3))
+    mixed.set_weights(model.get_weights())
+    maps = AttentionMap(mixed)(images)
+    assert maps.dtype == "float32"
+    np.testing.assert_allclose(maps, AttentionMap(model)(images), atol=0.06)
+
+
+ALL = {
+    **READERS,
+    "rise": functools.partial(RISE, samples=40, cells=3),
+    "lime": functools.partial(
+        LIME,
+        samples=40,
+        segments=lambda image: np.arange(16 * 12).reshape(16, 12) // 24,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_images_of_one_channel(name, small_images):
+    """A gray image is as one of three equal colors."""
+    gray = keras.Input((16, 12, 1))
+    color = keras.layers.Concatenate()([gray, gray, gray])
+    of_colors = sharpened(flat())
+    of_gray = keras.Model(gray, of_colors(color))
+    images = small_images[..., :1]
+    expected = ALL[name](of_colors)(np.repeat(images, 3, axis=-1))
+    assert expected.max() > 0.9
+    np.testing.assert_allclose(ALL[name](of_gray)(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_what_overflows_is_an_error_not_a_map(name, small_images):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = flat()
+    kernel = model.layers[2].kernel
+    kernel.assign(1e6 * keras.ops.ones(kernel.shape))
+    with pytest.raises(ValueError, match="finite numbers.*mixed_bfloat16"):
+        ALL[name](model)(small_images, 0)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="exports a SavedModel"
+)
+def test_defect_export_of_an_explainer_fails(model, images, tmp_path):
+    """The map of LFI-CAM is a forward pass, so a SavedModel gives it."""
+    import tensorflow as tf
+
+    view = keras_lficam.attention_view(model)
+    view.export(tmp_path / "saved", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    served = loaded.serve(images.astype("float32"))
+    expected = view.predict(images, verbose=0)
+    for name, value in expected.items():
+        np.testing.assert_allclose(served[name], value, atol=1e-5)

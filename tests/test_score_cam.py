@@ -79,6 +79,27 @@ def test_what_is_constant_or_hopeless_gives_zero():
     assert ScoreCAM(sure, form="increase")(IMAGE, 1).max() == 1
 
 
+def test_named_layer():
+    image = keras.Input((2, 2, 3))
+    base = small_classifiers.of_channels(KERNEL)
+    # Half as bright, and the map of its own layer as before.
+    x = keras.layers.Rescaling(0.5, name="half")(image)
+    x = base.get_layer("colors")(x)
+    x = keras.layers.Rescaling(-2.0, name="turned")(x)
+    x = keras.layers.Rescaling(-1.0)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, base.layers[-1](x))
+    expected = ScoreCAM(base)(IMAGE, 0)
+    for layer in (None, "half", "colors"):
+        actual = ScoreCAM(model, layer=layer)(IMAGE, 0)
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+    # Turned, other places are masked, and no place speaks for the class.
+    turned = ScoreCAM(model, layer="turned")(IMAGE, 0)
+    assert np.abs(turned - expected).max() > 0.5
+    with pytest.raises(ValueError, match="`layer`.*'nothing'"):
+        ScoreCAM(model, layer="nothing")
+
+
 def test_form_is_one_of_two():
     model = small_classifiers.of_channels(KERNEL)
     with pytest.raises(ValueError, match="`form`.*'logit'"):

@@ -192,6 +192,28 @@ class Classifier:
             )
         return np.broadcast_to(classes, (count,))
 
+    def output_of(self, layer: str) -> "Output":
+        """Finds what a layer makes of images.
+
+        Args:
+            layer: Name of a layer, which may lie in a nested model.
+
+        Returns:
+            An `Output`.
+
+        Raises:
+            ValueError: If there is no such layer.
+        """
+        for call in self._calls:
+            if call.operation.name == layer:
+                shape = tuple(call.after.tensor.shape)
+                return Output(shape, _Chain(_way(self._begin, call.after)))
+        raise ValueError(
+            f"Argument `model` must have a layer {layer!r}, as a model made "
+            f"by keras_lficam.build has. Received: {self.model.name!r} "
+            "without it."
+        )
+
     def cut(self, layer: str | None = None) -> "Cut":
         """Cuts the classifier at a feature map.
 
@@ -233,6 +255,8 @@ class Classifier:
 
         def logits(features):
             self.check_logits()
+            if self._found not in _PROBABILITIES:
+                return scores(features)
             x = _without_activation(end.operation, to_end(features))
             return ops.cast(rest(x), "float32")
 
@@ -247,6 +271,14 @@ class Classifier:
                 if not _is_nested(call.operation)
             ),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a layer gives: its shape, and the function from images to it."""
+
+    shape: tuple[int | None, ...]
+    function: Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -424,8 +456,6 @@ def _without_activation(layer, x):
     """Calls a layer without the softmax or sigmoid that it ends with."""
     if isinstance(layer, keras.layers.Softmax):
         return x
-    if _activation_of(layer) not in _PROBABILITIES:
-        return layer(x)
     kept, layer.activation = layer.activation, keras.activations.linear
     try:
         return layer(x)

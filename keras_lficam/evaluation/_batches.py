@@ -41,7 +41,8 @@ def chosen_classes(classes, images, labels):
 
 def check_classes(classes):
     """Refuses what is no way to choose classes."""
-    if classes not in ("predicted", "label") and not callable(classes):
+    is_word = isinstance(classes, str) and classes in ("predicted", "label")
+    if not is_word and not callable(classes):
         raise ValueError(
             "Argument `classes` must be 'predicted', 'label' or a function "
             f"of images. Received: classes={classes!r}"

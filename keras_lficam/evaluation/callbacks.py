@@ -12,7 +12,7 @@ from keras_lficam.evaluation._batches import (
     unpacked,
 )
 from keras_lficam.evaluation._metric import asked_metrics
-from keras_lficam.evaluation.running import evaluate
+from keras_lficam.evaluation.running import mean_of, measured
 
 
 class MapQuality(keras.callbacks.Callback):
@@ -68,7 +68,7 @@ class MapQuality(keras.callbacks.Callback):
         self.data = data
         self.classes = classes
         self.reductions = reductions
-        asked = asked_metrics(metrics, {}, reductions or {})
+        self._asked = asked_metrics(metrics, {}, reductions or {})
         check_classes(classes)
         if isinstance(data, Iterator):
             raise ValueError(
@@ -78,7 +78,7 @@ class MapQuality(keras.callbacks.Callback):
                 "batches."
             )
         for batch in data:
-            check_masks(asked, unpacked(batch))
+            check_masks(self._asked, unpacked(batch))
             break
 
     def on_train_begin(self, logs=None):
@@ -87,12 +87,17 @@ class MapQuality(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         del epoch
-        found = evaluate(
+        values, *_ = measured(
             {"model": self._explain},
-            self.metrics,
+            self._asked,
             self.data,
-            classes=self.classes,
-            reductions=self.reductions,
+            self.classes,
+            progress=False,
         )
         # Keras hands the same dictionary from one callback to the next.
-        logs.update({f"val_{row.metric}": row.mean for row in found.rows})
+        logs.update(
+            {
+                f"val_{metric}": mean_of(array)
+                for metric, array in values["model"].items()
+            }
+        )

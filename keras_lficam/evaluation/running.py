@@ -93,13 +93,30 @@ def evaluate(
         )
         print(result)
     """
-    others, reductions = others or {}, reductions or {}
-    better = better or {}
-    asked = asked_metrics(metrics, others, reductions)
+    others, better = others or {}, better or {}
+    asked = asked_metrics(metrics, others, reductions or {})
     _check_explainers(explainers, metrics, others, better)
     check_classes(classes)
+    values, clocks, labels, explained = measured(
+        explainers, asked, data, classes, progress
+    )
+    rows = [
+        _row(name, metric, better.get(metric, ""), array, clock)
+        for name, clock in clocks.items()
+        for metric, array in values[name].items()
+    ]
+    return Evaluation(tuple(rows), values, labels, explained)
+
+
+def measured(explainers, asked, data, classes, progress):
+    """Goes through the data, once.
+
+    Returns:
+        Values of each explainer and metric, clocks of the explainers, labels,
+        and the classes that were explained.
+    """
     clocks = {name: _Clock(name, call) for name, call in explainers.items()}
-    found: dict[str, dict[str, list]] = {name: {} for name in explainers}
+    found = {name: {} for name in explainers}
     labels, explained = [], []
     bar = tqdm.tqdm(
         total=_length(data, len(explainers)),
@@ -124,8 +141,8 @@ def evaluate(
                 for metric in asked:
                     if metric.compares and name not in metric.others:
                         continue
-                    values = metric(name, {**given, "maps": maps})
-                    found[name].setdefault(metric.name, []).append(values)
+                    one = metric(name, {**given, "maps": maps})
+                    found[name].setdefault(metric.name, []).append(one)
                 bar.update()
     if not labels:
         raise ValueError(
@@ -140,17 +157,8 @@ def evaluate(
         }
         for name in explainers
     }
-    rows = [
-        _row(name, metric, better.get(metric, ""), array, clock)
-        for name, clock in clocks.items()
-        for metric, array in values[name].items()
-    ]
-    return Evaluation(
-        tuple(rows),
-        values,
-        np.concatenate(labels),
-        None if explained[0] is None else np.concatenate(explained),
-    )
+    classes = None if explained[0] is None else np.concatenate(explained)
+    return values, clocks, np.concatenate(labels), classes
 
 
 class _Clock:
@@ -226,11 +234,15 @@ def _length(data, count):
         return None
 
 
+def mean_of(values):
+    """Mean of the values that are there, NaN if none is."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else float("nan")
+
+
 def _row(explainer, metric, better, values, clock):
     there = values[~np.isnan(values)]
-    mean = half = float("nan")
-    if len(there):
-        mean = float(there.mean())
+    mean, half = mean_of(values), float("nan")
     if len(there) > 1:
         error = there.std(ddof=1) / len(there) ** 0.5
         half = float(special.stdtrit(len(there) - 1, 0.975) * error)

@@ -17,7 +17,8 @@ class AttentionMap(Explainer):
     One forward pass, no gradient. The map does not depend on a class.
 
     Args:
-        model: Model with a layer `attention_map`, as `build` makes it.
+        model: Model with a layer `attention_map`, as `build` makes it; it may
+            be nested in another.
         chunk_size: Number of images that go through the model at once. The
             memory is that of a prediction of as many images.
 
@@ -35,17 +36,17 @@ class AttentionMap(Explainer):
 
     def __init__(self, model: keras.Model, *, chunk_size: int = 32):
         super().__init__(model, chunk_size=chunk_size)
-        names = [layer.name for layer in model.layers]
-        if "attention_map" not in names:
+        view = self.classifier.output_of("attention_map")
+        channels = view.shape[-1]
+        if channels != 1:
             raise ValueError(
-                "Argument `model` must have a layer 'attention_map', as a "
-                "model made by keras_lficam.build has. "
-                f"Received: {model.name!r} without it."
+                "The layer 'attention_map' of the model must give one map "
+                "(batch, rows, columns, 1), as that of a model made by "
+                f"keras_lficam.build does. Received: {channels} channels."
             )
-        view = keras.Model(model.input, model.get_layer("attention_map").output)
 
         def maps(images):
-            coarse = view(images, training=False)
+            coarse = view.function(images)
             return functional.resize(coarse, ops.shape(images)[1:3])
 
         self._step = Step(model, maps)
@@ -289,10 +290,11 @@ def _masked(image, maps):
     # many; and in triplicate, for the colors lie beside one another. That is
     # half the time of the plain way.
     maps = (maps - low) / ops.where(span == 0, 1.0, span)
-    across = ops.repeat(across, 3, axis=1)  # (w, W * 3)
+    colors = image.shape[-1]
+    across = ops.repeat(across, colors, axis=1)  # (w, W * 3)
     masks = ops.matmul(down, ops.matmul(maps, across))
-    products = masks * ops.reshape(image, (1, height, width * 3))
-    return ops.reshape(products, (-1, height, width, 3))
+    products = masks * ops.reshape(image, (1, height, width * colors))
+    return ops.reshape(products, (-1, height, width, colors))
 
 
 def _interpolation(length, new_length):

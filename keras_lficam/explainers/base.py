@@ -1,6 +1,7 @@
 """The contract that every explainer keeps."""
 
 import abc
+import numbers
 
 import keras
 import numpy as np
@@ -33,14 +34,16 @@ class Explainer(abc.ABC):
         images: Images `(B, H, W, 3)`, or a single one `(H, W, 3)`, in the
             range that the model takes; finite.
         classes: The class to explain: an integer for all images, an integer
-            for each of them, or None for the class that is predicted.
+            for each of them, or None for the class that is predicted. Of one
+            sigmoid, class 0 is all there is: what speaks for a yes.
 
     Output shape:
         `(B, H, W, 1)`, a NumPy array, float32, in [0, 1].
 
     Raises:
         TypeError: If `model` is no `keras.Model`, or `classes` no integers.
-        ValueError: If another argument is not as described.
+        ValueError: If another argument is not as described, or numbers of the
+            model are not finite.
 
     Attributes:
         model: The model.
@@ -60,15 +63,7 @@ class Explainer(abc.ABC):
         chunk_size: int = 32,
     ):
         self.classifier = Classifier(model, activation)
-        if (
-            not isinstance(chunk_size, int)
-            or isinstance(chunk_size, bool)
-            or chunk_size < 1
-        ):
-            raise ValueError(
-                "Argument `chunk_size` must be an integer of at least 1. "
-                f"Received: chunk_size={chunk_size!r}"
-            )
+        check_integer("chunk_size", chunk_size, least=1)
         self.model = model
         self.chunk_size = chunk_size
 
@@ -84,7 +79,7 @@ class Explainer(abc.ABC):
             )
             if tuple(made.shape[1:3]) != images.shape[1:3]:
                 made = functional.resize(made, images.shape[1:3])
-            maps.append(keras.ops.convert_to_numpy(made))
+            maps.append(self._finite(keras.ops.convert_to_numpy(made)))
         # Interpolation rounds, and may leave [0, 1] by a last digit.
         return np.clip(np.concatenate(maps), 0, 1, dtype="float32")
 
@@ -95,10 +90,22 @@ class Explainer(abc.ABC):
         images = self.classifier.checked_images(images)
         return images, self.classifier.checked_classes(classes, len(images))
 
+    def _finite(self, values: np.ndarray) -> np.ndarray:
+        """Raises a ValueError if the model's numbers overflowed."""
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"Model {self.model.name!r} must give finite numbers. "
+                "Received: NaN or infinite ones, for an image or for what an "
+                "explainer makes of it. Ways out: check the range of the "
+                "pixels that the model takes; a dtype policy with a wider "
+                "range, such as 'mixed_bfloat16' instead of 'mixed_float16'."
+            )
+        return values
+
     @property
     @abc.abstractmethod
     def passes(self) -> tuple[int, int]:
-        """Forward and backward passes of the model that one image takes."""
+        """Forward and backward passes of the model for an image, at most."""
 
     @abc.abstractmethod
     def _explain(
@@ -115,3 +122,13 @@ class Explainer(abc.ABC):
             the size of the images are resized outside the compiled step,
             which takes some milliseconds.
         """
+
+
+def check_integer(name: str, value: int, *, least: int) -> None:
+    """Raises a ValueError if an argument is no integer of at least `least`."""
+    is_integer = isinstance(value, numbers.Integral)
+    if not is_integer or isinstance(value, bool) or value < least:
+        raise ValueError(
+            f"Argument `{name}` must be an integer of at least {least}. "
+            f"Received: {name}={value!r}"
+        )

@@ -20,7 +20,8 @@ class GradCAM(Explainer):
     """Weighs each channel by how the logit of the class grows with it.
 
     One forward pass of the model, and one backward pass from the logit to the
-    feature map.
+    feature map; in float16 that part is passed through twice, with and without
+    scaled slopes.
 
         w_k = mean_ij(dy / dF_kij)          map = s(ReLU(sum_k w_k F_k))
 
@@ -76,8 +77,8 @@ class GradCAM(Explainer):
 class GradCAMPlusPlus(Explainer):
     """Weighs each channel by its positive slopes, the rarer the more.
 
-    One forward pass of the model, and one backward pass from the logit to the
-    feature map. With the slope `g` of the logit,
+    One forward pass of the model, and one backward pass as of `GradCAM`. With
+    the slope `g` of the logit,
 
         alpha_kij = g_kij^2 / (2 g_kij^2 + sum_ab(F_kab) g_kij^3)
         w_k = sum_ij(alpha_kij ReLU(g_kij))

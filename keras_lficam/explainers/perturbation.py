@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable
 
 import keras
@@ -11,7 +10,7 @@ from keras import ops
 
 from keras_lficam import functional
 from keras_lficam.explainers._step import Step
-from keras_lficam.explainers.base import Explainer
+from keras_lficam.explainers.base import Explainer, check_integer
 from keras_lficam.functional import Tensor
 
 # As published, and as the `lime` package has them.
@@ -88,9 +87,9 @@ class RISE(Explainer):
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
         self.classifier.check_probabilities()
-        _check_integer("samples", samples, 1)
-        _check_integer("cells", cells, 2)
-        _check_integer("seed", seed, 0)
+        check_integer("samples", samples, least=1)
+        check_integer("cells", cells, least=2)
+        check_integer("seed", seed, least=0)
         if not 0 < keep < 1:
             raise ValueError(
                 "Argument `keep` must be a number between 0 and 1. "
@@ -161,7 +160,7 @@ class RISE(Explainer):
                 total[index] += self._partial_sum.predict_on_batch(
                     [image[None], down, across, classes[index, None]]
                 )
-        return total[..., None] / (self.samples * self.keep)
+        return self._finite(total[..., None] / (self.samples * self.keep))
 
     def _factors(self, part, size):
         """Makes `(n, H, cells)` and `(n, cells, W)`, whose products are masks.
@@ -261,8 +260,8 @@ class LIME(Explainer):
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
         self.classifier.check_probabilities()
-        _check_integer("samples", samples, 1)
-        _check_integer("seed", seed, 0)
+        check_integer("samples", samples, least=1)
+        check_integer("seed", seed, least=0)
         if segments is not None and not callable(segments):
             raise TypeError(
                 "Argument `segments` must be a function of an image, or None. "
@@ -326,7 +325,7 @@ class LIME(Explainer):
         samples = rng.integers(0, 2, (self.samples, number), "uint8") > 0
         samples[0] = True
         fill = _means(image, segments)
-        triple = np.repeat(segments, 3, axis=1)
+        triple = np.repeat(segments, image.shape[-1], axis=1)
         probabilities = []
         for start in range(0, self.samples, self.chunk_size):
             part = samples[start : start + self.chunk_size]
@@ -337,7 +336,7 @@ class LIME(Explainer):
             if category is None:
                 category = best[0]
             probabilities.append(found[:, category])
-        probabilities = np.concatenate(probabilities)
+        probabilities = self._finite(np.concatenate(probabilities))
         distances = 1 - np.sqrt(samples.mean(axis=1))  # Cosine, of 0 and 1.
         weights = np.sqrt(np.exp(-((distances / _KERNEL_WIDTH) ** 2)))
         coefficients, intercept = _ridge(samples, probabilities, weights)
@@ -348,6 +347,8 @@ class LIME(Explainer):
     def _superpixels(self, image):
         low, high = image.min(), image.max()
         scaled = (image - low).astype("float64") / max(high - low, 1e-30)
+        if image.shape[-1] == 1:
+            scaled = np.repeat(scaled, 3, axis=-1)
         function = self.segments or self._quickshift
         segments = np.asarray(function(scaled))
         if segments.shape != image.shape[:2] or not np.issubdtype(
@@ -370,15 +371,6 @@ class LIME(Explainer):
         )
 
 
-def _check_integer(name, value, least):
-    is_integer = isinstance(value, numbers.Integral)
-    if not is_integer or isinstance(value, bool) or value < least:
-        raise ValueError(
-            f"Argument `{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r}"
-        )
-
-
 def _interpolation(cells, length, shifts):
     """Makes the matrices `(n, length, cells)` that enlarge and cut an axis."""
     cell = math.ceil(length / cells)
@@ -395,7 +387,8 @@ def _masked(image, down, across):
     shape = ops.shape(image)
     # In triplicate, for the colors lie beside one another: a broadcast over
     # them takes longer than the product of matrices.
-    masks = ops.matmul(down, ops.repeat(across, 3, axis=2))  # (n, H, W * 3)
+    across = ops.repeat(across, image.shape[-1], axis=2)
+    masks = ops.matmul(down, across)  # (n, H, W * 3)
     products = masks * ops.reshape(image, (1, shape[1], -1))
     return ops.reshape(products, (-1, *shape[1:]))
 

@@ -87,7 +87,15 @@ def randomized(model: keras.Model, *, seed: int) -> keras.Model:
             f"Received: model={model!r} of type {type(model).__name__}"
         )
     _checks.check_integer("seed", seed, least=0)
-    copy = keras.models.clone_model(model)
+    try:
+        copy = keras.models.clone_model(model)
+    except Exception as error:  # A layer of somebody's raises anything.
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"Model {model.name!r} cannot be made once more from its "
+            f"configuration: {reason} Way out: give every class of a layer a "
+            "`get_config` that holds the arguments of its constructor."
+        ) from error
     rng = np.random.default_rng(seed)
     for variable in copy.weights:
         if _starts_at_random(variable):
