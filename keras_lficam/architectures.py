@@ -44,7 +44,7 @@ def build(
         weights: None for random ones; `"imagenet"` for those that Keras has
             of ImageNet; the path of a weights file of the backbone; or
             `"preset"` for those of the preset. Where the weights are of other
-            classes, or without a head, the last layer stays random.
+            classes the last layer stays random, and without a head all of it.
         architecture: How map and prediction come about. `"lfi_cam"`: learned
             importance, map, attention. `"abn"`: attention branch network,
             whose two outputs both need the label. `"cam"`: the backbone with
@@ -122,7 +122,9 @@ def attach(
 
     Args:
         model: Functional or Sequential classifier with one input and one
-            output; its backbone may be nested in it. It stays as it is.
+            output; its backbone may be nested in it. It stays as it is. Where
+            it begins with layers that move pixels, such as `RandomFlip` or
+            `CenterCrop`, the map is of the image behind them.
         architecture: `"lfi_cam"`, `"abn"`, `"cam"` or `"plain"`, as for
             `build`. All but `"cam"` keep the weights of the head.
         layer: Name of the layer whose output is the feature map. By default
@@ -153,13 +155,18 @@ def attach(
     _check_output_stride(output_stride)
     _check_architecture(architecture)
     network = _importance_layer(importance_network, value_range)
-    if "attention_map" in {la.name for la in getattr(model, "layers", [])}:
-        raise ValueError(
-            f"Model {model.name!r} has a layer 'attention_map' already. Way "
-            "out: train and explain it as it is."
-        )
     split = backbones.cut(model, layer=layer, output_stride=output_stride)
+    _check_no_attention(model, split)
     head, activation = backbones.without_activation(split.head)
+    if activation is None:
+        if architecture in ("abn", "cam"):
+            raise ValueError(
+                f"Model {model.name!r} does not show the activation of its "
+                "scores, which another head needs, too. Received: "
+                f"architecture={architecture!r}. Ways out: 'lfi_cam'; or a "
+                "model that ends with a dense layer and its activation."
+            )
+        activation = keras.activations.linear
     split = dataclasses.replace(split, head=head)
     return _assembled(split, architecture, network, activation)
 
@@ -220,7 +227,8 @@ def _assembled(split, architecture, network, activation):
 
 
 def _lfi_cam(split, network):
-    importance = network([split.image, split.features])
+    seen = backbones.seen_image(split.image, split.features)
+    importance = network([seen, split.features])
     attention_map = layers.ClassActivationMap(name="attention_map")(
         [split.features, importance]
     )
@@ -374,11 +382,25 @@ def _check_architecture(architecture):
 
 
 def _check_dropout(dropout):
+    if dropout is None:
+        return
     real = isinstance(dropout, numbers.Real) and not isinstance(dropout, bool)
-    if dropout is not None and not (real and 0 <= dropout < 1):
-        raise ValueError(
+    if not real or not 0 <= dropout < 1:
+        raise (ValueError if real else TypeError)(
             "Argument `dropout` must be None, or a rate of at least 0 and "
             f"less than 1. Received: dropout={dropout!r}"
+        )
+
+
+def _check_no_attention(model, split):
+    trunk = keras.Model(split.image, split.features)
+    of_ours = layers.ClassActivationMap, layers.AttentionMechanism
+    if any(
+        isinstance(la, of_ours) for la in [*trunk.layers, *split.head.layers]
+    ):
+        raise ValueError(
+            f"Model {model.name!r} has an attention map already. Way out: "
+            "train and explain it as it is."
         )
 
 

@@ -1,9 +1,12 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
 import reference
 
 import keras_lficam
+from keras_lficam import backbones
 from keras_lficam.backbones import cifar, resnets
 
 
@@ -182,7 +185,7 @@ def test_sequence_of_bgr_or_other_pixels_is_never_seen_by_the_gray(rng):
             "no weights from ImageNet",
         ),
         ({"dropout": 1}, ValueError, "less than 1.*dropout=1"),
-        ({"dropout": "half"}, ValueError, "rate.*dropout='half'"),
+        ({"dropout": "half"}, TypeError, "rate.*dropout='half'"),
         ({"classes": []}, TypeError, "or their names"),
         ({"classes": ["cat", "cat"]}, ValueError, "every class once"),
         ({"classes": [0, 1]}, TypeError, r"names.*\[0, 1\]"),
@@ -454,3 +457,82 @@ def test_compiled_by_xla_the_answers_are_the_same(architecture, shape, rng):
         keras.tree.flatten(eager), keras.tree.flatten(compiled), strict=True
     ):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def pooled_only(
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    classes=3,
+    classifier_activation=None,
+):
+    """A head without weights, as SqueezeNet has, and a taken name."""
+    x = keras.layers.Conv2D(classes, 3, strides=4, name="attention")(
+        input_tensor
+    )
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(input_tensor, x, name="squeeze")
+
+
+def test_function_with_a_head_without_weights_and_a_name_that_is_taken(rng):
+    model = keras_lficam.build(
+        pooled_only, 3, input_shape=(32, 32, 3), dropout=0.3
+    )
+    assert model.predict(pictures(rng), verbose=0).shape == (4, 3)
+    head = model.get_layer("head")
+    assert head.layers[1].rate == 0.3
+    assert model.get_layer("squeeze_attention").kernel.shape == (3, 3, 3, 3)
+
+
+def test_partial_of_an_application_prepares_its_pixels(rng):
+    function = keras.applications.MobileNetV2
+    small_one = functools.partial(function, alpha=0.35)
+    model = keras_lficam.build(
+        small_one, 3, input_shape=(64, 64, 3), architecture="plain"
+    )
+    images = pictures(rng, size=(64, 64))
+    first = keras.Model(model.input, model.get_layer("Conv1").output)
+    (kernel,) = model.get_layer("Conv1").get_weights()
+    expected = keras.ops.conv(
+        images / 127.5 - 1, kernel, strides=2, padding="same"
+    )
+    np.testing.assert_allclose(first(images), expected, atol=1e-4)
+
+
+def test_function_of_ones_own_takes_its_images_as_they_are(rng):
+    def mine(**options):
+        return pooled_only(**options)
+
+    mine.__module__ = "project.resnet"  # As that of a family of Keras.
+    model = keras_lficam.build(
+        mine, 3, input_shape=(32, 32, 3), architecture="plain"
+    )
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert "Preprocessing" not in kinds
+
+
+# One of every family of ours, small where it has several.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ResNet18",
+        "ResNeXt50_32x4d",
+        "SEResNet50",
+        "ResNet20",
+        "SEResNet20",
+        "DenseNet100_12",
+        "ResNeXt29_8x64d",
+        "WideResNet28_10",
+    ],
+)
+def test_own_family_draws_the_same_map_after_a_reload(name, rng, tmp_path):
+    size = 64 if name in backbones.resnets.FAMILY else 32
+    model = keras_lficam.build(name, 3, input_shape=(size, size, 3))
+    images = pictures(rng, size=(size, size))
+    shown = keras_lficam.attention_view(model)(images)
+    assert np.max(shown["attention_map"]) == 1
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    again = keras_lficam.attention_view(loaded)(images)
+    for key, value in shown.items():
+        np.testing.assert_array_equal(again[key], value)

@@ -352,3 +352,146 @@ def peculiar():
 def test_what_cannot_be_attached_is_refused(model, options, error, message):
     with pytest.raises(error, match=message):
         keras_lficam.attach(model() if callable(model) else model, **options)
+
+
+def with_end(end, activation="softmax"):
+    """A small classifier whose scores go through something more."""
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(image)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(4, activation=activation)(x)
+    return keras.Model(image, end(x))
+
+
+ENDS = {
+    "softmax of a relu": lambda: with_end(keras.ops.softmax, "relu"),
+    "percent": lambda: with_end(lambda x: 100.0 * x, "sigmoid"),
+    "logarithm": lambda: with_end(keras.ops.log),
+    "slice": lambda: with_end(lambda x: x[:, :3]),
+    "idle": lambda: with_end(
+        keras.layers.Activation("linear", dtype="float32")
+    ),
+    "softmax layer": lambda: with_end(keras.layers.Softmax(axis=1), None),
+}
+
+
+@pytest.mark.parametrize("kind", list(ENDS))
+def test_predictions_stay_whatever_the_head_ends_with(kind, rng):
+    model = ENDS[kind]()
+    attached = keras_lficam.attach(model, architecture="plain")
+    images = pictures(rng)
+    expected = model.predict(images, verbose=0)
+    assert np.ptp(expected) > 1e-3
+    np.testing.assert_allclose(
+        attached.predict(images, verbose=0), expected, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["idle", "softmax layer"])
+@pytest.mark.parametrize("architecture", ["abn", "cam"])
+def test_another_head_has_the_activation_of_the_first(kind, architecture, rng):
+    attached = keras_lficam.attach(ENDS[kind](), architecture=architecture)
+    answers = keras.tree.flatten(attached.predict(pictures(rng), verbose=0))
+    assert len(answers) == (2 if architecture == "abn" else 1)
+    for answer in answers:
+        np.testing.assert_allclose(answer.sum(axis=-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["abn", "cam"])
+def test_another_head_needs_to_know_the_activation(architecture):
+    with pytest.raises(ValueError, match="does not show the activation.*Ways"):
+        keras_lficam.attach(ENDS["percent"](), architecture=architecture)
+
+
+@pytest.mark.parametrize("mover", ["flip", "crop"])
+def test_gray_image_is_moved_with_the_features(mover, rng):
+    layer = {
+        "flip": keras.layers.RandomFlip("horizontal", seed=1),
+        "crop": keras.layers.CenterCrop(16, 16),
+    }[mover]
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layer,
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(6, 3, strides=2, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    attached = keras_lficam.attach(model)
+    scaled = next(
+        la for la in attached.layers if isinstance(la, keras.layers.Rescaling)
+    )
+    seen = keras.Model(
+        attached.input,
+        [attached.get_layer("importance").input[0], scaled.output],
+    )
+    images = rng.uniform(0, 255, (8, 32, 32, 3)).astype("float32")
+    gray_of, features_of = seen(images, training=True)
+    gray_of = keras.ops.convert_to_numpy(gray_of)
+    np.testing.assert_allclose(
+        gray_of / 255, keras.ops.convert_to_numpy(features_of), atol=1e-5
+    )
+    if mover == "flip":
+        assert np.abs(gray_of - images).max() > 10
+    else:
+        assert gray_of.shape == (8, 16, 16, 3)
+
+
+def test_names_of_ones_own_layers_do_not_clash(rng):
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2, name="image")(image)
+    x = keras.layers.Conv2D(8, 3, strides=2, name="attention_map")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="head")(x)
+    x = keras.layers.Dense(3, activation="softmax", name="predictions")(x)
+    model = keras.Model(image, x, name="mine")
+    images = pictures(rng)
+    attached = keras_lficam.attach(model)
+    maps = keras_lficam.attention_view(attached)(images)["attention_map"]
+    assert maps.shape[1:] == (7, 7, 1)
+    plain = keras_lficam.attach(model, architecture="plain")
+    np.testing.assert_allclose(
+        plain.predict(images, verbose=0),
+        model.predict(images, verbose=0),
+        atol=1e-6,
+    )
+
+
+def test_nested_model_of_ours_is_not_given_a_second_map():
+    inner = keras_lficam.attach(flat())
+    shape = inner.input_shape[1:]
+    outer = keras.Sequential([keras.Input(shape), inner])
+    with pytest.raises(ValueError, match="attention map already"):
+        keras_lficam.attach(outer)
+
+
+def test_layer_that_is_a_nested_model_or_called_twice_can_be_named(rng):
+    relu = keras.layers.ReLU(name="twice")
+    inner = keras.Sequential(
+        [keras.Input((32, 32, 3)), keras.layers.Conv2D(6, 3, strides=2)],
+        name="backbone",
+    )
+    image = keras.Input((32, 32, 3))
+    x = relu(inner(image))
+    x = relu(keras.layers.Conv2D(5, 3)(x))
+    x = keras.layers.AveragePooling2D(2)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(3, "softmax")(x))
+    for layer, shape in [
+        ("backbone", (None, 15, 15, 1)),
+        ("twice", (None, 13, 13, 1)),
+    ]:
+        attached = keras_lficam.attach(model, layer=layer)
+        drawn = attached.get_layer("attention_map").output
+        assert drawn.shape == shape
+        plain = keras_lficam.attach(model, layer=layer, architecture="plain")
+        images = pictures(rng)
+        np.testing.assert_allclose(
+            plain.predict(images, verbose=0),
+            model.predict(images, verbose=0),
+            atol=1e-6,
+        )
+    # A pooling behind the map does not tie it to one size.
+    fine = keras_lficam.attach(model, layer="backbone", output_stride=1)
+    assert fine.get_layer("attention_map").output.shape[1:3] == (32, 32)

@@ -31,6 +31,7 @@ from keras_lficam.backbones._split import (
     has_space,
     new_head,
     rebuilt,
+    seen_image,
     split_classifier,
     with_dropout,
     without_activation,
@@ -51,6 +52,7 @@ __all__ = [
     "new_head",
     "replay",
     "resnets",
+    "seen_image",
     "split_classifier",
     "without_activation",
 ]
@@ -154,6 +156,8 @@ def cut(
     """
     check_graph(model)
     check_one("output", model, model.outputs)
+    if layer is not None:
+        layer = _innermost(model, layer)
     split = split_classifier(_flat(model), layer)
     if output_stride is None:
         return split
@@ -172,9 +176,29 @@ def _classifier(function, classes, input_shape, weights):
     if weights is not None and weights != "imagenet":
         _check_file(weights)
     model = build_application(function, classes, input_shape, weights)
-    if any(is_graph(layer) for layer in model.layers):
+    taken = {layer.name for layer in model.layers[1:]}.intersection(
+        PUBLIC_NAMES
+    )
+    if taken or any(is_graph(layer) for layer in model.layers):
         model = _flat(model)
     return split_classifier(model)
+
+
+def _innermost(model, name):
+    """The name of the layer that makes the output of a nested model.
+
+    That of another layer stays as it is.
+    """
+    for layer in model.layers:
+        if is_graph(layer) and is_plain(layer):
+            if layer.name != name:
+                found = _innermost(layer, name)
+                if found != name:
+                    return found
+            else:
+                last = layer.outputs[0]._keras_history.operation
+                return _innermost(layer, last.name)
+    return name
 
 
 def _trunk(model, input_shape, weights):

@@ -1,5 +1,6 @@
 """Classifiers of keras.applications, with their preprocessing inside."""
 
+import functools
 import inspect
 import os
 import warnings
@@ -72,8 +73,9 @@ def build_application(
     """Builds the classifier of `function`, from RGB of 0 to 255 to logits.
 
     Args:
-        function: One of `keras.applications`, or one that takes the same
-            keyword arguments and its images as they are.
+        function: One of `keras.applications`, or a `functools.partial` of
+            one; or one that takes the same keyword arguments and its images
+            as they are.
         classes: Number of classes.
         input_shape: Shape `(height, width, 3)`. For None, an open size, some
             number is taken.
@@ -92,8 +94,8 @@ def build_application(
         channels,
     )
     image = keras.Input(closed_shape, name="image")
-    family = getattr(function, "__module__", "").rpartition(".")[2]
-    if _preprocess(family) is None:
+    family = _family(function)
+    if family is None:
         tensor = image
     else:
         tensor = Preprocessing(family, name="preprocessing")(image)
@@ -186,6 +188,18 @@ def _take_scale(donor, model):
         variance = variance / np.square(rescaling.scale)
         normalization.set_weights([mean, variance, count])
         normalization.finalize_state()
+
+
+def _family(function):
+    """Module of `keras.applications` that a function is of, or None.
+
+    Any other function takes its images as they are, whatever its name.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not any(function is one for one in vars(keras.applications).values()):
+        return None
+    return function.__module__.rpartition(".")[2]
 
 
 def _preprocess(family):

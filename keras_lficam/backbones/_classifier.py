@@ -9,19 +9,18 @@ import numpy as np
 from keras import ops
 
 from keras_lficam.backbones._graph import check_graph, is_graph
-from keras_lficam.backbones._split import has_space, no_map, takes_the_map
+from keras_lficam.backbones._split import (
+    activation_of,
+    has_space,
+    no_map,
+    passes_scores_on,
+    takes_the_map,
+)
 
 _PROBABILITIES = {
     "softmax": keras.activations.softmax,
     "sigmoid": keras.activations.sigmoid,
 }
-# Layers that leave scores what they are.
-_PASSING = (
-    keras.layers.Dropout,
-    keras.layers.Flatten,
-    keras.layers.Identity,
-    keras.layers.Reshape,
-)
 
 
 class Classifier:
@@ -63,7 +62,7 @@ class Classifier:
         )
         self._calls = list(_calls_backwards(model.inputs[0], output))
         self._end = _end_of(self._calls)
-        self._found = _activation_of(self._end.operation)
+        self._found = _name_of_activation(self._end.operation)
         _check_activation(activation, self._found, model)
         self._activation = activation
         self.gives: str | None
@@ -432,20 +431,17 @@ def _end_of(calls):
     """The last call that makes scores, not just passes them on."""
     for call in calls:
         operation = call.operation
-        idle = type(operation) is keras.layers.Activation and (
-            operation.activation is keras.activations.linear
+        passes = isinstance(operation, keras.layers.Dropout) or _is_nested(
+            operation
         )
-        passes = isinstance(operation, _PASSING) or _is_nested(operation)
-        if not idle and not passes:
+        if not passes and not passes_scores_on(operation):
             break
     return call
 
 
-def _activation_of(operation):
-    """What a last layer ends with: an activation's name, or None."""
-    if isinstance(operation, keras.layers.Softmax):
-        return "softmax" if operation.axis == -1 else None
-    activation = getattr(operation, "activation", None)
+def _name_of_activation(operation):
+    """Softmax, sigmoid or linear by its name; None if it is another."""
+    activation = activation_of(operation)
     for name in ("softmax", "sigmoid", "linear"):
         if activation is getattr(keras.activations, name):
             return name

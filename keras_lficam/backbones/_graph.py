@@ -8,6 +8,7 @@ import keras
 
 # What the wirings call their layers; no other layer may have these names.
 PUBLIC_NAMES = (
+    "image",
     "importance",
     "attention_map",
     "attention",

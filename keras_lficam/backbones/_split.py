@@ -1,6 +1,7 @@
 """Where a classifier is cut: at the last tensor that still has space."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +13,26 @@ _POOLINGS = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalMaxPooling2D,
     keras.layers.Flatten,
+)
+# Layers that leave scores what they are.
+_PASSING = (
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.Reshape,
+)
+# Layers that move pixels, such as begin a model that augments its images.
+_MOVING = (
+    keras.layers.CenterCrop,
+    keras.layers.RandomCrop,
+    keras.layers.RandomElasticTransform,
+    keras.layers.RandomErasing,
+    keras.layers.RandomFlip,
+    keras.layers.RandomPerspective,
+    keras.layers.RandomRotation,
+    keras.layers.RandomShear,
+    keras.layers.RandomTranslation,
+    keras.layers.RandomZoom,
+    keras.layers.Resizing,
 )
 
 
@@ -103,12 +124,12 @@ def _split_at(model, features):
 
 
 def _named_map(model, name):
-    maps = {
-        layer.name: layer.output
+    # A layer that is called twice stands for its last call.
+    outputs = {
+        layer.name: layer._inbound_nodes[-1].outputs[0]
         for layer in model.layers
-        if isinstance(layer.output, keras.KerasTensor)
-        and has_space(layer.output)
     }
+    maps = {key: x for key, x in outputs.items() if has_space(x)}
     if name not in maps:
         raise ValueError(
             "Argument `layer` must be the name of a layer whose output is a "
@@ -184,33 +205,61 @@ def with_dropout(head: keras.Model, rate: float) -> keras.Model:
 
     A dropout that the head has gets the rate instead.
     """
-    last = [layer for layer in head.layers if layer.weights][-1]
+    weighted = [layer for layer in head.layers if layer.weights]
     has_one = any(isinstance(la, keras.layers.Dropout) for la in head.layers)
+
+    def dropped(tensors):
+        return keras.layers.Dropout(rate, name="dropout")(tensors)
 
     def visit(layer, tensors, proceed):
         if isinstance(layer, keras.layers.Dropout):
             return proceed(tensors, rate=rate)
-        if layer is last and not has_one:
-            tensors = keras.layers.Dropout(rate, name="dropout")(tensors)
+        if weighted and layer is weighted[-1] and not has_one:
+            tensors = dropped(tensors)
         return proceed(tensors)
 
-    return _copied_head(head, head.inputs[0], visit)
+    map_ = keras.Input(head.inputs[0].shape[1:], dtype=head.inputs[0].dtype)
+    x = map_ if weighted or has_one else dropped(map_)
+    return keras.Model(map_, replay(head, x, visit), name="head")
 
 
-def without_activation(head: keras.Model) -> tuple[keras.Model, Any]:
+def passes_scores_on(operation: keras.Operation) -> bool:
+    """Whether scores go through an operation as they are."""
+    idle = type(operation) is keras.layers.Activation and (
+        operation.activation is keras.activations.linear
+    )
+    return idle or isinstance(operation, _PASSING)
+
+
+def activation_of(operation: keras.Operation) -> Callable[..., Any] | None:
+    """The activation that an operation ends with; None if it has none."""
+    if isinstance(operation, keras.layers.Softmax):
+        # Of scores `(B, K)` both are the classes.
+        return keras.activations.softmax if operation.axis in (-1, 1) else None
+    return getattr(operation, "activation", None)
+
+
+def without_activation(
+    head: keras.Model,
+) -> tuple[keras.Model, Callable[..., Any] | None]:
     """Copies a head up to its last activation.
 
     Returns:
         The model that gives what the activation was applied to, and the
-        activation: a function, that of the identity if there was none.
+        activation: a function, that of the identity if the head ends with a
+        layer that could have one. The head as it is, and None, if it ends
+        otherwise.
     """
-    last = head.layers[-1]
-    if isinstance(last, keras.layers.Softmax) and last.axis == -1:
-        activation = keras.activations.softmax
-    elif hasattr(last, "activation"):
-        activation = last.activation
-    else:
-        return head, keras.activations.linear
+    tensor = head.outputs[0]
+    while passes_scores_on(tensor._keras_history.operation):
+        (tensor,) = tensor._keras_history.operation._inbound_nodes[
+            tensor._keras_history.node_index
+        ].input_tensors
+    last = tensor._keras_history.operation
+    activation = activation_of(last)
+    # What is not yet flat may hold more than one place for each class.
+    if activation is None or tensor.shape[-1] != head.outputs[0].shape[-1]:
+        return head, None
 
     def visit(layer, tensors, proceed):
         if layer is not last:
@@ -218,6 +267,21 @@ def without_activation(head: keras.Model) -> tuple[keras.Model, Any]:
         return proceed(tensors, activation=None) if last.weights else tensors
 
     return _copied_head(head, head.inputs[0], visit), activation
+
+
+def seen_image(
+    image: keras.KerasTensor, features: keras.KerasTensor
+) -> keras.KerasTensor:
+    """Finds the image as the features see it.
+
+    Behind the layers that move its pixels, if a model begins with such: the
+    gray image that masks the features has to be moved with them.
+    """
+    for operation in keras.Model(image, features).operations[1:]:
+        if not isinstance(operation, _MOVING):
+            break
+        image = operation.output
+    return image
 
 
 def rebuilt(
@@ -264,7 +328,9 @@ def _copied_head(head, features, visit=None):
 def _check_any_size(head, input_shape, output_stride):
     for layer in head.layers:
         flattens = isinstance(layer, keras.layers.Flatten)
-        pools = isinstance(layer, keras.layers.AveragePooling2D)
+        pools = isinstance(layer, keras.layers.AveragePooling2D) and (
+            tuple(layer.output.shape[1:3]) == (1, 1)
+        )
         if (flattens or pools) and has_space(layer.input):
             raise ValueError(
                 "The head of this backbone takes feature maps of one size "
