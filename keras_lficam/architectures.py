@@ -252,7 +252,11 @@ def _abn(split, network):
         branch = _bottleneck_block(extracted)
     else:
         extracted, stage = found
-        branch = backbones.at_stride_one(stage, extracted)
+        trunk = keras.Model(split.image, split.features)
+        names = {layer.name for layer in trunk.layers}
+        branch = backbones.at_stride_one(
+            stage, extracted, taken=names.union(backbones.PUBLIC_NAMES)
+        )
     classes = split.head.output_shape[-1]
     branch = _normalization(branch, "attention_branch")
     branch = _convolution(branch, classes, 1, "attention_classes")

@@ -495,3 +495,15 @@ def test_layer_that_is_a_nested_model_or_called_twice_can_be_named(rng):
     # A pooling behind the map does not tie it to one size.
     fine = keras_lficam.attach(model, layer="backbone", output_stride=1)
     assert fine.get_layer("attention_map").output.shape[1:3] == (32, 32)
+
+
+def test_names_of_the_last_stage_do_not_clash_with_those_of_the_branch(rng):
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2, name="attention_conv")(image)
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same", name="map")(x)
+    x = keras.layers.Conv2D(8, 3, padding="same", name="conv")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(3, activation="softmax")(x)
+    model = keras_lficam.attach(keras.Model(image, x), architecture="abn")
+    shown = keras_lficam.attention_view(model)(pictures(rng))
+    assert shown["attention_map"].shape[1:] == (15, 15, 1)

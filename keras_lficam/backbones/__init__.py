@@ -39,6 +39,7 @@ from keras_lficam.backbones._split import (
 from keras_lficam.backbones._strides import at_stride_one, last_stage
 
 __all__ = [
+    "PUBLIC_NAMES",
     "Classifier",
     "Cut",
     "Split",

@@ -8,7 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lficam.backbones._graph import check_graph, is_graph
+from keras_lficam.backbones._graph import (
+    check_graph,
+    is_graph,
+    nodes_backwards,
+)
 from keras_lficam.backbones._split import (
     activation_of,
     has_space,
@@ -335,7 +339,7 @@ def _calls_backwards(begin, finish, frames=()) -> Iterator[_Call]:
 
     A nested model comes before the calls in it.
     """
-    for node in _nodes_backwards(begin, finish):
+    for node in nodes_backwards(begin, finish):
         before, after = node.input_tensors[0], node.outputs[0]
         operation = node.operation
         yield _Call(operation, _Place(frames, before), _Place(frames, after))
@@ -344,27 +348,6 @@ def _calls_backwards(begin, finish, frames=()) -> Iterator[_Call]:
             yield from _calls_backwards(
                 *inside, (*frames, _Frame(before, after, *inside))
             )
-
-
-def _nodes_backwards(begin, finish):
-    """Lists the calls between two tensors, each before those it needs.
-
-    They are followed from tensor to tensor: a layer that is called in several
-    graphs tells the tensors of the first only.
-    """
-    order, seen, stack = [], {id(begin)}, [(finish, False)]
-    while stack:
-        tensor, is_done = stack.pop()
-        operation, index, _ = tensor._keras_history
-        node = operation._inbound_nodes[index]
-        if is_done:
-            order.append(node)
-        elif id(tensor) not in seen and id(node) not in seen:
-            seen |= {id(tensor), id(node)}
-            if node.input_tensors:
-                stack.append((tensor, True))
-                stack += [(other, False) for other in node.input_tensors]
-    return order[::-1]
 
 
 def _is_nested(operation):

@@ -17,9 +17,10 @@ PUBLIC_NAMES = (
     "attention_predictions",
 )
 
-# Called for every operation as `visit(layer, tensors, proceed)`. It returns
-# what `proceed(tensors, **changes)` returns: the output of a copy of the layer
-# whose configuration has the changes.
+# Called for every call of a layer as `visit(layer, tensors, proceed)`. It
+# returns what `proceed(tensors, **changes)` returns: the output of a copy of
+# the layer whose configuration has the changes, which must be hashable. The
+# tensors are the first argument that holds any: the second of `2.0 * x`.
 Visit = Callable[[keras.Operation, Any, Callable[..., Any]], Any]
 
 
@@ -76,6 +77,34 @@ def check_one(
         )
 
 
+def nodes_backwards(
+    begin: keras.KerasTensor, finish: keras.KerasTensor
+) -> list[Any]:
+    """Lists the calls between two tensors, each before those it needs.
+
+    They are followed from tensor to tensor: a layer that is called more than
+    once, or in several graphs, tells the tensors of its first call only.
+    """
+    order, seen, stack = [], {id(begin)}, [(finish, False)]
+    while stack:
+        tensor, is_done = stack.pop()
+        node = node_of(tensor)
+        if is_done:
+            order.append(node)
+        elif id(tensor) not in seen and id(node) not in seen:
+            seen |= {id(tensor), id(node)}
+            if node.input_tensors:
+                stack.append((tensor, True))
+                stack += [(other, False) for other in node.input_tensors]
+    return order[::-1]
+
+
+def node_of(tensor: keras.KerasTensor) -> Any:
+    """The call that a tensor comes from, with all the tensors it was given."""
+    operation, index, _ = tensor._keras_history
+    return operation._inbound_nodes[index]
+
+
 def replay(
     model: keras.Model,
     tensor: keras.KerasTensor,
@@ -91,7 +120,8 @@ def replay(
     its own, such as a backbone of KerasHub, is a layer like others, for what
     it is made of may not be made for another place. The copies have the
     weights, the dtype policy and the `trainable` of the originals, which stay
-    as they are.
+    as they are. A layer that is called twice is copied once, or once for
+    every set of changes.
 
     Args:
         model: Model with one input whose graph is known.
@@ -125,7 +155,7 @@ class _Copier:
         self._visit = visit
         self._deep = deep
         self._names = set(taken)
-        self._copies = {}  # By identity: a layer may be called twice.
+        self._copies = {}  # By identity and changes; a call may be the second.
 
     def run(self, model, tensor, training):
         # Another graph over the same layers: neither Sequential nor compiled,
@@ -136,6 +166,7 @@ class _Copier:
 
         def call(operation, *args, **options):
             nonlocal output
+            _check_positional(operation, model, args)
             if training is not None and _takes_training(operation):
                 options.setdefault("training", training)
             if self._unfolds(operation):
@@ -166,34 +197,27 @@ class _Copier:
         )
 
     def _call(self, operation, model, args, options):
-        if not args:
-            raise ValueError(
-                f"Layer {operation.name!r} of the model {model.name!r} is "
-                "called by keywords alone, which cannot be followed. Way out: "
-                "call it with its input as first, positional argument."
-            )
+        place = next(
+            (place for place, arg in enumerate(args) if _holds_tensor(arg)), 0
+        )
 
         def proceed(tensors, **changes):
             copy = self._copy(operation, model, changes)
-            return copy(tensors, *args[1:], **options)
+            return copy(*args[:place], tensors, *args[place + 1 :], **options)
 
-        return self._visit(operation, args[0], proceed)
+        return self._visit(operation, args[place], proceed)
 
     def _copy(self, layer, model, changes):
-        if id(layer) not in self._copies:
+        key = id(layer), frozenset(changes.items())
+        if key not in self._copies:
             try:
                 config = {**layer.get_config(), **changes}
                 name = self._free_name(config.get("name", ""), model)
                 copy = _from_config(layer, config, name)
             except Exception as error:
-                raise ValueError(
-                    f"Layer {layer.name!r} of type {type(layer).__name__} "
-                    "cannot be made once more from its own configuration. Way "
-                    "out: give its class a `get_config` that holds every "
-                    "argument of its constructor."
-                ) from error
-            self._copies[id(layer)] = (layer, copy)
-        return self._copies[id(layer)][1]
+                raise _not_made_again(layer) from error
+            self._copies[key] = (layer, copy)
+        return self._copies[key][1]
 
     def _free_name(self, name, model):
         stem = name if name not in self._names else f"{model.name}_{name}"
@@ -222,13 +246,62 @@ def _from_config(layer, config, name):
 
 
 def copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
-    """Gives a layer the weights of another, and their `trainable`."""
+    """Gives a layer the weights of another, and their `trainable`.
+
+    So it does with the layers inside: a normalization that is frozen in a
+    layer that is not, or the other way round, stays so.
+    """
     copy.set_weights(layer.get_weights())
+    olds, news = _outer_first(layer), _outer_first(copy)
+    if len(olds) != len(news):
+        raise _not_made_again(layer)
+    for old, new in zip(olds, news, strict=True):
+        new.trainable = old.trainable  # Of all inside, too, until their turn.
     for old, new in zip(layer.weights, copy.weights, strict=True):
         new.trainable = old.trainable
-    for inner in [copy, *getattr(copy, "layers", [])]:
+    for inner in news:
         if isinstance(inner, keras.layers.Normalization):
             inner.finalize_state()  # It computes with what it derives.
+
+
+def _outer_first(layer):
+    """Lists a layer and all inside it, each before those that it holds."""
+    order, seen = [], set()
+
+    def walk(layer):
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            for inner in layer._flatten_layers(
+                include_self=False, recursive=False
+            ):
+                walk(inner)
+            order.append(layer)
+
+    walk(layer)
+    return order[::-1]
+
+
+def _not_made_again(layer):
+    return ValueError(
+        f"Layer {layer.name!r} of type {type(layer).__name__} cannot be made "
+        "once more from its own configuration. Way out: give its class a "
+        "`get_config` that holds every argument of its constructor."
+    )
+
+
+def _check_positional(operation, model, args):
+    if not args:
+        raise ValueError(
+            f"Layer {operation.name!r} of the model {model.name!r} is called "
+            "by keywords alone, which cannot be followed. Way out: call it "
+            "with its input as first, positional argument."
+        )
+
+
+def _holds_tensor(arg):
+    return any(
+        isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(arg)
+    )
 
 
 def _takes_training(operation):

@@ -1,10 +1,11 @@
 """Counts the strides of a backbone, and turns the last of them to 1."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
-from keras_lficam.backbones._graph import replay
+from keras_lficam.backbones._graph import node_of, nodes_backwards, replay
 
 _STRIDED = (
     keras.layers.Conv2D,
@@ -39,29 +40,23 @@ class Strides:
         self.hidden: set[str] = set()
         self._outputs: dict[int, tuple[Any, int]] = {}  # By identity.
         self._unpadded: dict[int, Any] = {}
+        self._is_turned: dict[int, bool] = {}
 
     def __call__(self, layer, tensors, proceed):
+        own = max(layer.strides) if isinstance(layer, _STRIDED) else 1
         before = self.of(tensors)
-        own = _own_stride(layer)
-        if self._exceeds(before * own):
+        is_turned = self._exceeds(before * own)
+        if own > 1 and layer.weights:
+            self._check_shared(layer, is_turned)
+        if is_turned:
             tensors = self._unpadded.get(id(tensors), tensors)
             output = proceed(tensors, strides=1, padding="same")
             after = before
+            self.passed.add(before * own)
         else:
             output = proceed(tensors)
-            if own == 1 and _hidden_stride(tensors, output) > 1:
-                own = _hidden_stride(tensors, output)
-                self.hidden.add(layer.name)
-            after = before * own
-            if self._exceeds(after):
-                raise ValueError(
-                    "Argument `output_stride` cannot be kept: layer "
-                    f"{layer.name!r} of type {type(layer).__name__} reduces "
-                    "the map inside itself. Received: output_stride="
-                    f"{self.limit}. Ways out: output_stride=None, or another "
-                    "backbone."
-                )
-        self.passed.add(before * own)
+            after = self._after(layer, own, output)
+            self.passed.add(after)
         for tensor in keras.tree.flatten(output):
             self._outputs[id(tensor)] = (tensor, after)
         if isinstance(layer, _PADDINGS):
@@ -79,6 +74,38 @@ class Strides:
     def _exceeds(self, stride):
         return self.limit is not None and stride > self.limit
 
+    def _after(self, layer, own, output):
+        given = node_of(keras.tree.flatten(output)[0]).input_tensors
+        before = self.of(given)
+        if isinstance(layer, (*_STRIDED, *_PADDINGS)):
+            return before * own
+        after = max(
+            self.of(tensor) * _hidden_stride(tensor, output) for tensor in given
+        )
+        if after > before:
+            self.hidden.add(layer.name)
+        if self._exceeds(after):
+            raise ValueError(
+                "Argument `output_stride` cannot be kept: layer "
+                f"{layer.name!r} of type {type(layer).__name__} reduces the "
+                "map inside itself. Received: output_stride="
+                f"{self.limit}. Ways out: output_stride=None, or another "
+                "backbone."
+            )
+        return after
+
+    def _check_shared(self, layer, is_turned):
+        if self._is_turned.setdefault(id(layer), is_turned) != is_turned:
+            raise ValueError(
+                "Argument `output_stride` must not lie between the strides of "
+                "two calls of a layer that shares its weights between them. "
+                f"Layer {layer.name!r} of type {type(layer).__name__} would "
+                "keep its stride in one call and lose it in another. "
+                f"Received: output_stride={self.limit}. Ways out: "
+                "output_stride=None, another output_stride, or a layer of its "
+                "own for every call."
+            )
+
 
 def last_stage(
     image: keras.KerasTensor, features: keras.KerasTensor
@@ -92,56 +119,64 @@ def last_stage(
     Returns:
         The last feature map of a larger size that everything goes through,
         and the model from there to `features`, which shares the backbone's
-        layers. None if there is no such map, or if a layer reduces the map
-        inside itself.
+        layers. None if there is no such map, if a layer reduces the map
+        inside itself, or if the last stage calls a layer that is called
+        before it, too: a copy of the stage would part the two.
     """
-    trunk = keras.Model(image, features)
-    operations = [
-        operation
-        for operation in trunk.operations
-        if not isinstance(operation, keras.layers.InputLayer)
-    ]
+    nodes = nodes_backwards(image, features)[::-1]
     strides = Strides()
-    for operation in operations:
-        output = operation.output
-        strides(operation, operation.input, lambda _, out=output: out)
+    for node in nodes:
+        strides(node.operation, node.input_tensors, lambda _, n=node: n.outputs)
     smaller = strides.passed - {strides.of(features)}
-    for operation in reversed(_bridges(image, operations)):
-        is_last = smaller and strides.of(operation.output) == max(smaller)
+    for index in reversed(_bridges(image, nodes)):
+        operation, extracted = nodes[index].operation, nodes[index].outputs[0]
+        is_last = smaller and strides.of(extracted) == max(smaller)
         if is_last and not isinstance(operation, _PADDINGS):
-            stage = keras.Model(operation.output, features)
-            names = {layer.name for layer in stage.layers}
-            hidden = names & strides.hidden
-            return None if hidden else (operation.output, stage)
+            earlier = {id(node.operation) for node in nodes[: index + 1]}
+            later = [node.operation for node in nodes[index + 1 :]]
+            if any(
+                id(operation) in earlier or operation.name in strides.hidden
+                for operation in later
+            ):
+                return None
+            return extracted, keras.Model(extracted, features)
     return None
 
 
-def _bridges(image, operations):
-    """Finds the operations that every path from image to features takes.
+def _bridges(image, nodes):
+    """Finds the calls that every path from image to features takes.
 
-    Behind such an operation, of all that was computed, its output alone is
-    still needed.
+    Behind such a call, of all that was computed, its output alone is still
+    needed. Given are the calls in an order in which they can be computed.
+
+    Returns:
+        The places of the calls in that order.
     """
     last_use = {}
-    for index, operation in enumerate(operations):
-        for tensor in keras.tree.flatten(operation.input):
+    for index, node in enumerate(nodes):
+        for tensor in node.input_tensors:
             last_use[id(tensor)] = index
     bridges, needed = [], {id(image)}
-    for index, operation in enumerate(operations):
-        outputs = keras.tree.flatten(operation.output)
-        needed |= {id(tensor) for tensor in outputs}
+    for index, node in enumerate(nodes):
+        needed |= {id(tensor) for tensor in node.outputs}
         needed = {key for key in needed if last_use.get(key, 0) > index}
-        if needed == {id(operation.output)}:
-            bridges.append(operation)
+        if needed == {id(node.outputs[0])}:
+            bridges.append(index)
     return bridges
 
 
-def at_stride_one(stage: keras.Model, features: keras.KerasTensor) -> Any:
+def at_stride_one(
+    stage: keras.Model,
+    features: keras.KerasTensor,
+    *,
+    taken: Iterable[str] = (),
+) -> Any:
     """Copies a stage so that it keeps the size of its map.
 
     Args:
         stage: Model from one feature map to another.
         features: Feature map of as many channels as the stage takes.
+        taken: Names that no layer may have.
 
     Returns:
         Feature map of the same rows and columns. The layers have the weights
@@ -156,19 +191,15 @@ def at_stride_one(stage: keras.Model, features: keras.KerasTensor) -> Any:
 
         return strides(layer, tensors, renamed)
 
-    branch = replay(stage, features, visit)
+    branch = replay(stage, features, visit, taken=taken)
     for layer in keras.Model(features, branch).layers:
         layer.trainable = True
     return branch
 
 
-def _own_stride(layer):
-    return max(layer.strides) if isinstance(layer, _STRIDED) else 1
-
-
-def _hidden_stride(tensors, output):
+def _hidden_stride(tensor, output):
     """Stride of a layer that has none of its own, seen by the map's size."""
-    before = keras.tree.flatten(tensors)[0].shape
+    before = tensor.shape
     after = keras.tree.flatten(output)[0].shape
     if len(before) != 4 or len(after) != 4 or None in (before[1], after[1]):
         return 1
