@@ -12,7 +12,7 @@ from keras_lficam.evaluation._batches import (
     unpacked,
 )
 from keras_lficam.evaluation._metric import asked_metrics
-from keras_lficam.evaluation.running import mean_of, measured
+from keras_lficam.evaluation._pass import mean_of, measured
 
 
 class MapQuality(keras.callbacks.Callback):

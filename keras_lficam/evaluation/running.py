@@ -1,23 +1,14 @@
 """Runs explainers and metrics over a data set, in one pass."""
 
-import functools
-import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
-import tqdm
 from scipy import special
 
-from keras_lficam.evaluation._batches import (
-    check_classes,
-    check_masks,
-    chosen_classes,
-    unpacked,
-)
+from keras_lficam.evaluation._batches import check_classes
 from keras_lficam.evaluation._metric import asked_metrics, check_known
+from keras_lficam.evaluation._pass import mean_of, measured
 from keras_lficam.evaluation.results import Evaluation, Row
 
 
@@ -108,96 +99,6 @@ def evaluate(
     return Evaluation(tuple(rows), values, labels, explained)
 
 
-def measured(explainers, asked, data, classes, progress):
-    """Goes through the data, once.
-
-    Returns:
-        Values of each explainer and metric, clocks of the explainers, labels,
-        and the classes that were explained.
-    """
-    clocks = {name: _Clock(name, call) for name, call in explainers.items()}
-    found = {name: {} for name in explainers}
-    labels, explained = [], []
-    bar = tqdm.tqdm(
-        total=_length(data, len(explainers)),
-        disable=not progress,
-        leave=False,
-        smoothing=0,  # Explainers differ in speed; the mean is what lasts.
-        unit="batch",
-    )
-    with bar:
-        for number, batch in enumerate(data):
-            given = unpacked(batch)
-            if number == 0:
-                check_masks(asked, given)
-            labels.append(given.pop("labels"))
-            given["classes"] = chosen_classes(
-                classes, given["images"], labels[-1]
-            )
-            explained.append(given["classes"])
-            for name, clock in clocks.items():
-                bar.set_postfix_str(name)
-                maps = clock(given["images"], given["classes"])
-                for metric in asked:
-                    if metric.compares and name not in metric.others:
-                        continue
-                    one = metric(name, {**given, "maps": maps})
-                    found[name].setdefault(metric.name, []).append(one)
-                bar.update()
-    if not labels:
-        raise ValueError(
-            "Argument `data` must hold a batch at least. Received: no batch. "
-            "Way out: a generator gives its batches only once; make it anew."
-        )
-    values = {
-        name: {
-            metric.name: metric.reduce(np.concatenate(found[name][metric.name]))
-            for metric in asked
-            if metric.name in found[name]
-        }
-        for name in explainers
-    }
-    classes = None if explained[0] is None else np.concatenate(explained)
-    return values, clocks, np.concatenate(labels), classes
-
-
-class _Clock:
-    """Calls an explainer, and knows what that costs."""
-
-    def __init__(self, name, explainer):
-        self._name = name
-        self._explainer = explainer
-        self._shapes = set()
-        self._seconds = []
-        self._last = None
-
-    def __call__(self, images, classes):
-        start = time.perf_counter()
-        maps = self._explainer(images, classes)
-        maps = np.asarray(keras.ops.convert_to_numpy(maps))
-        seconds = time.perf_counter() - start
-        if maps.shape[:1] != images.shape[:1]:
-            raise ValueError(
-                f"Explainer {self._name!r} must give a map for each of the "
-                f"{len(images)} images. Received: maps.shape={maps.shape}"
-            )
-        if images.shape in self._shapes:
-            self._seconds.append(seconds / len(images))
-        self._shapes.add(images.shape)
-        self._last = images, classes
-        return maps
-
-    @functools.cached_property
-    def seconds_per_image(self):
-        if not self._seconds:
-            self(*self._last)
-        return statistics.median(self._seconds)
-
-    @property
-    def passes(self):
-        return getattr(self._explainer, "passes", (None, None))
-
-
 def _check_explainers(explainers, metrics, others, better):
     if not explainers:
         raise ValueError(
@@ -224,20 +125,6 @@ def _check_explainers(explainers, metrics, others, better):
                 f"classes. Received: {explainer!r} of type "
                 f"{type(explainer).__name__}"
             )
-
-
-def _length(data, count):
-    """Number of steps of the bar, or None if that is not known."""
-    try:
-        return len(data) * count
-    except TypeError:
-        return None
-
-
-def mean_of(values):
-    """Mean of the values that are there, NaN if none is."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else float("nan")
 
 
 def _row(explainer, metric, better, values, clock):

@@ -1,13 +1,13 @@
 """The contract that every explainer keeps."""
 
 import abc
-import numbers
 
 import keras
 import numpy as np
 
 from keras_lficam import functional
 from keras_lficam.backbones import Classifier
+from keras_lficam.explainers._checks import check_integer
 from keras_lficam.functional import Tensor
 
 
@@ -122,13 +122,3 @@ class Explainer(abc.ABC):
             the size of the images are resized outside the compiled step,
             which takes some milliseconds.
         """
-
-
-def check_integer(name: str, value: int, *, least: int) -> None:
-    """Raises a ValueError if an argument is no integer of at least `least`."""
-    is_integer = isinstance(value, numbers.Integral)
-    if not is_integer or isinstance(value, bool) or value < least:
-        raise ValueError(
-            f"Argument `{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r}"
-        )

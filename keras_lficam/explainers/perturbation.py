@@ -9,8 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_lficam import functional
+from keras_lficam.explainers._checks import check_integer
 from keras_lficam.explainers._step import Step
-from keras_lficam.explainers.base import Explainer, check_integer
+from keras_lficam.explainers.base import Explainer
 from keras_lficam.functional import Tensor
 
 # As published, and as the `lime` package has them.
