@@ -134,7 +134,7 @@ def test_features_logits_and_probabilities(kind, loaded, rng, tmp_path):
     assert cut.shape == (5, 5, 6)
     features = convolved(images / 255, leaf(model, "conv"))
     features = convolved(features, leaf(model, "last"))
-    np.testing.assert_allclose(cut.features(images), features, atol=1e-5)
+    np.testing.assert_allclose(array(cut.features(images)), features, atol=1e-5)
     pool = np.max if kind is sequential else np.mean
     kernel, bias = (array(w) for w in leaf(model, "scores").weights)
     expected = pool(features, (1, 2)) @ kernel.reshape(6, 3) + bias
