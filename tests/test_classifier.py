@@ -298,7 +298,8 @@ def test_models_of_ours_are_cut_behind_the_attention(architecture, rng):
         attended = keras.Model(
             model.input, model.get_layer("attention").output
         ).predict(images, verbose=0)
-        np.testing.assert_allclose(array(features), attended, 1e-5, 1e-5)
+        assert np.abs(attended).max() > 10  # Compiled, the last digit differs.
+        np.testing.assert_allclose(array(features), attended, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [flat, nested, nested_twice, sequential])
