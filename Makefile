@@ -32,7 +32,7 @@ backends: setup
 	$(PYTEST) -m across_backends
 
 every-backbone: setup
-	$(PYTEST) -n 2 -m every_backbone
+	$(PYTEST) -m every_backbone
 
 oracles: setup
 	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt
