@@ -78,7 +78,7 @@ def test_interval_holds_the_mean_of_all_in_95_of_100(rng):
     assert 0.92 < held / 400 < 0.98
 
 
-def test_shuffled_set_stays_paired():
+def test_defect_shuffled_set_pairs_images_with_other_labels():
     """Other libraries go through it twice, each time in another order."""
     levels = np.arange(200)
     shuffled = (

@@ -157,7 +157,7 @@ def test_metrics_equal_their_rewrite(metric, steps, net, images, maps):
     assert len(seen) > 1
 
 
-def test_average_drop_is_divided_by_the_confidence():
+def test_defect_average_drop_not_divided_by_the_confidence():
     # The model answers 0.8 to the image and 0.2 to a quarter of it.
     actual = metrics.average_drop(
         colors((1, 4)),

@@ -36,7 +36,7 @@ def test_overlay_of_a_batch_is_that_of_each(images, maps):
         np.testing.assert_array_equal(together[index], alone)
 
 
-def test_brightest_map_never_wraps_to_black():
+def test_defect_uint8_of_the_map_wraps_to_black():
     white = np.full((1, 1, 3), 255, "uint8")
     actual = visualization.overlay(white, np.ones((1, 1, 1)), colormap="gray")
     np.testing.assert_array_equal(actual, white)
