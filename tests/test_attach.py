@@ -507,3 +507,12 @@ def test_names_of_the_last_stage_do_not_clash_with_those_of_the_branch(rng):
     model = keras_lficam.attach(keras.Model(image, x), architecture="abn")
     shown = keras_lficam.attention_view(model)(pictures(rng))
     assert shown["attention_map"].shape[1:] == (15, 15, 1)
+
+
+def test_names_have_no_dot_which_pytorch_refuses():
+    trained = keras.applications.MobileNetV2(
+        weights=None, input_shape=(64, 64, 3), classes=4
+    )
+    attached = keras_lficam.attach(trained, value_range=(-1, 1))
+    names = [layer.name for layer in attached.get_layer("head").layers]
+    assert names[-1] == "mobilenetv2_1_00_64_predictions"

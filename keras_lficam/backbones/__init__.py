@@ -177,12 +177,13 @@ def _classifier(function, classes, input_shape, weights):
     if weights is not None and weights != "imagenet":
         _check_file(weights)
     model = build_application(function, classes, input_shape, weights)
-    taken = {layer.name for layer in model.layers[1:]}.intersection(
-        PUBLIC_NAMES
-    )
-    if taken or any(is_graph(layer) for layer in model.layers):
+    if any(is_graph(layer) for layer in model.layers):
         model = _flat(model)
-    return split_classifier(model)
+    split = split_classifier(model)
+    # The head keeps its names to itself.
+    trunk = keras.Model(split.image, split.features)
+    names = {layer.name for layer in trunk.layers[1:]}
+    return split_classifier(_flat(model)) if names & {*PUBLIC_NAMES} else split
 
 
 def _innermost(model, name):

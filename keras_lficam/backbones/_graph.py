@@ -220,7 +220,9 @@ class _Copier:
         return self._copies[key][1]
 
     def _free_name(self, name, model):
-        stem = name if name not in self._names else f"{model.name}_{name}"
+        stem = name
+        if name in self._names:  # PyTorch wants no dot, as in mobilenet_1.00.
+            stem = f"{model.name}_{name}".replace(".", "_")
         free, number = stem, 1
         while free in self._names:
             free, number = f"{stem}_{number}", number + 1
