@@ -227,7 +227,7 @@ def _assembled(split, architecture, network, activation):
 
 
 def _lfi_cam(split, network):
-    seen = backbones.seen_image(split.image, split.features)
+    seen = backbones.seen_image(split)
     importance = network([seen, split.features])
     attention_map = layers.ClassActivationMap(name="attention_map")(
         [split.features, importance]
@@ -252,8 +252,7 @@ def _abn(split, network):
         branch = _bottleneck_block(extracted)
     else:
         extracted, stage = found
-        trunk = keras.Model(split.image, split.features)
-        names = {layer.name for layer in trunk.layers}
+        names = {layer.name for layer in split.trunk.layers}
         branch = backbones.at_stride_one(
             stage, extracted, taken=names.union(backbones.PUBLIC_NAMES)
         )
@@ -357,7 +356,7 @@ def _number_of_classes(classes):
                 f"Received: classes={classes!r}"
             )
         return len(names)
-    if isinstance(classes, bool) or not isinstance(classes, numbers.Integral):
+    if not backbones.is_integer(classes):
         raise TypeError(
             "Argument `classes` must be an integer, the number of classes, or "
             "a list of their names, or a data set with `class_names`. "
@@ -397,11 +396,9 @@ def _check_dropout(dropout):
 
 
 def _check_no_attention(model, split):
-    trunk = keras.Model(split.image, split.features)
     of_ours = layers.ClassActivationMap, layers.AttentionMechanism
-    if any(
-        isinstance(la, of_ours) for la in [*trunk.layers, *split.head.layers]
-    ):
+    every = [*split.trunk.layers, *split.head.layers]
+    if any(isinstance(one, of_ours) for one in every):
         raise ValueError(
             f"Model {model.name!r} has an attention map already. Way out: "
             "train and explain it as it is."
@@ -418,8 +415,7 @@ def _check_output_stride(output_stride):
 
 
 def _is_size(size):
-    integer = isinstance(size, numbers.Integral)
-    return integer and not isinstance(size, bool) and size >= 1
+    return backbones.is_integer(size) and size >= 1
 
 
 def _check_input_shape(input_shape):

@@ -504,9 +504,19 @@ def test_names_of_the_last_stage_do_not_clash_with_those_of_the_branch(rng):
     x = keras.layers.Conv2D(8, 3, padding="same", name="conv")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dense(3, activation="softmax")(x)
-    model = keras_lficam.attach(keras.Model(image, x), architecture="abn")
+    trained = keras.Model(image, x, name="trained")
+    model = keras_lficam.attach(trained, architecture="abn")
     shown = keras_lficam.attention_view(model)(pictures(rng))
     assert shown["attention_map"].shape[1:] == (15, 15, 1)
+    # The stage and its copy both begin with the weights of the stage.
+    for name in ("map", "conv"):
+        kernel = trained.get_layer(name).get_weights()[0]
+        same = [
+            layer.name
+            for layer in model.layers
+            if any(np.array_equal(kernel, w) for w in layer.get_weights())
+        ]
+        assert len(same) == 2, same
 
 
 def test_names_have_no_dot_which_pytorch_refuses():

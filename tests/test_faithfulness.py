@@ -462,7 +462,7 @@ def test_overflow_is_an_error_not_a_number():
         ]
     )
     given = model, gray_row(1, 200), row(0, 1)
-    with pytest.raises(ValueError, match="finite scores.*mixed_bfloat16"):
+    with pytest.raises(ValueError, match="finite numbers.*mixed_bfloat16"):
         metrics.increase_in_confidence(*given, activation="linear")
 
 

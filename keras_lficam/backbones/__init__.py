@@ -10,6 +10,7 @@ import keras
 
 from keras_lficam.backbones import cifar, resnets
 from keras_lficam.backbones._applications import build_application
+from keras_lficam.backbones._checks import check_integer, is_integer
 from keras_lficam.backbones._classifier import Classifier, Cut
 from keras_lficam.backbones._graph import (
     PUBLIC_NAMES,
@@ -44,9 +45,11 @@ __all__ = [
     "Cut",
     "Split",
     "at_stride_one",
+    "check_integer",
     "cifar",
     "cut",
     "dropout_of",
+    "is_integer",
     "last_stage",
     "load",
     "names",
@@ -181,8 +184,7 @@ def _classifier(function, classes, input_shape, weights):
         model = _flat(model)
     split = split_classifier(model)
     # The head keeps its names to itself.
-    trunk = keras.Model(split.image, split.features)
-    names = {layer.name for layer in trunk.layers[1:]}
+    names = {layer.name for layer in split.trunk.layers[1:]}
     return split_classifier(_flat(model)) if names & {*PUBLIC_NAMES} else split
 
 
@@ -221,8 +223,7 @@ def _trunk(model, input_shape, weights):
         )
     image = keras.Input(input_shape, name="image")
     if ranks == {2}:
-        split = split_classifier(_flat(model))
-        trunk = keras.Model(split.image, split.features)
+        trunk = split_classifier(_flat(model)).trunk
     elif is_plain(model) or own_shape not in (input_shape, (None, None, 3)):
         features = feature_map(model.outputs, own_shape)
         trunk = keras.Model(model.inputs[0], features)

@@ -11,7 +11,6 @@ times wider the stage is than the first.
 """
 
 import dataclasses
-import numbers
 import os
 from collections.abc import Callable, Sequence
 
@@ -279,21 +278,6 @@ def convolve(x, convolution: Convolution, name: str, *, ahead: bool = False):
         kernel_initializer="he_normal",
         name=f"{name}_convolution",
     )(x)
-
-
-def check_positive(argument: str, value: int) -> None:
-    """Raises a ValueError if an argument is no integer of at least 1."""
-    if not is_integer(value) or value < 1:
-        raise ValueError(
-            f"Argument `{argument}` must be an integer of at least 1. "
-            f"Received: {argument}={value!r}"
-        )
-
-
-def is_integer(value: object) -> bool:
-    """Whether a value is an integer, of Python or NumPy, and no Boolean."""
-    integer = isinstance(value, numbers.Integral)
-    return integer and not isinstance(value, bool)
 
 
 def _changes_shape(x, convolutions, stride):

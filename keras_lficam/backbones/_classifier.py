@@ -1,24 +1,27 @@
 """A trained classifier as it is, seen through: its answers and its map."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_lficam.backbones._graph import (
-    check_graph,
-    is_graph,
-    nodes_backwards,
-)
+from keras_lficam.backbones._graph import check_graph
 from keras_lficam.backbones._split import (
     activation_of,
     has_space,
     no_map,
     passes_scores_on,
     takes_the_map,
+)
+from keras_lficam.backbones._ways import (
+    Chain,
+    Place,
+    calls_backwards,
+    is_nested,
+    way,
 )
 
 _PROBABILITIES = {
@@ -62,9 +65,9 @@ class Classifier:
         output = _scores_of(model)
         self.num_classes = output.shape[-1]
         self._begin, self._finish = (
-            _Place((), tensor) for tensor in (model.inputs[0], output)
+            Place((), tensor) for tensor in (model.inputs[0], output)
         )
-        self._calls = list(_calls_backwards(model.inputs[0], output))
+        self._calls = list(calls_backwards(model.inputs[0], output))
         self._end = _end_of(self._calls)
         self._found = _name_of_activation(self._end.operation)
         _check_activation(activation, self._found, model)
@@ -76,7 +79,7 @@ class Classifier:
             self.gives = "logits"
         else:
             self.gives = None
-        self._whole = _Chain(_way(self._begin, self._finish))
+        self._whole = Chain(way(self._begin, self._finish))
 
     def scores(self, images: Any) -> Any:
         """What the model gives for images, `(B, K)`, float32."""
@@ -195,6 +198,22 @@ class Classifier:
             )
         return np.broadcast_to(classes, (count,))
 
+    def checked_answers(self, values: np.ndarray) -> np.ndarray:
+        """Takes what was computed with the model, if it is finite.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"Model {self.model.name!r} must give finite numbers. "
+                "Received: NaN or infinite ones, for an image or for a changed "
+                "one. Ways out: check the range of the pixels that the model "
+                "takes; a dtype policy with a wider range, such as "
+                "'mixed_bfloat16' instead of 'mixed_float16'."
+            )
+        return values
+
     def output_of(self, layer: str) -> "Output":
         """Finds what a layer makes of images.
 
@@ -210,7 +229,7 @@ class Classifier:
         for call in self._calls:
             if call.operation.name == layer:
                 shape = tuple(call.after.tensor.shape)
-                return Output(shape, _Chain(_way(self._begin, call.after)))
+                return Output(shape, Chain(way(self._begin, call.after)))
         raise ValueError(
             f"Argument `model` must have a layer {layer!r}, as a model made "
             f"by keras_lficam.build has. Received: {self.model.name!r} "
@@ -237,10 +256,10 @@ class Classifier:
         else:
             index, place = _named_map(self._calls, layer)
         end = self._end
-        to_finish = _Chain(_way(place, self._finish))
-        to_end = _Chain(_way(place, end.before))
-        rest = _Chain(_way(end.after, self._finish))
-        trunk = _Chain(_way(self._begin, place))
+        to_finish = Chain(way(place, self._finish))
+        to_end = Chain(way(place, end.before))
+        rest = Chain(way(end.after, self._finish))
+        trunk = Chain(way(self._begin, place))
         try:
             for chain in (trunk, to_finish, to_end, rest):
                 chain.build()
@@ -271,7 +290,7 @@ class Classifier:
             operations=tuple(
                 call.operation
                 for call in reversed(self._calls[:index])
-                if not _is_nested(call.operation)
+                if not is_nested(call.operation)
             ),
         )
 
@@ -307,93 +326,6 @@ class Cut:
     operations: tuple[keras.Operation, ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Frame:
-    """A model nested in another, as it is called there."""
-
-    entry: keras.KerasTensor  # In the outer model: what it is called on,
-    result: keras.KerasTensor  # and what it gives.
-    begin: keras.KerasTensor  # In itself: its input,
-    finish: keras.KerasTensor  # and its output.
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Place:
-    """A tensor, and the frames around it from the outermost on."""
-
-    frames: tuple[_Frame, ...]
-    tensor: keras.KerasTensor
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Call:
-    """One call of a layer, from the place of its first input to its output."""
-
-    operation: keras.Operation
-    before: _Place
-    after: _Place
-
-
-def _calls_backwards(begin, finish, frames=()) -> Iterator[_Call]:
-    """Yields the calls between two tensors of a graph, the last first.
-
-    A nested model comes before the calls in it.
-    """
-    for node in nodes_backwards(begin, finish):
-        before, after = node.input_tensors[0], node.outputs[0]
-        operation = node.operation
-        yield _Call(operation, _Place(frames, before), _Place(frames, after))
-        if _is_nested(operation):
-            inside = operation.inputs[0], operation.outputs[0]
-            yield from _calls_backwards(
-                *inside, (*frames, _Frame(before, after, *inside))
-            )
-
-
-def _is_nested(operation):
-    return is_graph(operation) and (
-        len(operation.inputs) == len(operation.outputs) == 1
-    )
-
-
-def _way(start: _Place, goal: _Place) -> list[tuple[Any, Any]]:
-    """Lists pairs of tensors of one model each that lead from place to place.
-
-    It goes out of the models around the start, and into those around the goal.
-    """
-    shared = 0
-    for one, other in zip(start.frames, goal.frames, strict=False):
-        if one is not other:
-            break
-        shared += 1
-    pairs, tensor = [], start.tensor
-    for frame in reversed(start.frames[shared:]):
-        pairs.append((tensor, frame.finish))
-        tensor = frame.result
-    for frame in goal.frames[shared:]:
-        pairs.append((tensor, frame.entry))
-        tensor = frame.begin
-    return [*pairs, (tensor, goal.tensor)]
-
-
-class _Chain:
-    """Runs the models between pairs of tensors one after another."""
-
-    def __init__(self, pairs):
-        self._pairs = [(a, b) for a, b in pairs if a is not b]
-        self._models = None
-
-    def build(self):
-        if self._models is None:
-            self._models = [keras.Model(a, b) for a, b in self._pairs]
-
-    def __call__(self, x):
-        self.build()
-        for model in self._models:
-            x = model(x, training=False)
-        return x
-
-
 def _scores_of(model):
     """Finds the output `(B, K)` of a model that holds the scores."""
     outputs = model.outputs
@@ -414,7 +346,7 @@ def _end_of(calls):
     """The last call that makes scores, not just passes them on."""
     for call in calls:
         operation = call.operation
-        passes = isinstance(operation, keras.layers.Dropout) or _is_nested(
+        passes = isinstance(operation, keras.layers.Dropout) or is_nested(
             operation
         )
         if not passes and not passes_scores_on(operation):
@@ -446,7 +378,7 @@ def _last_map(calls, model):
     """Finds the map that the last pooling takes, and its call's number."""
     follower = None
     for index, call in enumerate(calls):
-        if _is_nested(call.operation):
+        if is_nested(call.operation):
             continue
         before, after = call.before.tensor, call.after.tensor
         if takes_the_map(call.operation, before, after, follower):

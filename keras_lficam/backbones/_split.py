@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_lficam.backbones._graph import replay
+from keras_lficam.backbones._graph import node_of, replay
 from keras_lficam.backbones._strides import Strides
 
 _POOLINGS = (
@@ -52,6 +52,11 @@ class Split:
     image: keras.KerasTensor
     features: keras.KerasTensor
     head: keras.Model
+
+    @property
+    def trunk(self) -> keras.Model:
+        """Model from the image to the features, of the same layers."""
+        return keras.Model(self.image, self.features)
 
 
 def split_classifier(model: keras.Model, layer: str | None = None) -> Split:
@@ -252,9 +257,7 @@ def without_activation(
     """
     tensor = head.outputs[0]
     while passes_scores_on(tensor._keras_history.operation):
-        (tensor,) = tensor._keras_history.operation._inbound_nodes[
-            tensor._keras_history.node_index
-        ].input_tensors
+        (tensor,) = node_of(tensor).input_tensors
     last = tensor._keras_history.operation
     activation = activation_of(last)
     # What is not yet flat may hold more than one place for each class.
@@ -269,15 +272,14 @@ def without_activation(
     return _copied_head(head, head.inputs[0], visit), activation
 
 
-def seen_image(
-    image: keras.KerasTensor, features: keras.KerasTensor
-) -> keras.KerasTensor:
+def seen_image(split: Split) -> keras.KerasTensor:
     """Finds the image as the features see it.
 
     Behind the layers that move its pixels, if a model begins with such: the
     gray image that masks the features has to be moved with them.
     """
-    for operation in keras.Model(image, features).operations[1:]:
+    image = split.image
+    for operation in split.trunk.operations[1:]:
         if not isinstance(operation, _MOVING):
             break
         image = operation.output
@@ -308,8 +310,7 @@ def rebuilt(
     _check_any_size(head, input_shape, output_stride)
     image = keras.Input(input_shape, dtype=split.image.dtype, name="image")
     strides = Strides(output_stride)
-    trunk = keras.Model(split.image, split.features)
-    features = replay(trunk, image, strides, deep=True)
+    features = replay(split.trunk, image, strides, deep=True)
     if output_stride not in (None, strides.of(features)):
         raise ValueError(
             "Argument `output_stride` must be one of the strides that the "

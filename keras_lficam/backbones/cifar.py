@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 import keras
 
 from keras_lficam.backbones import _blocks
+from keras_lficam.backbones._checks import check_integer, is_integer
 
 # Mean and standard deviation of the CIFAR-10 training pixels.
 _PIXELS = _blocks.Pixels((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -80,9 +81,9 @@ def resnet(
     else:
         count = _blocks_per_stage(depth, 9, 2)
         branch = functools.partial(_blocks.bottleneck, 64, 16, 1)
-    _blocks.check_positive("stem_stride", stem_stride)
+    check_integer("stem_stride", stem_stride, least=1)
     if squeeze is not None:
-        _blocks.check_positive("squeeze", squeeze)
+        check_integer("squeeze", squeeze, least=1)
     stem = _blocks.Convolution(16, 3, stem_stride)
     prefix = "" if squeeze is None else "se"
     suffix = "" if block == "basic" else block
@@ -119,7 +120,7 @@ def wide_resnet(depth: int = 28, width: int = 10) -> Callable[..., keras.Model]:
         )
     """
     count = _blocks_per_stage(depth, 6, 4)
-    _blocks.check_positive("width", width)
+    check_integer("width", width, least=1)
     branch = functools.partial(_blocks.basic, 16 * width)
     return _classifier(
         functools.partial(_preactivation_features, branch, count),
@@ -159,8 +160,8 @@ def resnext(
         )
     """
     count = _blocks_per_stage(depth, 9, 2)
-    _blocks.check_positive("groups", groups)
-    _blocks.check_positive("group_width", group_width)
+    check_integer("groups", groups, least=1)
+    check_integer("group_width", group_width, least=1)
     branch = functools.partial(
         _blocks.bottleneck, 256, groups * group_width, groups
     )
@@ -201,7 +202,7 @@ def densenet(
         )
     """
     count = _blocks_per_stage(depth, 6, 4)
-    _blocks.check_positive("growth", growth)
+    check_integer("growth", growth, least=1)
     return _classifier(
         functools.partial(_dense_features, count, growth),
         f"densenet{depth}_{growth}",
@@ -246,7 +247,7 @@ def _dense_features(count, growth, x):
 def _blocks_per_stage(depth, step, rest):
     """Solves `depth = step n + rest` for n."""
     least = step + rest
-    if not _blocks.is_integer(depth) or depth < least or (depth - rest) % step:
+    if not is_integer(depth) or depth < least or (depth - rest) % step:
         raise ValueError(
             f"Argument `depth` must be an integer {step} n + {rest} with n at "
             f"least 1, such as {least} or {least + 2 * step}. "

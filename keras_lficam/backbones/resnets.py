@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 import keras
 
 from keras_lficam.backbones import _blocks
+from keras_lficam.backbones._checks import check_integer, is_integer
 
 # Mean and standard deviation of the pixels of ImageNet.
 _PIXELS = _blocks.Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -73,10 +74,10 @@ def resnet(
         )
     """
     _check_depth(depth)
-    _blocks.check_positive("groups", groups)
-    _blocks.check_positive("group_width", group_width)
+    check_integer("groups", groups, least=1)
+    check_integer("group_width", group_width, least=1)
     if squeeze is not None:
-        _blocks.check_positive("squeeze", squeeze)
+        check_integer("squeeze", squeeze, least=1)
     grouped = (groups, group_width) != (1, 64)
     if depth in _BASIC and grouped:
         raise ValueError(
@@ -119,7 +120,7 @@ def _features(branch, counts, squeeze, x):
 
 def _check_depth(depth):
     depths = [*_BASIC, *_BOTTLENECK]
-    if not _blocks.is_integer(depth) or depth not in depths:
+    if not is_integer(depth) or depth not in depths:
         raise ValueError(
             f"Argument `depth` must be one of {depths}. "
             f"Received: depth={depth!r}"

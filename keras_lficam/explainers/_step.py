@@ -4,16 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 
 class Step(keras.Model):
     """Compiles a function that calls the layers of a classifier.
 
-    Call it by `predict_on_batch`, on a list of arrays, one for each argument.
-    Keras compiles it as it compiles `predict`: TensorFlow by `tf.function`,
-    with XLA on accelerators only, where it pays; JAX by `jit`; PyTorch runs it
-    as it stands. The weights are read anew at each call, so that it follows
-    the classifier when that learns.
+    Call it by `run`. Keras compiles it as it does `predict_on_batch`:
+    TensorFlow by `tf.function`, with XLA on accelerators only; JAX by `jit`;
+    PyTorch runs it as it stands. The weights are read anew at each call, so
+    that it follows the classifier when that learns.
 
     Args:
         model: Model that holds the layers.
@@ -30,3 +30,11 @@ class Step(keras.Model):
 
     def call(self, inputs):
         return self.function(*inputs)
+
+    def run(self, *arguments: np.ndarray | None) -> Any:
+        """Computes the function, of all arguments but those that are None.
+
+        Returns:
+            What the function gives, as arrays.
+        """
+        return self.predict_on_batch([x for x in arguments if x is not None])

@@ -57,7 +57,7 @@ class AttentionMap(Explainer):
 
     def _explain(self, images, classes):
         del classes  # The map is made before the classes are.
-        return self._step.predict_on_batch([images])
+        return self._step.run(images)
 
 
 class CAM(Explainer):
@@ -119,9 +119,7 @@ class CAM(Explainer):
         return 1, 0
 
     def _explain(self, images, classes):
-        return self._step.predict_on_batch(
-            [images] if classes is None else [images, classes]
-        )
+        return self._step.run(images, classes)
 
 
 class ScoreCAM(Explainer):
@@ -216,7 +214,7 @@ class ScoreCAM(Explainer):
         return 1 + self._channels, 0
 
     def _explain(self, images, classes):
-        features, alive, predicted = self._look.predict_on_batch([images])
+        features, alive, predicted = self._look.run(images)
         if classes is None:
             classes = predicted
         weights = np.zeros(alive.shape, "float32")  # (B, C)
@@ -243,8 +241,9 @@ class ScoreCAM(Explainer):
             chunk = np.zeros((size, *maps.shape[1:]), "float32")
             part = maps[start : start + size]
             chunk[: len(part)] = part
-            arguments = [image[np.newaxis], chunk, category[np.newaxis]]
-            found = self._scores.predict_on_batch(arguments)
+            found = self._scores.run(
+                image[np.newaxis], chunk, category[np.newaxis]
+            )
             scores.append(found[: len(part), 0])
         scores = np.concatenate(scores)
         if self.form == "increase":

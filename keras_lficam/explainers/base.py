@@ -6,8 +6,7 @@ import keras
 import numpy as np
 
 from keras_lficam import functional
-from keras_lficam.backbones import Classifier
-from keras_lficam.explainers._checks import check_integer
+from keras_lficam.backbones import Classifier, check_integer
 from keras_lficam.functional import Tensor
 
 
@@ -79,7 +78,8 @@ class Explainer(abc.ABC):
             )
             if tuple(made.shape[1:3]) != images.shape[1:3]:
                 made = functional.resize(made, images.shape[1:3])
-            maps.append(self._finite(keras.ops.convert_to_numpy(made)))
+            made = keras.ops.convert_to_numpy(made)
+            maps.append(self.classifier.checked_answers(made))
         # Interpolation rounds, and may leave [0, 1] by a last digit.
         return np.clip(np.concatenate(maps), 0, 1, dtype="float32")
 
@@ -89,18 +89,6 @@ class Explainer(abc.ABC):
         """Checks what a call is given, and makes arrays of it."""
         images = self.classifier.checked_images(images)
         return images, self.classifier.checked_classes(classes, len(images))
-
-    def _finite(self, values: np.ndarray) -> np.ndarray:
-        """Raises a ValueError if the model's numbers overflowed."""
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"Model {self.model.name!r} must give finite numbers. "
-                "Received: NaN or infinite ones, for an image or for what an "
-                "explainer makes of it. Ways out: check the range of the "
-                "pixels that the model takes; a dtype policy with a wider "
-                "range, such as 'mixed_bfloat16' instead of 'mixed_float16'."
-            )
-        return values
 
     @property
     @abc.abstractmethod

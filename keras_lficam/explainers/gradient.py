@@ -71,7 +71,7 @@ class GradCAM(Explainer):
         return 1, 1
 
     def _explain(self, images, classes):
-        return self._step.predict_on_batch(_arguments(images, classes))
+        return self._step.run(images, classes)
 
 
 class GradCAMPlusPlus(Explainer):
@@ -129,7 +129,7 @@ class GradCAMPlusPlus(Explainer):
         return 1, 1
 
     def _explain(self, images, classes):
-        return self._step.predict_on_batch(_arguments(images, classes))
+        return self._step.run(images, classes)
 
 
 def _mean_slopes(features, slopes):
@@ -144,10 +144,6 @@ def _weighted_slopes(features, slopes):
     nothing = below == 0  # As published, a denominator of zero becomes 1.
     alpha = ops.where(nothing, slopes**2, 1 / ops.where(nothing, 1.0, below))
     return ops.sum(alpha * ops.relu(slopes), axis=(1, 2))  # (B, C)
-
-
-def _arguments(images, classes):
-    return [images] if classes is None else [images, classes]
 
 
 def _step(

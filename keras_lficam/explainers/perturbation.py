@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.explainers._checks import check_integer
+from keras_lficam.backbones import check_integer
 from keras_lficam.explainers._step import Step
 from keras_lficam.explainers.base import Explainer
 from keras_lficam.functional import Tensor
@@ -147,10 +147,7 @@ class RISE(Explainer):
     def _saliency(self, images, classes):
         if classes is None:
             classes = np.concatenate(
-                [
-                    self._predicted.predict_on_batch([image[None]])
-                    for image in images
-                ]
+                [self._predicted.run(image[None]) for image in images]
             )
         size = images.shape[1:3]
         total = np.zeros((len(images), *size))
@@ -158,10 +155,11 @@ class RISE(Explainer):
             part = slice(start, start + self.chunk_size)
             down, across = self._factors(part, size)
             for index, image in enumerate(images):
-                total[index] += self._partial_sum.predict_on_batch(
-                    [image[None], down, across, classes[index, None]]
+                total[index] += self._partial_sum.run(
+                    image[None], down, across, classes[index, None]
                 )
-        return self._finite(total[..., None] / (self.samples * self.keep))
+        saliency = total[..., None] / (self.samples * self.keep)
+        return self.classifier.checked_answers(saliency)
 
     def _factors(self, part, size):
         """Makes `(n, H, cells)` and `(n, cells, W)`, whose products are masks.
@@ -331,13 +329,13 @@ class LIME(Explainer):
         for start in range(0, self.samples, self.chunk_size):
             part = samples[start : start + self.chunk_size]
             kept = np.take(part, triple, axis=1)  # (n, H, W * 3)
-            found, best = self._look.predict_on_batch(
-                [image[None], fill[None], kept]
-            )
+            found, best = self._look.run(image[None], fill[None], kept)
             if category is None:
                 category = best[0]
             probabilities.append(found[:, category])
-        probabilities = self._finite(np.concatenate(probabilities))
+        probabilities = self.classifier.checked_answers(
+            np.concatenate(probabilities)
+        )
         distances = 1 - np.sqrt(samples.mean(axis=1))  # Cosine, of 0 and 1.
         weights = np.sqrt(np.exp(-((distances / _KERNEL_WIDTH) ** 2)))
         coefficients, intercept = _ridge(samples, probabilities, weights)

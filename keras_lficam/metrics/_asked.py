@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lficam.backbones import Classifier
+from keras_lficam.backbones import Classifier, check_integer
 from keras_lficam.metrics import _checks
 
 
@@ -17,7 +17,7 @@ class Asked:
     def __init__(self, model, images, maps, classes, activation, chunk_size):
         self._classifier = Classifier(model, activation)
         self._classifier.check_probabilities()
-        _checks.check_integer("chunk_size", chunk_size, least=1)
+        check_integer("chunk_size", chunk_size, least=1)
         self._chunk_size = chunk_size
         self.images = self._classifier.checked_images(images)
         self._maps = _checked_maps(maps, self.images.shape)
@@ -53,7 +53,7 @@ class Asked:
 
         Both arguments are images, or one color for each image.
         """
-        _checks.check_integer("steps", steps, least=1)
+        check_integer("steps", steps, least=1)
         count = len(self.images)
         places = _places(self._maps.reshape(count, -1))
         places = places.reshape(self._maps.shape)
@@ -93,16 +93,7 @@ class Asked:
         if isinstance(outputs, dict) and len(outputs) > 1:
             outputs = outputs["predictions"]
         (scores,) = keras.tree.flatten(outputs)
-        scores = np.asarray(scores, "float32")
-        if not np.isfinite(scores).all():
-            raise ValueError(
-                f"Model {self._classifier.model.name!r} must give finite "
-                "scores. Received: NaN or infinite ones, for an image or for "
-                "one that its map changed. Ways out: check the range of the "
-                "pixels that the model takes; a dtype policy with a wider "
-                "range, such as 'mixed_bfloat16' instead of 'mixed_float16'."
-            )
-        return scores
+        return self._classifier.checked_answers(np.asarray(scores, "float32"))
 
     def _chunks(self, count):
         for start in range(0, count, self._chunk_size):

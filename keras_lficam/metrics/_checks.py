@@ -82,16 +82,6 @@ def check_thresholds(name: str, thresholds: Sequence[float]) -> None:
             )
 
 
-def check_integer(name: str, value: int, *, least: int) -> None:
-    """Raises a ValueError unless a value is an integer that is not too low."""
-    is_integer = isinstance(value, numbers.Integral)
-    if not is_integer or isinstance(value, bool) or value < least:
-        raise ValueError(
-            f"Argument `{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r}"
-        )
-
-
 def stretched(maps: np.ndarray) -> np.ndarray:
     """Stretches every map to [0, 1]; a constant one becomes 0."""
     return ops.convert_to_numpy(functional.min_max(maps))

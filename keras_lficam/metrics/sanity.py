@@ -5,7 +5,9 @@ import math
 import keras
 import numpy as np
 from keras import ops
+from scipy import stats
 
+from keras_lficam.backbones import check_integer
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
 
@@ -45,7 +47,7 @@ def rank_correlation(maps: Tensor, other_maps: Tensor) -> np.ndarray:
     """
     pair = _checks.map_arrays(maps, other_maps, other_name="other_maps")
     values = [
-        _correlation(_ranks(one.ravel()), _ranks(other.ravel()))
+        _correlation(stats.rankdata(one), stats.rankdata(other))
         for one, other in zip(*pair, strict=True)
     ]
     return np.array(values, "float32")
@@ -86,7 +88,7 @@ def randomized(model: keras.Model, *, seed: int) -> keras.Model:
             "Argument `model` must be a keras.Model. "
             f"Received: model={model!r} of type {type(model).__name__}"
         )
-    _checks.check_integer("seed", seed, least=0)
+    check_integer("seed", seed, least=0)
     try:
         copy = keras.models.clone_model(model)
     except Exception as error:  # A layer of somebody's raises anything.
@@ -102,15 +104,6 @@ def randomized(model: keras.Model, *, seed: int) -> keras.Model:
             limit = _glorot_limit(variable.shape)
             variable.assign(rng.uniform(-limit, limit, variable.shape))
     return copy
-
-
-def _ranks(values):
-    """Ranks from 1 on; equal values share the mean of theirs."""
-    _, groups, sizes = np.unique(
-        values, return_inverse=True, return_counts=True
-    )
-    last = np.cumsum(sizes)
-    return (last - (sizes - 1) / 2)[groups]
 
 
 def _correlation(x, y):
