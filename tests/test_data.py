@@ -419,9 +419,9 @@ def test_class_names_come_from_the_prepared_data(tmp_path):
             r"named 'mask'.*'cifar10'.*\['id', 'image', 'label'\]",
         ),
         (
-            {"name": "oxford_iiit_pet", "with_masks": True},
+            {"name": "cats_vs_dogs", "with_masks": True},
             ValueError,
-            "named 'mask'.*segmentation_mask",
+            "named 'mask'.*'image/filename'",
         ),
         (
             {"name": "oxford_iiit_pet"},

@@ -1,4 +1,4 @@
-"""Data sets by their TensorFlow Datasets name, as batches ready for Keras.
+"""Images with labels: TensorFlow Datasets (TFDS), folders, data sets of yours.
 
 `digits_in_photos` is ours and needs no download; it is registered when
 something is loaded.
@@ -9,9 +9,28 @@ Examples:
 
     train = data.load("cifar10", "train", batch_size=128, shuffle=True)
     test = data.load("digits_in_photos", "test", with_masks=True)
+    mine = data.source("my/folder").stream(
+        "train", image_size=(224, 224), batch_size=32, augmentation=["flip"]
+    )
 """
 
-from keras_lficam.data.loading import class_names, load
+from keras_lficam.data.loading import (
+    class_names,
+    from_datasets,
+    load,
+    source,
+    splits,
+)
 from keras_lficam.data.pictures import read_picture
+from keras_lficam.data.sources import Damaged, Source
 
-__all__ = ["class_names", "load", "read_picture"]
+__all__ = [
+    "Damaged",
+    "Source",
+    "class_names",
+    "from_datasets",
+    "load",
+    "read_picture",
+    "source",
+    "splits",
+]

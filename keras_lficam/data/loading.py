@@ -1,23 +1,109 @@
-"""Reads image classification data sets from TensorFlow Datasets (TFDS)."""
+"""Finds images with labels by the name of a data set or of a folder."""
 
-import difflib
-import importlib
-import numbers
 import os
-from typing import TYPE_CHECKING, Any
+import pathlib
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
+from keras_lficam.data import _pipelines
+from keras_lficam.data._checks import check_batch_size, check_text
+from keras_lficam.data._folder import Folder
+from keras_lficam.data._joined import Joined
+from keras_lficam.data._prepared import Prepared
+from keras_lficam.data.sources import Source
 
-# Examples are shuffled as they lie on disk, still compressed, so that even
-# this many of ImageNet's take about 1 GB.
-_SHUFFLE_BUFFER = 10_000
+
+def source(
+    name: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Source:
+    """Finds images with labels, split for training, validation and test.
+
+    A folder holds a folder for each class, with the pictures in it at any
+    depth; or such a folder for each of `train`, `validation` (or `val`,
+    `valid`) and `test`. Without folders for the splits a tenth of each class
+    is for validation and a tenth for the test, chosen by a hash of the path:
+    the same on every machine, and more pictures do not move others, but that
+    a class of 3 or more always has one for validation. With `train` alone a
+    tenth of it is for validation; a test that is not there is not made. Each
+    picture is read once; those that cannot be are logged and left out.
+
+    A data set of TensorFlow Datasets (TFDS) has the splits "train",
+    "validation" and "test" if these are its own. What is missing comes from
+    the end of its training images, a tenth for each; where it has just one
+    split besides, that is the test, for the test never chooses a model.
+
+    Args:
+        name: Folder of pictures, or TFDS name such as `"cifar10"` or
+            `"digits_in_photos"`. A folder of that name comes first.
+        data_dir: Folder of the prepared data sets; that of TFDS by default.
+
+    Returns:
+        The source. What TFDS has not on disk yet is downloaded and prepared
+        when it is first needed.
+
+    Raises:
+        ValueError: If there is no such data set or folder, or if it cannot be
+            used to train a classifier.
+        TypeError: If `name` is neither a string nor a path.
+
+    Examples:
+
+        cifar = source("cifar10")
+        assert cifar.splits["validation"] == "train[90%:]"
+    """
+    if _is_folder(name):
+        return Folder(name)
+    check_text("name", name, '"cifar10"')
+    return Prepared(str(name), data_dir)
+
+
+def from_datasets(
+    training: tf.data.Dataset,
+    validation: tf.data.Dataset,
+    *,
+    test: tf.data.Dataset | None = None,
+    class_names: Sequence[str],
+) -> Source:
+    """Joins data sets of one's own to a source.
+
+    They must end, and give the images in the same order each time: training
+    repeats and shuffles them.
+
+    Args:
+        training: Batches of `(image, label)`: images `(batch, height, width,
+            3)` in 0 to 255, which are rounded to uint8, and integer labels
+            `(batch,)` from 0 on.
+        validation: Batches that choose the best model.
+        test: Batches that say how good it is.
+        class_names: A name for each label, in their order.
+
+    Returns:
+        The source.
+
+    Raises:
+        ValueError: If a data set is of another form, is empty, has no end, or
+            gives another first batch the second time.
+        TypeError: If a data set is no `tf.data.Dataset`.
+
+    Examples:
+
+        images = np.zeros((4, 8, 8, 3), "uint8")
+        batches = tf.data.Dataset.from_tensor_slices((images, [0, 1, 1, 0]))
+        joined = from_datasets(
+            batches.batch(2), batches.batch(2), class_names=["cat", "dog"]
+        )
+    """
+    datasets = {"train": training, "validation": validation}
+    if test is not None:
+        datasets["test"] = test
+    return Joined(datasets, class_names)
 
 
 def load(
-    name: str,
+    name: str | os.PathLike[str],
     split: str,
     *,
     image_size: tuple[int, int] | None = None,
@@ -26,15 +112,18 @@ def load(
     seed: int = 0,
     with_masks: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
+    resizing: str = "stretch",
+    cache: bool = False,
 ) -> tf.data.Dataset:
     """Loads a data set for training, evaluation or scoring heat maps.
 
     What is not yet on disk is downloaded and prepared by TFDS first.
 
     Args:
-        name: TFDS name such as `"cifar10"`, or `"digits_in_photos"`.
+        name: TFDS name such as `"cifar10"`, or `"digits_in_photos"`, or a
+            folder of pictures, as for `source`.
         split: TFDS split such as `"train"`, `"train[:80%]"` or
-            `"train+test"`.
+            `"train+test"`. Of a folder `"train"`, `"validation"` or `"test"`.
         image_size: `(height, width)` to resize to. `None` keeps the size,
             which must then be one for all images.
         batch_size: Images per batch, at least 1; the last may hold fewer.
@@ -43,6 +132,12 @@ def load(
         seed: Decides the orders, if `shuffle`.
         with_masks: Whether to add the mask of the object.
         data_dir: Folder of the prepared data sets; that of TFDS by default.
+        resizing: `"stretch"` changes height and width each as needed.
+            `"center_crop"` keeps their ratio and shows the middle: the image
+            is resized to cover 8/7 of `image_size`, as 256 is for 224, and
+            what is outside is cut off.
+        cache: Whether to keep the batches of the first pass in memory, if
+            they fit into a quarter of it; not with `shuffle`.
 
     Returns:
         Batches of `(image, label)` or `(image, label, mask)`. Images are
@@ -60,47 +155,25 @@ def load(
         batches = load("cifar10", "test", image_size=(64, 64), batch_size=8)
         images, labels = next(iter(batches))
     """
-    import tensorflow_datasets as tfds
-
-    _check_text("name", name, '"cifar10"')
-    _check_text("split", split, '"train"')
-    _check_batch_size(batch_size)
-    _check_image_size(image_size)
-    builder = _builder(name, data_dir)
-    _check_features(builder.info.features, name, image_size, with_masks)
-    builder.download_and_prepare()
-    _check_split(builder.info.splits, name, split)
-
-    pictures = {
-        key: feature
-        for key, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
-    dataset = builder.as_dataset(
-        split=split,
-        shuffle_files=shuffle,
-        read_config=tfds.ReadConfig(shuffle_seed=seed, try_autocache=False),
-        decoders={key: tfds.decode.SkipDecoding() for key in pictures},
+    check_text("split", split, '"train"')
+    check_batch_size(batch_size)
+    return _pipelines.batches(
+        source(name, data_dir=data_dir),
+        split,
+        image_size=image_size,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        with_masks=with_masks,
+        resizing=resizing,
+        cache=cache,
     )
-    if shuffle:
-        dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=seed)
-
-    def decode(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image = pictures["image"].decode_example(example["image"])
-        image = _as_image(image, image_size)
-        if not with_masks:
-            return image, example["label"]
-        mask = pictures["mask"].decode_example(example["mask"])
-        return image, example["label"], _as_mask(mask, image_size)
-
-    dataset = dataset.map(
-        decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def class_names(
-    name: str, *, data_dir: str | os.PathLike[str] | None = None
+    name: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> list[str]:
     """Names the classes of a data set, in the order of its labels.
 
@@ -108,7 +181,7 @@ def class_names(
     sets know their names only then.
 
     Args:
-        name: TFDS name, as for `load`.
+        name: TFDS name or folder, as for `load`.
         data_dir: Folder of the prepared data sets; that of TFDS by default.
 
     Returns:
@@ -117,146 +190,49 @@ def class_names(
     Raises:
         ValueError: If TFDS does not know `name`, or if it is no image
             classification data set.
-        TypeError: If `name` is no string.
+        TypeError: If `name` is neither a string nor a path.
     """
-    _check_text("name", name, '"cifar10"')
-    builder = _builder(name, data_dir)
-    _check_label(builder.info.features, name)
-    builder.download_and_prepare()
-    return list(builder.info.features["label"].names)
+    return source(name, data_dir=data_dir).class_names
 
 
-def _as_image(
-    image: tf.Tensor, image_size: tuple[int, int] | None
-) -> tf.Tensor:
-    if image.shape[-1] == 1:
-        image = tf.image.grayscale_to_rgb(image)
-    if image_size is None:
-        return image
-    return tf.image.resize(image, image_size, "bilinear", antialias=True)
+def splits(
+    name: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> dict[str, str]:
+    """Says which images are for training, validation and test.
+
+    Args:
+        name: TFDS name or folder, as for `load`.
+        data_dir: Folder of the prepared data sets; that of TFDS by default.
+
+    Returns:
+        For `"train"`, `"validation"` and, if there is one, `"test"` the split
+        that `load` takes.
+
+    Raises:
+        ValueError: As for `source`.
+        TypeError: As for `source`.
+
+    Examples:
+
+        assert splits("cifar10")["validation"] == "train[90%:]"
+    """
+    return source(name, data_dir=data_dir).splits
 
 
-def _as_mask(mask: tf.Tensor, image_size: tuple[int, int] | None) -> tf.Tensor:
-    mask = tf.cast(mask > 0, tf.float32)
-    if image_size is None:
-        return mask
-    return tf.image.resize(mask, image_size, "nearest")
-
-
-def _builder(
-    name: str, data_dir: str | os.PathLike[str] | None
-) -> "tfds.core.DatasetBuilder":
+def _is_folder(name: str | os.PathLike[str]) -> bool:
+    if isinstance(name, os.PathLike):
+        return True
+    if not isinstance(name, str) or not name:
+        return False
+    if pathlib.Path(name).is_dir():
+        return True
+    if os.sep not in name and (os.altsep or os.sep) not in name:
+        return False
     import tensorflow_datasets as tfds
 
-    # Importing our builder registers it with TFDS.
-    importlib.import_module("keras_lficam.data.digits_in_photos")
-    try:
-        return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        known = tfds.list_builders(with_community_datasets=False)
-        near = difflib.get_close_matches(name, known) or ["digits_in_photos"]
-        raise ValueError(
-            "`name` must be a data set that TensorFlow Datasets knows. "
-            f"Received: name={name!r}. The nearest: {', '.join(near)}. "
-            "`tfds.list_builders()` lists all."
-        ) from None  # TFDS's own message names all its hundreds
-
-
-def _check_text(argument: str, value: Any, example: str) -> None:
-    if not isinstance(value, str):
-        raise TypeError(
-            f"`{argument}` must be a string such as {example}. Received: "
-            f"{argument}={value!r} of type {type(value).__name__}."
-        )
-
-
-def _check_batch_size(batch_size: Any) -> None:
-    if not isinstance(batch_size, numbers.Integral):
-        raise TypeError(
-            "`batch_size` must be an integer such as 32. Received: "
-            f"batch_size={batch_size!r} of type {type(batch_size).__name__}."
-        )
-    if batch_size < 1:
-        raise ValueError(
-            "`batch_size` must be at least 1, to have an image in a batch. "
-            f"Received: batch_size={batch_size}."
-        )
-
-
-def _check_image_size(image_size: Any) -> None:
-    if image_size is None:
-        return
-    if (
-        not isinstance(image_size, (tuple, list))
-        or len(image_size) != 2
-        or not all(isinstance(side, numbers.Integral) for side in image_size)
-        or min(image_size) < 1
-    ):
-        raise ValueError(
-            "`image_size` must be a pair of positive integers "
-            "(height, width), such as (224, 224), or None to keep the size. "
-            f"Received: image_size={image_size!r}."
-        )
-
-
-def _check_features(
-    features: Any,
-    name: str,
-    image_size: tuple[int, int] | None,
-    with_masks: bool,
-) -> None:
-    _check_label(features, name)
-    if with_masks and not _is_image(features, "mask"):
-        raise ValueError(
-            "`with_masks=True` needs a data set with an image named 'mask', "
-            f"as digits_in_photos has. Received: name={name!r} with the "
-            f"features {sorted(features)}. Drop `with_masks` to load it."
-        )
-    shape, dtype = features["image"].shape, features["image"].tf_dtype
-    if len(shape) != 3 or shape[-1] not in (1, 3) or dtype != tf.uint8:
-        raise ValueError(
-            "`name` must be a data set of gray or RGB uint8 images. "
-            f"Received: name={name!r} with images of shape {shape} and type "
-            f"{dtype.name}. Load it with `tfds.load` and convert it."
-        )
-    if image_size is None and None in shape:
-        raise ValueError(
-            "`image_size` must be given for a data set with images of "
-            "different sizes, which cannot share a batch. Received: "
-            f"image_size=None for name={name!r}. Pass, for example, "
-            "image_size=(224, 224)."
-        )
-
-
-def _is_image(features: Any, key: str) -> bool:
-    import tensorflow_datasets as tfds
-
-    return key in features and isinstance(features[key], tfds.features.Image)
-
-
-def _check_label(features: Any, name: str) -> None:
-    import tensorflow_datasets as tfds
-
-    found = dict(features) if hasattr(features, "keys") else {}
-    if not _is_image(found, "image") or not isinstance(
-        found.get("label"), tfds.features.ClassLabel
-    ):
-        raise ValueError(
-            "`name` must be an image classification data set, with the "
-            "features 'image' and 'label' (a class). Received: "
-            f"name={name!r} with the features {sorted(found)}. Load it with "
-            "`tfds.load` and map it to (image, label)."
-        )
-
-
-def _check_split(splits: Any, name: str, split: str) -> None:
-    if not splits:  # as under `tfds.testing.mock_data`
-        return
-    try:
-        splits[split]
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"`split` must name a split of {name}: {', '.join(splits)}, or a "
-            f'part of one such as "{next(iter(splits))}[:80%]". '
-            f"Received: split={split!r}."
-        ) from error
+    # TFDS has names such as "imagenette/160px" and "huggingface:a/b".
+    builder = name.split("/")[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    return ":" not in builder and builder not in known

@@ -1,0 +1,158 @@
+"""Data sets of the user's own, joined to a source."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lficam.data._images import as_bytes, common_shape
+from keras_lficam.data.sources import Source
+
+# Images are shuffled decoded; so many of 224x224 pixels take 1.5 GB.
+_SHUFFLE_BUFFER = 10_000
+
+
+class Joined(Source):
+    """Data sets of the user's own, one a split."""
+
+    name = "tf.data"
+    _contents = "batches (image, label)"
+    _shuffled_together = _SHUFFLE_BUFFER
+
+    def __init__(
+        self, datasets: dict[str, tf.data.Dataset], class_names: Sequence[str]
+    ):
+        self.splits = {split: split for split in datasets}
+        self.class_names = _checked_names(class_names)
+        for split, dataset in datasets.items():
+            argument = "training" if split == "train" else split
+            _check_dataset(argument, dataset)
+            _check_first_batch(argument, dataset)
+        self._datasets = {
+            split: dataset.unbatch() for split, dataset in datasets.items()
+        }
+        shapes = [
+            tuple(dataset.element_spec[0].shape)
+            for dataset in self._datasets.values()
+        ]
+        self.image_shape = common_shape(shapes)
+
+    @functools.cached_property
+    def _counts(self) -> dict[str, int]:
+        return {
+            split: self._counted(split, dataset)
+            for split, dataset in self._datasets.items()
+        }
+
+    def _counted(self, split: str, dataset: tf.data.Dataset) -> int:
+        labels = np.fromiter(
+            dataset.map(lambda image, label: label).as_numpy_iterator(), int
+        )
+        classes = len(self.class_names)
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if wrong.size:
+            raise ValueError(
+                f"`class_names` must have a name for each label of {split!r}, "
+                f"which are numbers from 0 on. Received: {classes} names, and "
+                f"the label {wrong[0]}."
+            )
+        return len(labels)
+
+    def _count(self, split: str) -> int:
+        self._check_split(split)
+        return self._counts[split]
+
+    def _examples(
+        self, split: str, shuffle_seed: int | None
+    ) -> tf.data.Dataset:
+        self._check_split(split)
+        dataset = self._datasets[split].map(
+            lambda image, label: {
+                "image": as_bytes(image),
+                "label": tf.cast(label, tf.int64),
+            },
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        if shuffle_seed is not None:
+            dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=shuffle_seed)
+        return dataset
+
+    def _image(self, example: dict[str, Any]) -> tf.Tensor:
+        return tf.ensure_shape(example["image"], self.image_shape)
+
+    def _check_split(self, split: str) -> None:
+        if split not in self.splits:
+            raise ValueError(
+                f"`split` must be one of {', '.join(self.splits)}. Received: "
+                f"split={split!r}."
+            )
+
+
+def _checked_names(class_names: Any) -> list[str]:
+    names = list(class_names) if not isinstance(class_names, str) else []
+    if len(names) < 2 or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            "`class_names` must be a list of two strings or more, in the "
+            f"order of the labels. Received: class_names={class_names!r}."
+        )
+    return names
+
+
+def _check_dataset(argument: str, dataset: Any) -> None:
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(
+            f"`{argument}` must be a tf.data.Dataset. Received: {dataset!r} "
+            f"of type {type(dataset).__name__}."
+        )
+    spec = dataset.element_spec
+    ranks = (
+        [part.shape.rank for part in spec]
+        if isinstance(spec, tuple)
+        and all(isinstance(part, tf.TensorSpec) for part in spec)
+        else []
+    )
+    if (
+        ranks != [4, 1]
+        or spec[0].shape[-1] != 3
+        or not spec[1].dtype.is_integer
+    ):
+        raise ValueError(
+            f"`{argument}` must give batches (image, label), images of shape "
+            "(batch, height, width, 3) and integer labels of shape (batch,). "
+            f"Received: elements {spec}. Batch it with `.batch(32)`, and bring "
+            "it into this form with `.map`."
+        )
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            f"`{argument}` must end after each image was given once. "
+            "Received: a data set without end. Drop its `.repeat()`; training "
+            "repeats it."
+        )
+
+
+def _check_first_batch(argument: str, dataset: tf.data.Dataset) -> None:
+    """Finds what most often is wrong and cannot be seen from outside."""
+    beginnings = [list(dataset.take(1).as_numpy_iterator()) for _ in range(2)]
+    if not all(beginnings):
+        raise ValueError(
+            f"`{argument}` must have images. Received: a data set that is "
+            "empty."
+        )
+    (first,), (again,) = beginnings
+    if not all(map(np.array_equal, first, again)):
+        raise ValueError(
+            f"`{argument}` must give the images in the same order each time, "
+            "so that a run can be resumed. Received: a data set that began "
+            "with another batch the second time. Drop its `.shuffle` and "
+            "random augmentation; training does both."
+        )
+    image, _ = first
+    if image.dtype.kind == "f" and (image.min() < 0 or image.max() <= 1):
+        raise ValueError(
+            f"`{argument}` must give images in 0 to 255. Received: images "
+            f"from {image.min():g} to {image.max():g}. Undo their scaling "
+            "with `.map`; the model does its own."
+        )

@@ -1,0 +1,212 @@
+"""Data sets that TensorFlow Datasets (TFDS) prepares."""
+
+import difflib
+import functools
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from keras_lficam.data.sources import Source
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+# Examples are shuffled as they lie on disk, still compressed, so that even
+# this many of ImageNet's take about 1 GB.
+_SHUFFLE_BUFFER = 10_000
+# Sets of so many bytes on disk at most are shuffled as a whole.
+_SMALL = 2**30
+
+# The parts whose images have labels that are right, of sets whose parts are
+# not known before they are prepared, or are more: ImageNet has test images
+# without labels, and STL-10 a part without classes.
+_PARTS = {
+    "cats_vs_dogs": ("train",),
+    "cifar10": ("train", "test"),
+    "cifar100": ("train", "test"),
+    "digits_in_photos": ("train", "validation", "test"),
+    "imagenet2012": ("train", "validation"),
+    "imagenette": ("train", "validation"),
+    "oxford_iiit_pet": ("train", "test"),
+    "stl10": ("train", "test"),
+}
+
+# The feature that is a mask, and its value on the object, or `None` where that
+# is any above 0. Oxford's is 1 on the pet, 2 on the background, and 3 on a band
+# between them that is "not classified", which so is not known to be pet.
+_MASK: tuple[str, int | None] = ("mask", None)
+_MASKS: dict[str, tuple[str, int | None]] = {
+    "oxford_iiit_pet": ("segmentation_mask", 1)
+}
+
+
+class Prepared(Source):
+    """A data set by its TFDS name; it is prepared when it is first needed."""
+
+    def __init__(self, name: str, data_dir: str | os.PathLike[str] | None):
+        self.name = name
+        self._builder = _builder(name, data_dir)
+        features = self._builder.info.features
+        _check_features(features, name)
+        self._contents = f"the features {sorted(features)}"
+        self.image_shape = (*features["image"].shape[:2], 3)
+        self._mask_key, self._on_object = _MASKS.get(self._builder.name, _MASK)
+        self.has_masks = _is_image(features, self._mask_key)
+
+    @functools.cached_property
+    def _prepared(self) -> "tfds.core.DatasetBuilder":
+        self._builder.download_and_prepare()
+        return self._builder
+
+    @functools.cached_property
+    def class_names(self) -> list[str]:  # type: ignore[override]
+        # Some data sets know their names only when they are prepared.
+        return list(self._prepared.info.features["label"].names)
+
+    @functools.cached_property
+    def splits(self) -> dict[str, str]:  # type: ignore[override]
+        parts = _PARTS.get(self._builder.name)
+        if parts is None:
+            # Nothing is known under `tfds.testing.mock_data`.
+            parts = tuple(self._prepared.info.splits) or ("train",)
+        if "train" not in parts:
+            raise ValueError(
+                f"{self.name}: there is no part 'train' to train with, only "
+                f"{', '.join(parts)}. Load what there is with `data.load`, or "
+                "join parts of your own with `data.from_datasets`."
+            )
+        return _splits_of(parts)
+
+    @functools.cached_property
+    def _shuffled_together(self) -> int:  # type: ignore[override]
+        if self._prepared.info.dataset_size <= _SMALL:
+            return tf.int64.max
+        return _SHUFFLE_BUFFER
+
+    def _count(self, split: str) -> int:
+        return int(self._examples(split, None).cardinality())
+
+    def _examples(
+        self, split: str, shuffle_seed: int | None
+    ) -> tf.data.Dataset:
+        import tensorflow_datasets as tfds
+
+        builder = self._prepared
+        _check_split(builder.info.splits, self.name, split)
+        images = ["image", self._mask_key] if self.has_masks else ["image"]
+        shuffle = shuffle_seed is not None
+        dataset = builder.as_dataset(
+            split=split,
+            shuffle_files=shuffle,
+            read_config=tfds.ReadConfig(
+                shuffle_seed=shuffle_seed, try_autocache=False
+            ),
+            # What else there is, as captions and boxes, is not looked at.
+            decoders=tfds.decode.PartialDecoding(
+                dict.fromkeys([*images, "label"], True),
+                decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()),
+            ),
+        )
+        if shuffle:
+            dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=shuffle_seed)
+        return dataset
+
+    def _image(self, example: dict[str, Any]) -> tf.Tensor:
+        feature = self._builder.info.features["image"]
+        image = feature.decode_example(example["image"])
+        if image.shape[-1] == 1:
+            image = tf.image.grayscale_to_rgb(image)
+        return image
+
+    def _mask(self, example: dict[str, Any]) -> tf.Tensor:
+        feature = self._builder.info.features[self._mask_key]
+        mask = feature.decode_example(example[self._mask_key])
+        on_object = (
+            mask > 0 if self._on_object is None else (mask == self._on_object)
+        )
+        return tf.cast(on_object, tf.float32)
+
+
+def _splits_of(parts: tuple[str, ...]) -> dict[str, str]:
+    """Finds three splits in the parts that a data set has.
+
+    The images of the test split never choose a model. So where one part is
+    there besides "train" it is the test, and the validation images are the
+    last tenth of those for training.
+    """
+    if "validation" in parts and "test" in parts:
+        return {part: part for part in ("train", "validation", "test")}
+    if "validation" in parts or "test" in parts:
+        test = "test" if "test" in parts else "validation"
+        return {
+            "train": "train[:90%]",
+            "validation": "train[90%:]",
+            "test": test,
+        }
+    return {
+        "train": "train[:80%]",
+        "validation": "train[80%:90%]",
+        "test": "train[90%:]",
+    }
+
+
+def _builder(
+    name: str, data_dir: str | os.PathLike[str] | None
+) -> "tfds.core.DatasetBuilder":
+    import tensorflow_datasets as tfds
+
+    # Importing our builder registers it with TFDS.
+    importlib.import_module("keras_lficam.data.digits_in_photos")
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name, known) or ["digits_in_photos"]
+        raise ValueError(
+            "`name` must be a folder that exists, or a data set that "
+            f"TensorFlow Datasets knows. Received: name={name!r}. The "
+            f"nearest: {', '.join(near)}. `tfds.list_builders()` lists all."
+        ) from None  # TFDS's own message names all its hundreds
+
+
+def _check_features(features: Any, name: str) -> None:
+    import tensorflow_datasets as tfds
+
+    found = dict(features) if hasattr(features, "keys") else {}
+    if not _is_image(found, "image") or not isinstance(
+        found.get("label"), tfds.features.ClassLabel
+    ):
+        raise ValueError(
+            "`name` must be an image classification data set, with the "
+            "features 'image' and 'label' (a class). Received: "
+            f"name={name!r} with the features {sorted(found)}. Load it with "
+            "`tfds.load` and map it to (image, label)."
+        )
+    shape, dtype = features["image"].shape, features["image"].tf_dtype
+    if len(shape) != 3 or shape[-1] not in (1, 3) or dtype != tf.uint8:
+        raise ValueError(
+            "`name` must be a data set of gray or RGB uint8 images. "
+            f"Received: name={name!r} with images of shape {shape} and type "
+            f"{dtype.name}. Load it with `tfds.load` and convert it."
+        )
+
+
+def _is_image(features: Any, key: str) -> bool:
+    import tensorflow_datasets as tfds
+
+    return key in features and isinstance(features[key], tfds.features.Image)
+
+
+def _check_split(splits: Any, name: str, split: str) -> None:
+    if not splits:  # as under `tfds.testing.mock_data`
+        return
+    try:
+        splits[split]
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"`split` must name a split of {name}: {', '.join(splits)}, or a "
+            f'part of one such as "{next(iter(splits))}[:80%]". '
+            f"Received: split={split!r}."
+        ) from error

@@ -1,0 +1,184 @@
+"""What data sets and folders of pictures have in common."""
+
+import abc
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_lficam.data import _pipelines
+
+
+class Damaged(NamedTuple):
+    """A picture file that could not be read.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it.
+    """
+
+    path: str
+    reason: str
+
+
+class Source(abc.ABC):
+    """Images with labels, in splits.
+
+    `data.source` makes one of a name or a folder, `data.from_datasets` of
+    `tf.data` data sets.
+
+    Attributes:
+        name: Name of the data set, or of the folder.
+        class_names: Names of the classes, in the order of the labels.
+        splits: What `batches` takes for each of `"train"`, `"validation"` and,
+            if there is one, `"test"`. The three have no image in common.
+        image_shape: `(height, width, 3)`; None where images differ.
+        damaged: Files that could not be read and are left out.
+        has_masks: Whether `batches` can add the mask of the object.
+    """
+
+    name: str
+    class_names: list[str]
+    splits: dict[str, str]
+    image_shape: tuple[int | None, int | None, int]
+    damaged: tuple[Damaged, ...] = ()
+    has_masks: bool = False
+    # What a message says that there is instead of masks.
+    _contents: str
+    # How many encoded examples may be in memory to be shuffled.
+    _shuffled_together: int
+
+    @abc.abstractmethod
+    def _count(self, split: str) -> int:
+        """Counts the images of a split, named as `load` takes it."""
+
+    @abc.abstractmethod
+    def _examples(
+        self, split: str, shuffle_seed: int | None
+    ) -> tf.data.Dataset:
+        """Opens a split: encoded examples, each a dictionary with `label`.
+
+        Without a seed they come in the same order every time.
+        """
+
+    @abc.abstractmethod
+    def _image(self, example: dict[str, Any]) -> tf.Tensor:
+        """Decodes the image of an example, RGB `(H, W, 3)`."""
+
+    def _mask(self, example: dict[str, Any]) -> tf.Tensor:
+        """Decodes the mask of an example, `(H, W, 1)` float32 of 0 and 1."""
+        raise NotImplementedError
+
+    def count(self, split: str) -> int:
+        """Counts images.
+
+        Args:
+            split: `"train"`, `"validation"` or `"test"`, or what `batches`
+                takes.
+
+        Returns:
+            Number of images that can be read.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        return self._count(self.splits.get(split, split))
+
+    def batches(
+        self,
+        split: str,
+        *,
+        image_size: tuple[int, int] | None = None,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int = 0,
+        with_masks: bool = False,
+        resizing: str = "stretch",
+        cache: bool = False,
+    ) -> tf.data.Dataset:
+        """Reads a split once, for evaluation or a `fit` of one's own.
+
+        Args:
+            split: `"train"`, `"validation"` or `"test"` as in `splits`; of a
+                TensorFlow data set also a split of its own such as
+                `"train[:80%]"`, where `load` reads its names as they are.
+            image_size: `(height, width)` to resize to. None keeps the size,
+                which must then be one for all images.
+            batch_size: Images per batch, at least 1; the last may hold fewer.
+            shuffle: Whether each pass is in a new order.
+            seed: Decides the orders, if `shuffle`.
+            with_masks: Whether to add the mask of the object.
+            resizing: `"stretch"` to the size, or `"center_crop"`: the shorter
+                side becomes 8/7 of what is asked, 256 for 224, and the center
+                is cut out.
+            cache: Whether to keep the decoded images in memory, if they fit
+                there.
+
+        Returns:
+            Batches as those of `data.load`.
+
+        Raises:
+            ValueError: If an argument has an impossible value.
+            TypeError: If an argument is of the wrong type.
+        """
+        return _pipelines.batches(
+            self,
+            self.splits.get(split, split),
+            image_size=image_size,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            with_masks=with_masks,
+            resizing=resizing,
+            cache=cache,
+        )
+
+    def stream(
+        self,
+        split: str,
+        *,
+        image_size: tuple[int, int],
+        batch_size: int,
+        seed: int = 0,
+        augmentation: Sequence[str] = (),
+        first_step: int = 0,
+        shard: tuple[int, int] = (0, 1),
+    ) -> tf.data.Dataset:
+        """Makes batches for training, without end.
+
+        Pass follows pass, each in an order of its own and with no gap, so that
+        every batch is full and no image is left out. The batch of a step
+        depends on the arguments and the number of the step alone: a stream
+        that begins at `first_step` goes on as one that came there, and shards
+        are parts of the same batches.
+
+        Args:
+            split: As for `batches`.
+            image_size: `(height, width)` of the images, in pixels.
+            batch_size: Images in a step, of all shards together.
+            seed: Decides order and augmentation.
+            augmentation: Names of `data.augmentation`.
+            first_step: Step that it begins with.
+            shard: Number of this shard and of all; it gives the rows of the
+                batch that are this shard's. Labels are mixed within them.
+
+        Returns:
+            Endless batches of images `(batch_size / shards, height, width, 3)`,
+            float32 in 0 to 255, and labels: int64 `(batch_size / shards,)`, or
+            float32 shares of the classes where an augmentation mixes them.
+
+        Raises:
+            ValueError: If an argument has an impossible value, or the shards
+                do not divide the batch.
+            TypeError: If an argument is of the wrong type.
+        """
+        return _pipelines.stream(
+            self,
+            self.splits.get(split, split),
+            image_size=image_size,
+            batch_size=batch_size,
+            seed=seed,
+            augmentation=augmentation,
+            first_step=first_step,
+            shard=shard,
+        )

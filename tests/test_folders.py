@@ -1,0 +1,463 @@
+"""Folders of pictures: what is found, split, read and refused."""
+
+import hashlib
+import io
+import logging
+import os
+import unicodedata
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from keras_lficam import data
+from keras_lficam.data import _folder
+
+KINDS = ("cat", "dog", "emu")
+
+
+def write(path, color=(0, 0, 0), size=(6, 4)):
+    """Writes a picture of one color, `size` is width and height."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", size, color).save(path)
+
+
+def write_classes(folder, number=20, kinds=KINDS):
+    """The red of a picture is its class, the green its number."""
+    for kind, name in enumerate(kinds):
+        for i in range(number):
+            write(folder / name / f"{i:03d}.png", (kind, i, 7))
+
+
+def members(source, split):
+    """The pictures of a split, as pairs of class and number."""
+    batches = source.batches(split, batch_size=500)
+    ((images, labels),) = batches.as_numpy_iterator()
+    assert len(images) == source.count(split)
+    pairs = [tuple(image[0, 0, :2].tolist()) for image in images]
+    assert labels.dtype == "int64"
+    assert [kind for kind, _ in pairs] == labels.tolist()
+    assert len(set(pairs)) == len(pairs)
+    return set(pairs)
+
+
+def lot(name):
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return int(digest[:16], 16) / 16**16
+
+
+# ------------------------------------------------------------------ splits
+
+
+def test_splits_follow_from_the_names_alone(tmp_path):
+    write_classes(tmp_path / "here", 60)
+    source = data.source(tmp_path / "here")
+    assert source.class_names == list(KINDS)
+    assert list(source.splits) == ["train", "validation", "test"]
+    expected = {"train": set(), "validation": set(), "test": set()}
+    for kind, name in enumerate(KINDS):
+        for i in range(60):
+            number = lot(f"{name}/{i:03d}.png")
+            split = "train"
+            if number < 0.2:
+                split = "test" if number < 0.1 else "validation"
+            expected[split].add((kind, i))
+    for split, pairs in expected.items():
+        assert members(source, split) == pairs
+
+
+def test_more_pictures_do_not_move_others(tmp_path):
+    write_classes(tmp_path / "a", 40)
+    write_classes(tmp_path / "b" / "c", 90)
+    few, many = data.source(tmp_path / "a"), data.source(tmp_path / "b" / "c")
+    for split in few.splits:
+        assert members(few, split) <= members(many, split)
+
+
+def test_one_in_ten_is_for_validation_and_one_for_the_test():
+    lots = [_folder._lot(f"a/{i}.png", "a") for i in range(10_000)]
+    counts, _ = np.histogram(lots, bins=10, range=(0, 1))
+    # Chi-square with 9 degrees of freedom; 27.9 is exceeded in one of 1000.
+    assert ((counts - 1000) ** 2 / 1000).sum() < 27.9
+
+
+@pytest.mark.parametrize("number", [3, 4, 5, 8])
+def test_small_classes_have_pictures_to_train_with_and_to_validate(
+    tmp_path, number
+):
+    kinds = [f"kind {i:02d}" for i in range(40)]
+    for kind, name in enumerate(kinds):
+        for i in range(number):
+            write(tmp_path / name / f"{i}.png", (kind, i, 7), (2, 2))
+    source = data.source(tmp_path)
+    seen = set()
+    for split in source.splits:
+        pairs = members(source, split)
+        seen |= pairs
+        if split != "test":
+            assert {kind for kind, _ in pairs} == set(range(40))
+    assert len(seen) == 40 * number
+
+
+def test_validation_takes_the_nearest_of_a_small_class(tmp_path):
+    """Of the lots, none is for validation; 0.15 is in the middle of it."""
+    names = {}
+    for i in range(200):
+        number = lot(f"cat/{i}.png")
+        for key, (low, high) in {
+            "test": (0.02, 0.09),
+            "near": (0.2, 0.205),
+            "far": (0.5, 0.9),
+        }.items():
+            if low <= number < high:
+                names.setdefault(key, i)
+    for i in names.values():
+        write(tmp_path / "cat" / f"{i}.png", (0, i, 7))
+    write_classes(tmp_path, 40, ("dog", "emu"))
+    for path in (tmp_path / "dog").iterdir():
+        write(path, (1, int(path.stem), 7))
+    for path in (tmp_path / "emu").iterdir():
+        write(path, (2, int(path.stem), 7))
+    source = data.source(tmp_path)
+    assert (0, names["near"]) in members(source, "validation")
+    assert (0, names["test"]) in members(source, "test")
+    assert (0, names["far"]) in members(source, "train")
+
+
+def test_a_name_is_the_same_however_its_accents_are_stored():
+    composed, decomposed = (
+        _folder._lot(unicodedata.normalize(form, "a/é/è.png"), "a")
+        for form in ("NFC", "NFD")
+    )
+    assert composed == decomposed == lot("\u00e9/\u00e8.png")
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "Valid"])
+def test_folders_of_splits(tmp_path, name):
+    write_classes(tmp_path / "Train", 4)
+    write_classes(tmp_path / name, 3)
+    write_classes(tmp_path / "test", 2)
+    source = data.source(tmp_path)
+    assert source.splits == {
+        "train": "train",
+        "validation": "validation",
+        "test": "test",
+    }
+    assert [source.count(split) for split in source.splits] == [12, 9, 6]
+    assert len(members(source, "test")) == 6
+
+
+def test_train_and_validation_alone_leave_no_test(tmp_path):
+    write_classes(tmp_path / "train", 4)
+    write_classes(tmp_path / "val", 3)
+    assert list(data.source(tmp_path).splits) == ["train", "validation"]
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_train_alone_gives_a_tenth_for_validation(tmp_path, test):
+    write_classes(tmp_path / "train", 60)
+    if test:
+        write_classes(tmp_path / "test", 2)
+    source = data.source(tmp_path)
+    assert ("test" in source.splits) == test
+    chosen = {
+        (kind, i)
+        for kind, name in enumerate(KINDS)
+        for i in range(60)
+        if 0.1 <= lot(f"{name}/{i:03d}.png") < 0.2
+    }
+    assert members(source, "validation") == chosen
+    assert source.count("train") == 180 - len(chosen)
+
+
+def test_labels_are_those_of_train_where_validation_lacks_a_class(tmp_path):
+    write_classes(tmp_path / "train", 4)
+    for i in range(3):
+        write(tmp_path / "validation" / "emu" / f"{i}.png", (2, i, 7))
+    assert members(data.source(tmp_path), "validation") == {
+        (2, 0),
+        (2, 1),
+        (2, 2),
+    }
+
+
+def test_trains_can_be_a_class(tmp_path):
+    write_classes(tmp_path, 20, ("car", "plane", "train"))
+    source = data.source(tmp_path)
+    assert source.class_names == ["car", "plane", "train"]
+    assert sum(map(source.count, source.splits)) == 60
+
+
+# ------------------------------------------------------- which files are read
+
+
+def test_pictures_of_any_depth_and_of_known_kinds_are_found(tmp_path):
+    write_classes(tmp_path, 5, ("cat", "dog"))
+    for number, name in enumerate(
+        ["a/b/c.JPG", "a.Tiff", "b.tif", "c.webp", "d.BMP", "e.gif", "f.jpeg"]
+    ):
+        write(tmp_path / "cat" / name, (0, 10 + number, 0))
+    for name in (".hidden.png", "._a.png", ".cache/a.png", "notes.txt"):
+        path = tmp_path / "cat" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("no picture")
+    (tmp_path / ".git").mkdir()
+    source = data.source(tmp_path)
+    assert sum(map(source.count, source.splits)) == 17
+    assert source.class_names == ["cat", "dog"]
+    assert source.damaged == ()
+
+
+def test_names_need_not_be_text(tmp_path):
+    write_classes(tmp_path, 5, ("cat", "dog"))
+    strange = os.path.join(os.fsencode(tmp_path / "cat"), b"\xff.png")
+    os.rename(tmp_path / "cat" / "000.png", strange)
+    source = data.source(os.fspath(tmp_path))
+    pairs = set.union(*(members(source, split) for split in source.splits))
+    assert pairs == {(kind, i) for kind in range(2) for i in range(5)}
+
+
+def test_training_sees_the_pixels_that_are_explained(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (8, 6, 3), dtype="uint8")
+    picture = PIL.Image.fromarray(pixels)
+    (tmp_path / "odd").mkdir()
+    turned = PIL.Image.Exif()
+    turned[0x0112] = 6  # To be turned by 90 degrees.
+    picture.save(tmp_path / "odd" / "turned.jpg", exif=turned)
+    picture.convert("CMYK").save(tmp_path / "odd" / "cmyk.jpg")
+    PIL.Image.fromarray(pixels[..., 0].astype("uint16") * 257).save(
+        tmp_path / "odd" / "deep.png"
+    )
+    picture.convert("P").save(tmp_path / "odd" / "palette.gif")
+    picture.save(tmp_path / "odd" / "lossless.webp", lossless=True)
+    write_classes(tmp_path, 5, ("even",))
+    source = data.source(tmp_path)
+    assert source.image_shape == (None, None, 3)
+    seen = 0
+    for split in source.splits:
+        pictures = source._examples(split, None).map(
+            lambda example: (example["path"], source._image(example))
+        )
+        for path, image in pictures.as_numpy_iterator():
+            expected = data.read_picture(os.fsdecode(path))
+            np.testing.assert_array_equal(image, expected)
+            seen += 1
+    assert seen == 10
+    assert data.read_picture(tmp_path / "odd" / "turned.jpg").shape == (6, 8, 3)
+
+
+def test_image_shape_is_known_where_all_are_alike(tmp_path):
+    write_classes(tmp_path)
+    assert data.source(tmp_path).image_shape == (4, 6, 3)
+    write(tmp_path / "cat" / "wide.png", size=(9, 4))
+    source = data.source(tmp_path)
+    assert source.image_shape == (4, None, 3)
+    with pytest.raises(ValueError, match="`image_size` must be given"):
+        source.batches("train")
+
+
+def test_load_takes_a_folder(tmp_path):
+    write_classes(tmp_path)
+    source = data.source(tmp_path)
+    for name in (tmp_path, str(tmp_path)):
+        ((images, labels),) = data.load(
+            name, "validation", image_size=(5, 5), batch_size=99
+        )
+        assert images.shape == (source.count("validation"), 5, 5, 3)
+        np.testing.assert_allclose(images[:, 0, 0, 0], labels, atol=1e-5)
+        assert data.class_names(name) == list(KINDS)
+        assert data.splits(name) == source.splits
+
+
+def test_order_follows_the_seed_with_shuffle(tmp_path):
+    write_classes(tmp_path, 20)
+
+    def order(**options):
+        batches = data.load(tmp_path, "train", batch_size=99, **options)
+        ((images, _),) = batches.as_numpy_iterator()
+        return images[:, 0, 0, :2].tolist()
+
+    first = order(shuffle=True, seed=1)
+    assert first == order(shuffle=True, seed=1)
+    assert first != order(shuffle=True, seed=2)
+    assert sorted(first) == order()
+
+
+# -------------------------------------------------------------- damaged files
+
+
+def damage(folder):
+    """Damages 5 of the pictures in 5 ways, and gives their paths."""
+    rng = np.random.default_rng(1)
+    noise = PIL.Image.fromarray(rng.integers(0, 256, (40, 40, 3), "uint8"))
+    ways = []
+    for extension in ("JPEG", "PNG"):
+        file = io.BytesIO()
+        noise.save(file, extension)
+        ways.append(file.getvalue()[: len(file.getvalue()) // 2])
+    ways += [b"", b"This is a text.", ways[1][:20]]
+    names = ["cut.jpg", "half.png", "empty.webp", "text.jpg", "head.png"]
+    paths = []
+    for kind, name, content in zip("01234", names, ways, strict=True):
+        path = folder / f"class {kind}" / name
+        path.write_bytes(content)
+        paths.append(str(path))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def folder_of_200(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    write_classes(folder, 39, [f"class {kind}" for kind in range(5)])
+    return folder, damage(folder)
+
+
+def test_damaged_pictures_are_named_counted_and_skipped(folder_of_200, caplog):
+    folder, paths = folder_of_200
+    with caplog.at_level(logging.WARNING, "keras_lficam"):
+        source = data.source(folder)
+    assert sorted(bad.path for bad in source.damaged) == sorted(paths)
+    reasons = {os.path.basename(path): why for path, why in source.damaged}
+    assert reasons["empty.webp"] == "the file is empty"
+    assert reasons["text.jpg"] == "the file is no picture"
+    assert reasons["cut.jpg"].startswith("the file is damaged (")
+    (record,) = caplog.records
+    assert "5 of 200 pictures cannot be read" in record.getMessage()
+    for path in paths:
+        assert path in record.getMessage()
+    assert sum(map(source.count, source.splits)) == 195
+    pairs = set.union(*(members(source, split) for split in source.splits))
+    assert len(pairs) == 195
+
+
+def test_an_epoch_has_every_good_picture_once(folder_of_200):
+    source = data.source(folder_of_200[0])
+    count = source.count("train")
+    steps = source.stream("train", image_size=(4, 6), batch_size=count)
+    for images, labels in steps.take(3).as_numpy_iterator():
+        pairs = {tuple(image[0, 0, :2]) for image in images}
+        assert pairs == members(source, "train")
+        np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
+
+
+def test_a_picture_that_vanishes_is_named(tmp_path):
+    write_classes(tmp_path)
+    source = data.source(tmp_path)
+    (tmp_path / "dog" / "007.png").unlink()
+    message = r"dog.007\.png: there is no such file; it could still be read"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        [members(source, split) for split in source.splits]
+
+
+# ------------------------------------------------------------------- refusals
+
+
+def nothing(folder):
+    pass
+
+
+def no_folder(folder):
+    folder.rmdir()
+
+
+def a_file(folder):
+    folder.rmdir()
+    folder.write_text("text")
+
+
+def no_pictures(folder):
+    (folder / "cat").mkdir()
+    (folder / "cat" / "notes.txt").write_text("text")
+
+
+def one_class(folder):
+    write_classes(folder, 5, ("cat",))
+
+
+def empty_class(folder):
+    write_classes(folder, 5)
+    (folder / "fox").mkdir()
+
+
+def damaged_class(folder):
+    write_classes(folder, 5)
+    (folder / "fox").mkdir()
+    (folder / "fox" / "1.png").write_bytes(b"text")
+
+
+def no_classes(folder):
+    write(folder / "a.png")
+
+
+def no_classes_in_train(folder):
+    write(folder / "train" / "a.png")
+    write_classes(folder / "test", 5)
+
+
+def unknown_class(folder):
+    write_classes(folder / "train", 5, ("cat", "dog"))
+    write_classes(folder / "test", 5, ("cat", "fox"))
+
+
+def too_few(folder):
+    write_classes(folder, 1)
+
+
+def empty_validation(folder):
+    write_classes(folder / "train", 5)
+    (folder / "val" / "cat").mkdir(parents=True)
+
+
+def two_validations(folder):
+    for name in ("train", "val", "valid"):
+        write_classes(folder / name, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (no_folder, "there is no such folder; give a folder that holds"),
+        (a_file, "there is no such folder; give a folder that holds"),
+        (nothing, "no picture to train with; .*a folder for each class"),
+        (no_pictures, r"no picture to train with; .*\.jpeg \.jpg"),
+        (one_class, "there is one class alone, cat; give .*two classes"),
+        (empty_class, "no picture can be read in the class folder fox; put"),
+        (damaged_class, "no picture can be read in the class folder fox; put"),
+        (no_classes, "holds pictures, but no folders of classes; put"),
+        (no_classes_in_train, "train: it holds pictures, but no folders"),
+        (unknown_class, "test has the class fox that train lacks; the fold"),
+        (too_few, "too few pictures .*validation; give 3 or more"),
+        (empty_validation, "no picture .* the folder for validation; put"),
+        (two_validations, "two folders for one split, of train, val, valid;"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_in_one_line(
+    tmp_path, make, message
+):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    make(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        data.source(folder)
+    assert str(caught.value).startswith(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["train[:50%]", "dev"])
+def test_unknown_split_of_a_folder(tmp_path, split):
+    write_classes(tmp_path, 5)
+    with pytest.raises(ValueError, match="one of train, validation"):
+        data.load(tmp_path, split)
+
+
+def test_what_is_left_out_is_said(tmp_path, caplog):
+    write_classes(tmp_path / "train", 4)
+    write_classes(tmp_path / "notes", 1)
+    write(tmp_path / "train" / "beside.png")
+    with caplog.at_level(logging.WARNING, "keras_lficam"):
+        data.source(tmp_path)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.endswith("are not looked into: notes")
+    assert "1 pictures beside the folders of classes" in second
