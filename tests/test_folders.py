@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from keras_lficam import data
 from keras_lficam.data import _folder
@@ -461,3 +462,24 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
     first, second = (record.getMessage() for record in caplog.records)
     assert first.endswith("are not looked into: notes")
     assert "1 pictures beside the folders of classes" in second
+
+
+def test_a_folder_of_prepared_data_is_no_folder_of_pictures(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    prepared = tmp_path / "cifar10" / "3.0.2"
+    prepared.mkdir(parents=True)
+    (prepared / "cifar10-train.tfrecord-00000-of-00001").write_bytes(b"")
+    with tfds.testing.mock_data(num_examples=8):
+        assert len(data.source("cifar10").class_names) == 10
+    # Pictures in it are what is meant.
+    for name in ("a", "b"):
+        folder = tmp_path / "cifar10" / name
+        folder.mkdir()
+        for number in range(9):
+            picture = PIL.Image.new("RGB", (8, 8))
+            picture.save(folder / f"{number}.png")
+    (prepared / "cifar10-train.tfrecord-00000-of-00001").unlink()
+    prepared.rmdir()
+    assert data.source("cifar10").class_names == ["a", "b"]

@@ -114,6 +114,11 @@ def _read_again(path: bytes) -> np.ndarray:
 # ------------------------------------------------------- what is in a folder
 
 
+def holds_pictures(folder: str | os.PathLike[str]) -> bool:
+    """Says whether there is a picture anywhere below a folder."""
+    return any(True for _ in _pictures_below(pathlib.Path(folder)))
+
+
 def _split_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Finds the folders of classes: one for each split, or the only one."""
     inside = _folders_in(folder)

@@ -58,6 +58,13 @@ def batches(
         decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     dataset = dataset.batch(batch_size)
+    # Keras steps once past the end of a data set whose length it is not told,
+    # and counts that step in the means of the losses of single outputs.
+    dataset = dataset.apply(
+        tf.data.experimental.assert_cardinality(
+            math.ceil(source._count(split) / batch_size)
+        )
+    )
     if cache and _memory.fits(source._count(split) * _size(dataset)):
         dataset = dataset.cache()
     return dataset.prefetch(tf.data.AUTOTUNE)
@@ -106,7 +113,8 @@ def stream(
             resized_image, (*image_size, 3), source._count(split)
         )
     )
-    augment = augmentations.image_function(names, tuple(image_size))
+    height, width = image_size
+    augment = augmentations.image_function(names, (height, width))
 
     def make(position, numbered):
         number, example = numbered
@@ -121,7 +129,7 @@ def stream(
     if mix is not None:
         dataset = dataset.enumerate(first_step).map(
             lambda step, batch: mix(
-                *batch, tf.stack([seed, step * shards + index])
+                batch[0], batch[1], tf.stack([seed, step * shards + index])
             ),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,

@@ -27,6 +27,9 @@ NAMES = (
     "cut_mix",
 )
 
+# Of `"rand_augment"`, each image.
+_NUM_TRANSFORMS = 2
+
 
 def check(names: Sequence[str]) -> tuple[str, ...]:
     """Checks which augmentations were asked for.
@@ -142,6 +145,9 @@ def image_function(
 
     def augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         for name, step in steps.items():
+            # What was decoded or cropped has no known channels, and layers
+            # count on them.
+            image = tf.ensure_shape(image, (None, None, 3))
             image = step(image, seed=_derived(seed, NAMES.index(name)))
         return tf.ensure_shape(tf.cast(image, "float32"), (*image_size, 3))
 
@@ -229,7 +235,9 @@ def _random_resized_crop(
         area_range=(0.08, 1.0),
     )
     crop = tf.slice(image, begin, size)
-    return tf.image.resize(crop, image_size, "bilinear", antialias=True)
+    return _in_range(
+        tf.image.resize(crop, image_size, "bilinear", antialias=True)
+    )
 
 
 def _rand_augment() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -279,9 +287,9 @@ def _rand_augment() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
 
     def augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         images = tf.cast(image, "float32")[None]
-        for number in range(2):
+        for number in range(_NUM_TRANSFORMS):
             images = transform(images, _derived(seed, number))
-        return images[0]
+        return _in_range(images[0])
 
     return augment
 
@@ -310,6 +318,11 @@ def _layer(kind: Any, **options: Any) -> Any:
     layer = kind(dtype="float32", data_format="channels_last", **options)
     layer.backend.set_backend("tensorflow")  # `tf.data` runs on no other.
     return layer
+
+
+def _in_range(image: tf.Tensor) -> tf.Tensor:
+    # Weights of an interpolation may add up to a little more than 1.
+    return tf.clip_by_value(image, 0.0, 255.0)
 
 
 def _draw(choices: int, seed: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_lficam.data import _pipelines
 from keras_lficam.data._checks import check_batch_size, check_text
-from keras_lficam.data._folder import Folder
+from keras_lficam.data._folder import Folder, holds_pictures
 from keras_lficam.data._joined import Joined
 from keras_lficam.data._prepared import Prepared
 from keras_lficam.data.sources import Source
@@ -227,12 +227,18 @@ def _is_folder(name: str | os.PathLike[str]) -> bool:
     if not isinstance(name, str) or not name:
         return False
     if pathlib.Path(name).is_dir():
-        return True
+        # TFDS keeps its files in a folder of a data set's name.
+        return not _is_known(name) or holds_pictures(name)
     if os.sep not in name and (os.altsep or os.sep) not in name:
         return False
+    return not _is_known(name)
+
+
+def _is_known(name: str) -> bool:
+    """Says whether TensorFlow Datasets knows a name."""
     import tensorflow_datasets as tfds
 
     # TFDS has names such as "imagenette/160px" and "huggingface:a/b".
     builder = name.split("/")[0]
     known = tfds.list_builders(with_community_datasets=False)
-    return ":" not in builder and builder not in known
+    return ":" in builder or builder in known

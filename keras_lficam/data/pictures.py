@@ -34,13 +34,13 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
         raise ValueError(f"{path}: there is no such file")
     if os.path.getsize(path) == 0:
         raise ValueError(f"{path}: the file is empty")
+    # Pillow warns of pictures that are large, and still reads them. Filters of
+    # a block would leak out of it where several threads read.
+    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of pictures that are large, and still reads them.
-            warnings.simplefilter("ignore")
-            with PIL.Image.open(path) as opened:
-                picture = PIL.ImageOps.exif_transpose(opened)
-                picture.load()
+        with PIL.Image.open(path) as opened:
+            picture = PIL.ImageOps.exif_transpose(opened)
+            picture.load()
     except PIL.UnidentifiedImageError:
         raise ValueError(f"{path}: the file is no picture") from None
     except PIL.Image.DecompressionBombError:
