@@ -1,0 +1,453 @@
+"""Trains any Keras model on several devices and machines by `model.fit`.
+
+    strategy = keras_lficam.distribution.strategy("auto")
+    with strategy.scope():
+        model = ...
+    model.compile(...)
+    model.fit(...)
+
+The engines are TensorFlow's `tf.distribute` and, on the JAX backend, Keras's
+`DataParallel`. What is here chooses one and mends what Keras gets wrong.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_LOST_PEER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.InternalError,
+    tf.errors.DeadlineExceededError,
+)
+# What TensorFlow's collectives and their coordination service say of a peer.
+_LOST_PEER_WORDS = (
+    "collective ops is aborted",
+    "heartbeat",
+    "connection reset by peer",
+    "failed to connect to",
+    "coordination service",
+)
+
+
+class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
+    """TensorFlow's `MultiWorkerMirroredStrategy`, under which Keras 3 trains.
+
+    With that of TensorFlow, `fit` ends in `Attempt to convert a value
+    (PerReplica...) to a Tensor`. Keras asks it for two means that no
+    collective can compute:
+
+    - of a batch, which is a structure and may hold anything, before the first
+      step. Keras needs but the shapes in it, so that of this worker will do;
+    - of a loss or metric over axis 0, after each step. These are scalars,
+      which have none, so their mean is taken as they are.
+
+    All other reductions are TensorFlow's.
+
+    Examples:
+        strategy = keras_lficam.distribution.MultiWorkerMirroredStrategy()
+
+    Reference:
+        https://github.com/keras-team/keras/issues/20585
+    """
+
+    def reduce(self, reduce_op, value, axis=None):
+        """Reduces a value over all replicas.
+
+        Args:
+            reduce_op: `"SUM"` or `"MEAN"`, or a `tf.distribute.ReduceOp`.
+            value: Value of each replica, or a structure of such values.
+            axis: Axis that is reduced as well, which a scalar does not have.
+
+        Returns:
+            The reduced value; of a structure this worker's own.
+        """
+        if tf.nest.is_nested(value):
+            return tf.nest.map_structure(self._own, value)
+        if axis is not None and self._own(value).shape.rank == 0:
+            axis = None
+        return super().reduce(reduce_op, value, axis)
+
+    def _own(self, value):
+        return self.experimental_local_results(value)[0]
+
+
+def strategy(name: str = "auto") -> tf.distribute.Strategy:
+    """Finds the strategy for the devices and machines that there are.
+
+    Models are made in its scope. Several workers each run the same program,
+    and all of them must come: until then this waits.
+
+    Args:
+        name: `"mirrored"` for all GPUs of this machine, or, where there is
+            none, its logical CPU devices; `"multi_worker"` for the machines
+            that the environment variable `TF_CONFIG`, or Slurm, names;
+            `"auto"` for several machines if several are named, else for all
+            GPUs if there are several, else for the one device.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        ValueError: If the name is unknown, or `TF_CONFIG` is not as TensorFlow
+            wants it.
+        RuntimeError: If Keras runs on another backend than TensorFlow.
+
+    Examples:
+        with keras_lficam.distribution.strategy().scope():
+            model = keras_lficam.build("ResNet20", 10, input_shape=(32, 32, 3))
+
+    Reference:
+        https://www.tensorflow.org/guide/distributed_training, TF_CONFIG.
+    """
+    if name not in ("auto", "mirrored", "multi_worker"):
+        raise ValueError(
+            "Argument `name` must be 'auto', 'mirrored' or 'multi_worker'. "
+            f"Received: name={name!r}"
+        )
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "`strategy` needs Keras on TensorFlow. Received: Keras on "
+            f"{keras.backend.backend()}. On jax, `DataParallel` takes all "
+            "devices."
+        )
+    workers = _workers()
+    if name == "multi_worker" and workers == 0:
+        raise ValueError(
+            "Argument `name='multi_worker'` needs the environment variable "
+            "TF_CONFIG with all workers, or to be started by Slurm's srun. "
+            "Received: neither. For the GPUs of one machine use 'mirrored'."
+        )
+    if name == "multi_worker" or (name == "auto" and workers > 1):
+        if "TF_CONFIG" in os.environ:
+            return MultiWorkerMirroredStrategy()
+        return MultiWorkerMirroredStrategy(cluster_resolver=_slurm())
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "auto" and len(gpus) < 2:
+        return tf.distribute.get_strategy()
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+class DataParallel(keras.distribution.DataParallel):
+    """Keras's `DataParallel`, also for batches that devices cannot share.
+
+    Keras fails with a batch whose size the devices do not divide. Here each
+    device computes the whole of it, if the first batch is such a one.
+
+    Examples:
+        # KERAS_BACKEND=jax
+        everything = keras_lficam.distribution.DataParallel()
+        keras.distribution.set_distribution(everything)
+    """
+
+    def get_data_layout(self, data_shape):
+        """Says how a batch is laid out over the devices.
+
+        Args:
+            data_shape: Shape `(B, ...)` of the first batch.
+
+        Returns:
+            A `keras.distribution.TensorLayout`.
+        """
+        layout = super().get_data_layout(data_shape)
+        if data_shape[0] % _devices(self):
+            axes = [None] * len(data_shape)
+            return keras.distribution.TensorLayout(axes, self.device_mesh)
+        return layout
+
+
+def evaluation_batch_size(batch_size: int, count: int) -> int:
+    """Finds a batch size that devices of the JAX backend can evaluate with.
+
+    Args:
+        batch_size: The size asked for.
+        count: Number of images.
+
+    Returns:
+        The same if `keras.distribution` has one device, or the devices divide
+        all batches; else one more, so that each device computes them whole.
+
+    Examples:
+        keras_lficam.distribution.evaluation_batch_size(32, count=100)
+    """
+    devices = _devices(keras.distribution.distribution())
+    uneven = batch_size % devices == 0 and count % devices != 0
+    return batch_size + 1 if uneven else batch_size
+
+
+def synchronize_batch_normalization(
+    model: keras.Model, synchronized: bool = True
+) -> int:
+    """Lets batch normalization see the batches of all replicas as one.
+
+    Without it each replica normalizes by its own part of the batch, which is
+    faster, and another computation than that of one device.
+
+    Args:
+        model: Model, in which models may be nested; it is changed.
+        synchronized: False to undo it.
+
+    Returns:
+        Number of its `BatchNormalization` layers.
+
+    Examples:
+        with strategy.scope():
+            model = keras_lficam.build("ResNet20", 10, input_shape=(32, 32, 3))
+            keras_lficam.distribution.synchronize_batch_normalization(model)
+    """
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    for layer in layers:
+        layer.synchronized = synchronized
+    return len(layers)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether this process is the one of its workers that writes.
+
+    Args:
+        strategy: The strategy.
+
+    Returns:
+        True for the first worker, or the chief if there is one, and for a
+        strategy of one process.
+
+    Examples:
+        keras_lficam.distribution.is_chief(tf.distribute.get_strategy())
+    """
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    if resolver.task_type == "chief":
+        return True
+    jobs = resolver.cluster_spec().as_dict()
+    return "chief" not in jobs and resolver.task_id == 0
+
+
+def distribute(
+    strategy: tf.distribute.Strategy | None,
+    batches: Callable[[int, int], tf.data.Dataset],
+    batch_size: int,
+) -> Any:
+    """Shares out batches so that all replicas together have those of one.
+
+    Args:
+        strategy: The strategy; None on another backend than TensorFlow, where
+            Keras shares out each batch itself.
+        batches: Function of the number of a worker and of how many there are
+            that makes the batches of its part, as `Source.stream` does with
+            `shard`.
+        batch_size: Size of the batches of all workers together.
+
+    Returns:
+        Data set for `model.fit`, which needs `steps_per_epoch` with it.
+
+    Raises:
+        ValueError: If the replicas do not divide the batch size.
+
+    Examples:
+        data = keras_lficam.distribution.distribute(
+            strategy,
+            lambda worker, workers: source.stream(
+                "train",
+                image_size=(32, 32),
+                batch_size=8,
+                shard=(worker, workers),
+            ),
+            batch_size=8,
+        )
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(data, steps_per_epoch=10)
+    """
+    replicas = (
+        strategy.num_replicas_in_sync
+        if strategy
+        else _devices(keras.distribution.distribution())
+    )
+    if batch_size % replicas:
+        raise ValueError(
+            "Argument `batch_size` is that of all replicas together and must "
+            f"be a multiple of their number, {replicas}. Received: "
+            f"batch_size={batch_size}. Way out: "
+            f"{replicas * max(1, round(batch_size / replicas))}."
+        )
+    if strategy is None or (
+        strategy.cluster_resolver is None and replicas == 1
+    ):
+        return batches(0, 1)
+
+    def worker(context):
+        # Each replica of a worker takes the next element of what it gets.
+        return batches(
+            context.input_pipeline_id, context.num_input_pipelines
+        ).rebatch(batch_size // replicas, drop_remainder=True)
+
+    return strategy.distribute_datasets_from_function(worker)
+
+
+def for_evaluation(
+    strategy: tf.distribute.Strategy,
+    dataset: tf.data.Dataset,
+    count: int,
+    batch_size: int,
+) -> tf.data.Dataset:
+    """Lets replicas share out the batches of an evaluation.
+
+    TensorFlow would share out files where it finds files, which are not of one
+    size. Of a last batch with fewer images than replicas some get none, which
+    is fine but for convolutions on a CPU: those of oneDNN give an empty batch
+    the shape of their input, and TensorFlow fails.
+
+    Args:
+        strategy: The strategy.
+        dataset: Batches, the same on each worker.
+        count: Images in all batches together.
+        batch_size: Size of the batches.
+
+    Returns:
+        Data set for `model.evaluate`, `model.predict`, or the
+        `validation_data` of `model.fit`.
+
+    Raises:
+        ValueError: If a CPU would get an empty batch while TensorFlow uses
+            oneDNN.
+
+    Examples:
+        batches = keras_lficam.distribution.for_evaluation(
+            strategy,
+            source.batches("validation", image_size=(32, 32), batch_size=8),
+            source.count("validation"),
+            batch_size=8,
+        )
+    """
+    replicas = strategy.num_replicas_in_sync
+    share = math.ceil(batch_size / replicas)
+    last = count % batch_size or batch_size
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    with_onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0"
+    if on_cpu and with_onednn and last <= share * (replicas - 1):
+        raise ValueError(
+            f"{count} images in batches of {batch_size} leave a last batch of "
+            f"{last}, of which one of the {replicas} replicas gets none, and "
+            "on a CPU TensorFlow's oneDNN fails with an empty batch. Way out: "
+            "set the environment variable TF_ENABLE_ONEDNN_OPTS=0, or take "
+            "another batch size."
+        )
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return dataset.with_options(options)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Tells whether an error means that another worker is gone.
+
+    Args:
+        error: What came out of `fit`.
+
+    Returns:
+        Whether it does. All workers must be started again then.
+
+    Examples:
+        keras_lficam.distribution.is_lost_peer(ValueError("something else"))
+    """
+    words = str(error).lower()
+    return isinstance(error, _LOST_PEER) and any(
+        word in words for word in _LOST_PEER_WORDS
+    )
+
+
+def _devices(distribution):
+    """Counts the devices that a batch is shared among under Keras's own."""
+    if distribution is None:
+        return 1
+    return math.prod(distribution.device_mesh.shape)
+
+
+def _workers():
+    """Counts the processes that are to train together; 0 if none are named."""
+    if "TF_CONFIG" in os.environ:
+        return _check_config(os.environ["TF_CONFIG"])
+    if "SLURM_PROCID" in os.environ:
+        return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    return 0
+
+
+def _check_config(text):
+    """Checks TF_CONFIG, of which TensorFlow says little; counts workers."""
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise _wrong_config(text, f"JSON ({error})") from None
+    cluster = config.get("cluster") if isinstance(config, dict) else None
+    if not isinstance(cluster, dict) or not cluster.get("worker"):
+        raise _wrong_config(text, 'a "cluster" with a "worker"')
+    unknown = sorted(cluster.keys() - {"worker", "chief", "evaluator"})
+    if unknown:
+        raise _wrong_config(text, f"no jobs but worker and chief: {unknown}")
+    for addresses in cluster.values():
+        if not isinstance(addresses, list) or not all(
+            isinstance(address, str) and ":" in address for address in addresses
+        ):
+            raise _wrong_config(text, "lists of addresses with ports")
+    task = config.get("task")
+    if not isinstance(task, dict) or not {"type", "index"} <= task.keys():
+        raise _wrong_config(text, 'a "task" with "type" and "index"')
+    tasks = len(cluster.get(task["type"], []))
+    if str(task["index"]) not in map(str, range(tasks)):
+        raise _wrong_config(
+            text,
+            f"a task that is in its cluster, not {task['type']} "
+            f"{task['index']}",
+        )
+    return len(cluster["worker"]) + len(cluster.get("chief", []))
+
+
+def _wrong_config(text, expected):
+    example = {
+        "cluster": {"worker": ["one:12345", "two:12345"]},
+        "task": {"type": "worker", "index": 0},
+    }
+    return ValueError(
+        f"The environment variable TF_CONFIG must have {expected}. Received: "
+        f"{text}. It looks like {json.dumps(example)}, with another index on "
+        "each machine."
+    )
+
+
+def _slurm():
+    """Makes TensorFlow's resolver for Slurm, which counts on a GPU per task."""
+    resolvers = tf.distribute.cluster_resolver
+    tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
+    if "SLURM_GPUS_PER_TASK" in os.environ:  # Each task sees its own alone.
+        gpus = int(os.environ["SLURM_GPUS_PER_TASK"])
+        return resolvers.SlurmClusterResolver(
+            gpus_per_node=gpus * tasks, gpus_per_task=gpus, auto_set_gpu=False
+        )
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "-1") != "-1" or shutil.which(
+        "nvidia-smi"
+    ):
+        return resolvers.SlurmClusterResolver()
+    # Without GPUs it would divide by none, so it is told of some, and asked
+    # for the addresses only.
+    slurm = resolvers.SlurmClusterResolver(
+        gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
+    )
+    return resolvers.SimpleClusterResolver(
+        slurm.cluster_spec(),
+        task_type=slurm.task_type,
+        task_id=slurm.task_id,
+        rpc_layer="grpc",
+    )

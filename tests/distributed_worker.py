@@ -1,0 +1,152 @@
+"""A program that several processes run together; see test_distribution.py.
+
+    python distributed_worker.py STRATEGY OUTPUT.npz
+
+STRATEGY is that of `distribution.strategy`, with `:unrepaired` behind it to
+see first that Keras still fails under TensorFlow's own.
+"""
+
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_lficam
+from keras_lficam import distribution
+
+BATCH = 8
+
+
+def pictures(number, seed):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(number) % 3
+    images = rng.uniform(0, 120, (number, 16, 16, 3)).astype("float32")
+    images[labels == 0, ::2] += 120
+    images[labels == 1, ::3, ::3] += 130
+    return images, labels
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.convolution = keras.layers.Conv2D(4, 3, strides=2)
+        self.normalization = keras.layers.BatchNormalization()
+        self.pooling = keras.layers.GlobalAveragePooling2D()
+        self.predictions = keras.layers.Dense(3, activation="softmax")
+
+    def call(self, images, training=None):
+        x = self.convolution(images / 255)
+        x = self.normalization(x, training=training)
+        return self.predictions(self.pooling(x))
+
+
+def lfi_cam():
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    for filters in (6, 8):
+        x = keras.layers.Conv2D(filters, 3, strides=2, padding="same")(x)
+        x = keras.layers.BatchNormalization()(x)
+        x = keras.layers.ReLU()(x)
+    return keras_lficam.build(keras.Model(image, x), 3, input_shape=(16, 16, 3))
+
+
+def sequential():
+    return keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+MODELS = {
+    "lfi_cam": lfi_cam,
+    "subclassed": Subclassed,
+    "sequential": sequential,
+}
+
+
+def train(strategy, make):
+    """Trains one model by what Keras has; returns all that came of it."""
+    keras.utils.set_random_seed(5)
+    with strategy.scope():
+        model = make()
+        model.build((None, 16, 16, 3))
+        distribution.synchronize_batch_normalization(model)
+        model.compile(
+            keras.optimizers.SGD(0.05, momentum=0.9),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+    images, labels = pictures(32, 0)
+    # 13: the last batch has five images for two replicas.
+    held_out, answers = pictures(13, 1)
+    history = model.fit(
+        images,
+        labels,
+        batch_size=BATCH,
+        epochs=2,
+        shuffle=False,
+        validation_data=(held_out, answers),
+        validation_batch_size=BATCH,
+        verbose=0,
+    ).history
+    # Of 9 images in batches of 8 the last leaves a replica with nothing.
+    few = model.evaluate(
+        held_out[:9],
+        answers[:9],
+        batch_size=BATCH,
+        return_dict=True,
+        verbose=0,
+    )
+    predictions = model.predict(held_out, batch_size=BATCH, verbose=0)
+    return {
+        **history,
+        **{f"few_{name}": value for name, value in few.items()},
+        "predictions": predictions,
+        **{
+            f"weight_{number}": value
+            for number, value in enumerate(model.get_weights())
+        },
+    }
+
+
+def run(strategy):
+    return {
+        f"{name}/{key}": value
+        for name, make in MODELS.items()
+        for key, value in train(strategy, make).items()
+    }
+
+
+def main():
+    name, output = sys.argv[1], pathlib.Path(sys.argv[2])
+    name, _, unrepaired = name.partition(":")
+    if name == "mirrored":
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(
+            cpu, 2 * [tf.config.LogicalDeviceConfiguration()]
+        )
+    said = "nothing"
+    if unrepaired:
+        try:
+            train(tf.distribute.MultiWorkerMirroredStrategy(), sequential)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+    strategy = distribution.strategy(name)
+    found = run(strategy)
+    np.savez(
+        output,
+        **found,
+        said=said,
+        replicas=strategy.num_replicas_in_sync,
+        chief=distribution.is_chief(strategy),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Training on several devices and machines equals that on one."""
+
+import json
+import textwrap
+
+import distributed_worker
+import keras
+import numpy as np
+import processes
+import pytest
+import tensorflow as tf
+
+from keras_lficam import distribution
+
+CLUSTER = {"worker": ["one:1", "two:2"]}
+
+
+@pytest.fixture(scope="module")
+def one_process():
+    return distributed_worker.run(tf.distribute.get_strategy())
+
+
+def assert_equal(found, expected):
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            found[name], value, rtol=1e-5, atol=1e-5, err_msg=name
+        )
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workers")
+    workers = processes.start_workers(
+        lambda index: [
+            distributed_worker.__file__,
+            "multi_worker:unrepaired",
+            folder / f"{index}.npz",
+        ]
+    )
+    for worker in workers:
+        processes.finish(worker)
+    return [dict(np.load(folder / f"{index}.npz")) for index in range(2)]
+
+
+def test_two_workers_compute_what_one_does(one_process, two_workers):
+    for found in two_workers:
+        assert found["replicas"] == 2
+        assert_equal(found, one_process)
+    assert [bool(found["chief"]) for found in two_workers] == [True, False]
+
+
+def test_keras_still_needs_the_repair(two_workers):
+    # When this fails, Keras has been mended: MultiWorkerMirroredStrategy of
+    # this package can become that of TensorFlow.
+    for found in two_workers:
+        assert "PerReplica" in str(found["said"])
+
+
+def test_two_devices_compute_what_one_does(tmp_path, one_process):
+    program = processes.start(
+        [distributed_worker.__file__, "mirrored", tmp_path / "found.npz"]
+    )
+    processes.finish(program)
+    found = dict(np.load(tmp_path / "found.npz"))
+    assert found["replicas"] == 2
+    assert_equal(found, one_process)
+
+
+def test_two_devices_of_jax_compute_what_one_does(tmp_path):
+    program = """
+        import sys
+        import keras
+        import numpy as np
+        import distributed_worker as worker
+        from keras_lficam import data, distribution, fit, Recipe
+        import tensorflow as tf
+
+        if sys.argv[1] == "2":
+            everything = distribution.DataParallel()
+            assert list(everything.device_mesh.shape) == [2]
+            keras.distribution.set_distribution(everything)
+        keras.utils.set_random_seed(5)
+        model = worker.lfi_cam()
+        parts = [
+            tf.data.Dataset.from_tensor_slices(worker.pictures(count, 0))
+            for count in (32, 13)
+        ]
+        source = data.from_datasets(
+            *[part.batch(4) for part in parts], class_names=["a", "b", "c"]
+        )
+        # Adam would make steps of the rounding errors that are the gradient of
+        # a bias before batch normalization.
+        recipe = Recipe(
+            epochs=2, batch_size=8, optimizer="sgd", learning_rate=0.05
+        )
+        history = fit(
+            model, source, recipe, folder=sys.argv[2], heat_maps_every=0,
+            verbose=0,
+        ).history
+        np.savez(
+            sys.argv[2] + "/found.npz", *model.get_weights(),
+            **{name: values for name, values in history.items()}
+        )
+    """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    programs = [
+        processes.start(
+            [tmp_path / "program.py", devices, tmp_path / devices],
+            KERAS_BACKEND="jax",
+            PYTHONPATH=str(processes.TESTS),
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        )
+        for devices in ("1", "2")
+    ]
+    for started in programs:
+        processes.finish(started)
+    one, two = (
+        dict(np.load(tmp_path / devices / "found.npz")) for devices in "12"
+    )
+    assert len(one) > 10
+    assert_equal(two, one)
+
+
+def test_batch_normalization_is_synchronized_wherever_it_is():
+    inner = keras.Sequential(
+        [keras.Input((4,)), keras.layers.BatchNormalization()]
+    )
+    outer = keras.Sequential(
+        [keras.Input((4,)), inner, keras.layers.BatchNormalization()]
+    )
+    assert distribution.synchronize_batch_normalization(outer) == 2
+    assert inner.layers[-1].synchronized
+    copy = keras.Sequential.from_config(outer.get_config())
+    assert copy.layers[-1].synchronized
+    distribution.synchronize_batch_normalization(outer, False)
+    assert not inner.layers[-1].synchronized
+    subclassed = distributed_worker.Subclassed()
+    assert distribution.synchronize_batch_normalization(subclassed) == 1
+
+
+def configure(monkeypatch, config):
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("no json", "must have JSON"),
+        ([], '"cluster" with a "worker"'),
+        ({"cluster": {"worker": []}}, '"cluster" with a "worker"'),
+        (
+            {"cluster": CLUSTER | {"ps": ["a:1"]}},
+            r"no jobs but worker and chief: \['ps'\]",
+        ),
+        ({"cluster": {"worker": ["one"]}}, "addresses with ports"),
+        ({"cluster": {"worker": "one:1"}}, "addresses with ports"),
+        ({"cluster": CLUSTER}, '"task" with "type" and "index"'),
+        (
+            {"cluster": CLUSTER, "task": {"type": "worker", "index": 2}},
+            "a task that is in its cluster, not worker 2",
+        ),
+        (
+            {"cluster": CLUSTER, "task": {"type": "chief", "index": 0}},
+            "a task that is in its cluster, not chief 0",
+        ),
+    ],
+)
+def test_a_wrong_cluster_is_refused(monkeypatch, config, message):
+    text = config if isinstance(config, str) else json.dumps(config)
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=message) as caught:
+        distribution.strategy("multi_worker")
+    assert text in str(caught.value)
+
+
+def test_workers_that_nobody_named_are_refused(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(ValueError, match="TF_CONFIG.*srun.*'mirrored'"):
+        distribution.strategy("multi_worker")
+    with pytest.raises(ValueError, match="name='many'"):
+        distribution.strategy("many")
+
+
+def test_one_device_is_left_as_it_is(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert distribution.strategy() is tf.distribute.get_strategy()
+    # A cluster of one, as notebooks of some clouds are started with.
+    alone = {
+        "cluster": {"worker": ["one:1"]},
+        "task": {"type": "worker", "index": 0},
+    }
+    configure(monkeypatch, alone)
+    assert distribution.strategy() is tf.distribute.get_strategy()
+
+
+def test_slurm_names_the_workers(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    for name, value in {
+        "PROCID": "3",
+        "STEP_NUM_TASKS": "4",
+        "STEP_NODELIST": "node[7-8]",
+        "STEP_TASKS_PER_NODE": "2(x2)",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(distribution.shutil, "which", lambda name: None)
+    assert distribution._workers() == 4
+    resolver = distribution._slurm()
+    assert resolver.cluster_spec().as_dict() == {
+        "worker": ["node7:8888", "node7:8889", "node8:8888", "node8:8889"]
+    }
+    assert (resolver.task_type, resolver.task_id) == ("worker", 3)
+    assert not resolver.num_accelerators().get("GPU")
+    # With GPUs that each task sees alone.
+    monkeypatch.setenv("SLURM_GPUS_PER_TASK", "2")
+    resolver = distribution._slurm()
+    resolver.cluster_spec()
+    assert resolver.num_accelerators() == {"GPU": 2}
+    assert resolver.task_id == 3
+
+
+class Resolver:
+    def __init__(self, kind, number, jobs):
+        self.task_type, self.task_id, self.jobs = kind, number, jobs
+
+    def cluster_spec(self):
+        return tf.train.ClusterSpec(self.jobs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "jobs", "expected"),
+    [
+        ("worker", 0, CLUSTER, True),
+        ("worker", 1, CLUSTER, False),
+        ("worker", 0, CLUSTER | {"chief": ["c:1"]}, False),
+        ("chief", 0, CLUSTER | {"chief": ["c:1"]}, True),
+    ],
+)
+def test_one_worker_is_the_chief(kind, number, jobs, expected):
+    class Strategy:
+        cluster_resolver = Resolver(kind, number, jobs)
+
+    assert distribution.is_chief(Strategy()) is expected
+
+
+def test_a_batch_that_replicas_cannot_share_is_refused():
+    class Strategy:
+        num_replicas_in_sync = 3
+        cluster_resolver = None
+
+    with pytest.raises(ValueError, match="multiple of their number, 3.*9"):
+        distribution.distribute(Strategy(), lambda *_: None, 8)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "fails"),
+    [
+        (16, 8, False),
+        (13, 8, False),  # Of 5 one replica gets 4, the other 1.
+        (12, 8, True),
+        (9, 8, True),
+        (3, 8, True),
+    ],
+)
+def test_an_empty_batch_on_a_cpu_is_foreseen(
+    monkeypatch, count, batch_size, fails
+):
+    class Strategy:
+        num_replicas_in_sync = 2
+
+    batches = tf.data.Dataset.range(count).batch(batch_size)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    distribution.for_evaluation(Strategy(), batches, count, batch_size)
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    arguments = Strategy(), batches, count, batch_size
+    if not fails:
+        assert list(distribution.for_evaluation(*arguments)) is not None
+        return
+    with pytest.raises(ValueError, match="one of the 2 replicas gets none"):
+        distribution.for_evaluation(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (tf.errors.UnavailableError(None, None, "Connection reset by peer"), 1),
+        (tf.errors.AbortedError(None, None, "Collective ops is aborted"), 1),
+        (tf.errors.InternalError(None, None, "Out of shared memory"), 0),
+        (tf.errors.InvalidArgumentError(None, None, "heartbeat"), 0),
+        (ValueError("heartbeat"), 0),
+    ],
+)
+def test_a_lost_peer_is_told_from_other_errors(error, expected):
+    assert distribution.is_lost_peer(error) == bool(expected)
