@@ -23,11 +23,13 @@ if TYPE_CHECKING:
         architectures,
         backbones,
         data,
+        distribution,
         evaluation,
         explainers,
         functional,
         layers,
         metrics,
+        training,
         visualization,
     )
     from keras_lficam.architectures import attach, attention_view, build
@@ -35,12 +37,14 @@ if TYPE_CHECKING:
         AttentionMechanism,
         FeatureImportanceNetwork,
     )
+    from keras_lficam.training import Recipe, fit
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AttentionMechanism",
     "FeatureImportanceNetwork",
+    "Recipe",
     "__version__",
     "architectures",
     "attach",
@@ -48,20 +52,25 @@ __all__ = [
     "backbones",
     "build",
     "data",
+    "distribution",
     "evaluation",
     "explainers",
+    "fit",
     "functional",
     "layers",
     "metrics",
+    "training",
     "visualization",
 ]
 
 _HOMES = {
     "AttentionMechanism": "layers",
     "FeatureImportanceNetwork": "layers",
+    "Recipe": "training",
     "attach": "architectures",
     "attention_view": "architectures",
     "build": "architectures",
+    "fit": "training",
 }
 
 

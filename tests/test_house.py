@@ -15,6 +15,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_lficam
 
@@ -30,6 +31,7 @@ ARROWS = {
     "explainers": {"backbones", "functional"},
     "layers": {"functional"},
     "metrics": {"backbones", "functional"},
+    "training": {"data", "distribution", "explainers", "visualization"},
 }
 
 
@@ -67,8 +69,11 @@ def test_arrows_point_down():
 def test_tensorflow_is_imported_only_where_it_is_the_point():
     for path, room in modules():
         roots = {name.split(".")[0] for name in imports(path)}
-        one_branch_of_three = path.match("explainers/gradient.py")
-        if room not in {"cli", "data"} and not one_branch_of_three:
+        # One branch of three, and the writer of TensorBoard's logs.
+        excepted = path.match("explainers/gradient.py") or path.match(
+            "training/callbacks.py"
+        )
+        if room not in {"cli", "data", "distribution"} and not excepted:
             assert "tensorflow" not in roots, path
             assert "tensorflow_datasets" not in roots, path
 
@@ -77,6 +82,7 @@ def test_public_surface():
     assert sorted(keras_lficam.__all__) == [
         "AttentionMechanism",
         "FeatureImportanceNetwork",
+        "Recipe",
         "__version__",
         "architectures",
         "attach",
@@ -84,11 +90,14 @@ def test_public_surface():
         "backbones",
         "build",
         "data",
+        "distribution",
         "evaluation",
         "explainers",
+        "fit",
         "functional",
         "layers",
         "metrics",
+        "training",
         "visualization",
     ]
     for name in keras_lficam.__all__:
@@ -194,21 +203,26 @@ def test_public_things_have_docstrings_with_their_sections():
 
 
 @pytest.mark.parametrize("name", sorted(dict(documented())))
-def test_docstring_example_runs(name, monkeypatch):
+def test_docstring_example_runs(name, monkeypatch, tmp_path):
     """Runs the section Examples, with the names that examples may use."""
     thing = dict(documented())[name]
     text = (thing.__doc__ or "").partition("Examples:\n")[2]
-    if not text.strip():
+    if not text.strip() or "KERAS_BACKEND=jax" in text:
         return
+    monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
     model = keras_lficam.build("ResNet20", 10, input_shape=(32, 32, 3))
     maps = keras_lficam.explainers.AttentionMap(model)(images)
     home = vars(importlib.import_module(thing.__module__))
     names = {
+        "source": source_of(images),
         **home,
         "np": np,
+        "keras": keras,
         "keras_lficam": keras_lficam,
         "model": model,
+        "strategy": tf.distribute.get_strategy(),
+        "tf": tf,
         "images": images,
         "image": images[0],
         "labels": np.arange(4),
@@ -225,6 +239,16 @@ def test_docstring_example_runs(name, monkeypatch):
             _run_example(text, names)
     else:
         _run_example(text, names)
+
+
+def source_of(images):
+    """Few images of ten classes, as a source of data."""
+    batches = tf.data.Dataset.from_tensor_slices(
+        (images.astype("uint8"), np.arange(len(images)))
+    ).batch(4)
+    return keras_lficam.data.from_datasets(
+        batches, batches, class_names=[f"class {n}" for n in range(10)]
+    )
 
 
 def _run_example(text, names):
@@ -295,14 +319,19 @@ def test_start_page_shows_the_python_of_the_readme():
         assert block in readme()
 
 
-@pytest.mark.parametrize("name", ["backbones", "explainers"])
-def test_python_of_a_page_runs(name, rng):
+@pytest.mark.parametrize("name", ["backbones", "explainers", "training"])
+def test_python_of_a_page_runs(name, rng, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / f"{name}.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
     assert len(blocks) >= 3
+    side = 32 if name == "training" else 64
+    images = rng.uniform(0, 255, (4, side, side, 3))
     names = {
-        "images": rng.uniform(0, 255, (4, 64, 64, 3)),
+        "images": images,
         "labels": np.arange(4),
+        "source": source_of(images),
+        "classes": 10,
     }
     for block in blocks:
         exec(compile(block, f"{name}.md", "exec"), names)
@@ -355,6 +384,39 @@ def test_page_on_explainers_shows_the_comparison_of_the_table():
         for line in table_of("explainers", "comparison")
     ]
     assert shown == expected
+
+
+def test_page_on_training_shows_the_costs_of_the_table():
+    rows = {
+        question: [
+            row for row in rows_of("training") if row["question"] == question
+        ]
+        for question in ("step", "pipeline", "replicas")
+    }
+    lines = table_of("training", "step")
+    for row, line in zip(rows["step"], lines, strict=True):
+        ratio = float(row["ratio"])
+        assert line.strip("| ").split(" | ") == [
+            f"`{row['case']}`",
+            f"{float(row['seconds_other']):.2f} s",
+            f"{ratio:.2f}",
+        ]
+        assert (row["image_size"], row["batch_size"]) == ("224", "8")
+        assert ratio <= 1.08
+    lines = table_of("training", "pipeline")
+    for row, line in zip(rows["pipeline"], lines, strict=True):
+        images = 10 * int(row["batch_size"]) / float(row["seconds"])
+        ratio = float(row["ratio"])
+        assert line.strip("| ").split(" | ") == [
+            row["case"],
+            f"{images:,.0f}",
+            f"{ratio:.3f}",
+        ]
+        assert ratio < 1
+    (row,) = rows["replicas"]
+    page = (ROOT / "docs" / "training.md").read_text()
+    assert f"weights of one up to {row['difference']} after eight" in page
+    assert float(row["difference"]) < 1e-12
 
 
 def test_page_on_backbones_shows_the_figures_of_the_table():

@@ -7,7 +7,7 @@ imported, and each command imports what it needs.
 import argparse
 import sys
 
-from keras_lficam.cli import compare, demo, evaluate, explain
+from keras_lficam.cli import compare, demo, evaluate, explain, train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +39,6 @@ def _parser():
         description="Classifiers that show what they looked at.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, explain, evaluate, compare):
+    for command in (demo, train, explain, evaluate, compare):
         command.add(commands)
     return parser

@@ -19,6 +19,12 @@ def start_keras():
             os.dup2(log.fileno(), 2)
             try:
                 import keras_lficam.architectures  # noqa: F401
+
+                if "tensorflow" in sys.modules:
+                    # It also logs when it looks for GPUs and finds none.
+                    import tensorflow as tf
+
+                    tf.config.list_physical_devices()
             finally:
                 os.dup2(screen, 2)
     finally:

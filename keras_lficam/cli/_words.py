@@ -19,6 +19,28 @@ def whole_number(lowest, highest):
     return parse
 
 
+def number(lowest, highest, *, above=False):
+    """Makes a type of argument: a number in a range."""
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = None
+        if (
+            value is None
+            or not lowest <= value <= highest
+            or (above and value == lowest)
+        ):
+            word = "above" if above else "from"
+            raise argparse.ArgumentTypeError(
+                f"must be a number {word} {lowest} to {highest}, is {text!r}"
+            )
+        return value
+
+    return parse
+
+
 def add_measuring_options(parser):
     """Adds the options of the commands that measure explainers."""
     parser.add_argument(

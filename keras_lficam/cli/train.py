@@ -1,0 +1,508 @@
+"""`keras-lficam train`: trains a classifier on a data set or a folder."""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import sys
+import tempfile
+
+from keras_lficam.cli import _models, _output
+from keras_lficam.cli._words import number, whole_number
+
+# Exit code that asks a scheduler to start the command again, as sysexits.h.
+_TRY_AGAIN = 75
+_OPTIONS = "options.json"
+# What may change when a run goes on: it changes no number.
+_FREE = {"strategy", "checkpoint_every", "heat_maps_every", "data_dir"}
+_DEFAULTS = {
+    "architecture": "lfi_cam",
+    "importance_network": "bottleneck",
+    "strategy": "auto",
+    "synchronize_batch_norm": False,
+    "steps_per_execution": 1,
+    "seed": 0,
+    "checkpoint_every": 500,
+    "heat_maps_every": 5,
+}
+# Options that change a recipe, by the names of its fields.
+_RECIPE = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "label_smoothing",
+    "ema_epochs",
+    "augmentation",
+    "patience",
+)
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Adds the command to the parser.
+
+    Args:
+        commands: What `add_subparsers` gave.
+
+    Returns:
+        Nothing.
+    """
+    train = commands.add_parser(
+        "train",
+        help="train a classifier that shows what it looks at",
+        usage="keras-lficam train --data NAME|FOLDER --backbone NAME "
+        "--output FOLDER\n       [options]\n"
+        "       keras-lficam train --output FOLDER --resume",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Trains a classifier on a data set of TensorFlow Datasets "
+        "or on a folder of\npictures, and draws heat maps of validation "
+        "pictures on the way. The validation\npart chooses the best epoch; "
+        "the test part is looked at once, at the end.",
+        epilog="""\
+A folder of pictures has a folder for each class, with or without train,
+validation and test above them:
+
+  my/folder/cat/1.jpg            my/folder/train/cat/1.jpg
+  my/folder/dog/2.png            my/folder/validation/dog/2.png
+
+Examples:
+
+  keras-lficam train --data my/folder --backbone EfficientNetB0 \\
+      --weights imagenet --output runs/mine
+  keras-lficam train --data cifar10 --backbone ResNet110 --recipe paper \\
+      --output runs/cifar10
+  keras-lficam train --output runs/cifar10 --resume
+
+What is in the output: model.keras, the best model, and labels.txt; log.csv, a
+line for each epoch; metrics.json; heat_maps/; tensorboard/; options.json and
+run.json, what is needed to do it again; damaged.txt, pictures that could not
+be read; checkpoint.npz, from which --resume goes on.""",
+    )
+    _add_what(train.add_argument_group("what is trained"))
+    _add_how(train.add_argument_group("how", "(default: the recipe's)"))
+    _add_where(train.add_argument_group("on what"))
+    _add_output(train.add_argument_group("what is written"))
+    train.set_defaults(run=run)
+
+
+def _add_what(group):
+    group.add_argument(
+        "--data",
+        metavar="NAME|FOLDER",
+        help="name of a data set of TensorFlow Datasets, digits_in_photos, or "
+        "a folder of pictures",
+    )
+    group.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="such as EfficientNetB0 or ResNet20; "
+        "keras_lficam.backbones.names() lists all",
+    )
+    group.add_argument(
+        "--weights",
+        metavar="imagenet|FILE",
+        help="weights that the backbone begins with (default: random)",
+    )
+    group.add_argument(
+        "--architecture",
+        choices=["lfi_cam", "abn", "cam", "plain"],
+        metavar="KIND",
+        help="lfi_cam, abn (attention branch network), cam (a head for class "
+        "activation maps) or plain (default: lfi_cam)",
+    )
+    group.add_argument(
+        "--importance-network",
+        choices=["bottleneck", "pointwise", "released"],
+        metavar="FORM",
+        help="form of LFI-CAM's importance network: %(choices)s (default: "
+        "bottleneck)",
+    )
+    group.add_argument(
+        "--image-size",
+        type=whole_number(1, 100_000),
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="size that pictures get (default: that of the data set if it has "
+        "one, else 224 224)",
+    )
+    group.add_argument(
+        "--output-stride",
+        type=whole_number(1, 1024),
+        metavar="PIXELS",
+        help="pixels to a row of the heat map, such as 16 for 14x14 maps of "
+        "224x224 (default: the backbone's)",
+    )
+
+
+def _add_how(group):
+    group.add_argument(
+        "--recipe",
+        choices=["paper", "modern", "fine_tune"],
+        metavar="NAME",
+        help="paper (what the authors of LFI-CAM released, 300 epochs), "
+        "modern (AdamW, cosine, averaged weights) or fine_tune (small steps "
+        "from trained weights) (default: fine_tune with --weights, else "
+        "modern)",
+    )
+    group.add_argument(
+        "--epochs",
+        type=whole_number(1, 1_000_000),
+        metavar="N",
+        help="passes over the training pictures",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=whole_number(1, 10_000_000),
+        metavar="N",
+        help="pictures in a step, of all replicas together",
+    )
+    group.add_argument(
+        "--learning-rate",
+        type=number(0, 1000, above=True),
+        metavar="RATE",
+        help="highest, of the whole step, however many replicas share it",
+    )
+    group.add_argument(
+        "--weight-decay",
+        type=number(0, 1000),
+        metavar="X",
+        help="L2 penalty in the gradient with the recipe paper, decoupled "
+        "with the others",
+    )
+    group.add_argument(
+        "--label-smoothing",
+        type=number(0, 0.99),
+        metavar="X",
+        help="share of the label that goes to all classes",
+    )
+    group.add_argument(
+        "--ema-epochs",
+        type=number(0, 1_000_000),
+        metavar="X",
+        help="epochs of weights that are averaged; 0 for none",
+    )
+    group.add_argument(
+        "--augmentation",
+        nargs="*",
+        metavar="NAME",
+        help="none or several of flip, pad_crop, random_resized_crop, "
+        "rand_augment, mix_up, cut_mix",
+    )
+    group.add_argument(
+        "--patience",
+        type=whole_number(0, 1_000_000),
+        metavar="N",
+        help="epochs without a better validation accuracy after which "
+        "training stops; 0 to go on to the end",
+    )
+    group.add_argument(
+        "--seed",
+        type=whole_number(0, 2**31 - 1),
+        metavar="N",
+        help="of weights, order and augmentation (default: 0)",
+    )
+
+
+def _add_where(group):
+    group.add_argument(
+        "--strategy",
+        choices=["auto", "mirrored", "multi_worker"],
+        metavar="NAME",
+        help="mirrored: all devices of this machine; multi_worker: the "
+        "machines of TF_CONFIG or Slurm; auto: what is there (default)",
+    )
+    group.add_argument(
+        "--synchronize-batch-norm",
+        action="store_true",
+        default=None,
+        help="batch normalization over the pictures of all replicas",
+    )
+    group.add_argument(
+        "--mixed-precision",
+        choices=["float16", "bfloat16"],
+        help="compute in 16 bits, keep weights in 32 (default: 32 bits)",
+    )
+    group.add_argument(
+        "--jit-compile",
+        choices=["on", "off"],
+        help="compile with XLA (default: where Keras thinks that it pays)",
+    )
+    group.add_argument(
+        "--steps-per-execution",
+        type=whole_number(1, 100_000),
+        metavar="N",
+        help="steps between two looks of Python at them (default: 1)",
+    )
+    group.add_argument(
+        "--data-dir",
+        metavar="FOLDER",
+        help="where TensorFlow Datasets keeps its data",
+    )
+
+
+def _add_output(group):
+    group.add_argument(
+        "--output",
+        type=pathlib.Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of the run",
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in the folder from its last saved step, with "
+        "the options that it was begun with; begin it if there is none",
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        type=whole_number(1, 1_000_000_000),
+        metavar="STEPS",
+        help="steps between two checkpoints within an epoch (default: 500)",
+    )
+    group.add_argument(
+        "--heat-maps-every",
+        type=whole_number(0, 1_000_000),
+        metavar="EPOCHS",
+        help="epochs between two drawings of heat maps; 0 for none "
+        "(default: 5)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: Its options.
+
+    Returns:
+        Exit code: 0, 75 if a worker was lost and the command should be
+        started again, or 130 if it was stopped.
+    """
+    options = _options(arguments)
+    _check_folder(arguments.output, arguments.resume)
+    if options["strategy"] != "auto" or "TF_CONFIG" in os.environ:
+        # Replicas on CPUs can get empty batches, with which oneDNN fails.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    _models.start_keras()
+    from keras_lficam import distribution
+
+    try:
+        return _train(options, arguments.output, arguments.resume)
+    except KeyboardInterrupt:
+        print(
+            "\nStopped. Go on with:\n\n  keras-lficam train --output "
+            f"{arguments.output} --resume",
+            file=sys.stderr,
+        )
+        return 130
+    except Exception as error:
+        if not distribution.is_lost_peer(error):
+            raise
+        print(
+            "keras-lficam train: another worker was lost. Start all workers "
+            "again with the same command and --resume; nothing but the steps "
+            "since the last checkpoint is done again.",
+            file=sys.stderr,
+        )
+        return _TRY_AGAIN
+
+
+def _options(arguments):
+    """Gathers the options of the run, also those that it was begun with."""
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if value is not None
+        and name not in {"command", "run", "words", "output", "resume"}
+    }
+    path = arguments.output / _OPTIONS
+    if arguments.resume and path.is_file():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        for name in given.keys() - _FREE:
+            if given[name] != begun.get(name, _DEFAULTS.get(name)):
+                option = "--" + name.replace("_", "-")
+                raise ValueError(
+                    f"{arguments.output}: this run was begun with {option} "
+                    f"{begun.get(name, _DEFAULTS.get(name))}, not "
+                    f"{given[name]}; leave the option out, or give another "
+                    "folder with --output"
+                )
+        given = begun | given
+    for name in ("data", "backbone"):
+        if name not in given:
+            raise ValueError(
+                f"--{name} is missing; without it, --resume needs a folder in "
+                "which a run was begun"
+            )
+    return _DEFAULTS | given
+
+
+def _check_folder(folder, resume):
+    """Refuses a folder with another run, or that cannot be written."""
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise ValueError(
+            f"{folder} is not empty; give another folder with --output, or go "
+            "on with the run in it with --resume"
+        )
+    _output.make_folder(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: the folder cannot be written ({error.strerror}); give "
+            "another one with --output"
+        ) from None
+
+
+def _train(options, folder, resume):
+    import keras
+
+    from keras_lficam import data, training
+
+    strategy, chief = _strategy(options["strategy"])
+    say = print if chief else _silent
+    if not chief:
+        logging.getLogger("keras_lficam").setLevel("ERROR")
+    say(f"Reading {options['data']}", flush=True)
+    source = data.source(options["data"], data_dir=options.get("data_dir"))
+    if "mixed_precision" in options:
+        keras.config.set_dtype_policy(f"mixed_{options['mixed_precision']}")
+    keras.utils.set_random_seed(options["seed"])
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model, size = _model(options, source)
+    recipe = _recipe(options, source, size)
+    counts = ", ".join(
+        f"{source.count(split):,} for {split}" for split in source.splits
+    )
+    say(
+        f"Training {model.name}, {model.count_params():,} parameters, on "
+        f"{len(source.class_names)} classes; pictures: {counts}",
+        flush=True,
+    )
+
+    def keep_options(logs=None):
+        del logs
+        if chief and not (folder / _OPTIONS).exists():
+            text = json.dumps(options, indent=2)
+            (folder / _OPTIONS).write_text(text, encoding="utf-8")
+
+    verbose = (1 if sys.stdout.isatty() else 2) if chief else 0
+    training.fit(
+        model,
+        source,
+        recipe,
+        folder=folder,
+        resume=resume,
+        seed=options["seed"],
+        checkpoint_every=options["checkpoint_every"],
+        heat_maps_every=options["heat_maps_every"],
+        jit_compile={"on": True, "off": False}.get(
+            options.get("jit_compile"), "auto"
+        ),
+        steps_per_execution=options["steps_per_execution"],
+        # By then nothing of the run has been refused.
+        callbacks=[keras.callbacks.LambdaCallback(on_train_begin=keep_options)],
+        verbose=verbose,
+    )
+    if chief:
+        _print_summary(folder, source)
+    return 0
+
+
+def _strategy(name):
+    """Returns the strategy, None on JAX, and whether this process writes."""
+    import keras
+
+    from keras_lficam import distribution
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        strategy = distribution.strategy(name)
+        return strategy, distribution.is_chief(strategy)
+    if name == "multi_worker" or (backend != "jax" and name == "mirrored"):
+        raise ValueError(
+            f"--strategy {name} needs Keras on TensorFlow; KERAS_BACKEND is "
+            f"{backend}"
+        )
+    if backend == "jax" and len(keras.distribution.list_devices()) > 1:
+        keras.distribution.set_distribution(distribution.DataParallel())
+    return None, True
+
+
+def _model(options, source):
+    """Builds the model; returns it and the size of its images."""
+    import keras_lficam
+    from keras_lficam import distribution
+
+    height, width, _ = source.image_shape
+    size = options.get("image_size") or [height or 224, width or 224]
+    model = keras_lficam.build(
+        options["backbone"],
+        source.class_names,
+        input_shape=(*size, 3),
+        weights=options.get("weights"),
+        architecture=options["architecture"],
+        output_stride=options.get("output_stride"),
+        importance_network=options["importance_network"],
+    )
+    if options["synchronize_batch_norm"]:
+        distribution.synchronize_batch_normalization(model)
+    return model, size
+
+
+def _recipe(options, source, size):
+    import dataclasses
+
+    from keras_lficam import training
+
+    name = options.get("recipe")
+    if name is None:
+        name = "fine_tune" if options.get("weights") else "modern"
+    recipe = training.recipe(
+        name,
+        data=source.name,
+        backbone=options["backbone"],
+        image_size=tuple(size),
+    )
+    changes = {key: options[key] for key in _RECIPE if key in options}
+    if changes.get("patience") == 0:
+        changes["patience"] = None
+    return dataclasses.replace(recipe, **changes)
+
+
+def _print_summary(folder, source):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    lines = [
+        f"Right answers on the validation pictures "
+        f"{metrics['validation_accuracy']:7.1%}  (best of "
+        f"{metrics['epochs']} epochs: {metrics['best_epoch']})"
+    ]
+    if "test_accuracy" in metrics:
+        lines.append(
+            "Right answers on the test pictures       "
+            f"{metrics['test_accuracy']:7.1%}"
+        )
+    if source.damaged:
+        lines.append(
+            f"Damaged pictures that were left out: {len(source.damaged)}, "
+            f"named in {folder}/damaged.txt"
+        )
+    print(
+        "\n" + "\n".join(lines) + "\n\n"
+        f"Written to {folder}:\n\n"
+        "  model.keras   the best model, with labels.txt\n"
+        "  heat_maps/    validation pictures and their heat maps\n"
+        "  log.csv       a line for each epoch\n"
+        "  tensorboard/  the same for `tensorboard --logdir`\n\n"
+        "Next, see how it explains a picture:\n\n"
+        f"  keras-lficam explain {folder}/model.keras PICTURE... \\\n"
+        f"      --output {folder}/explained"
+    )
+
+
+def _silent(*words, flush=False):
+    """Says nothing: of several workers one speaks."""

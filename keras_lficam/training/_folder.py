@@ -1,0 +1,130 @@
+"""The folder of a run: what is in it before, and what is written first."""
+
+import csv
+import dataclasses
+import json
+import logging
+import platform
+from importlib.metadata import version
+
+import keras
+
+from keras_lficam.training import _state as state
+from keras_lficam.training._files import whole
+
+_LOG = logging.getLogger("keras_lficam")
+RUN, STATE, ROWS = "run.json", "checkpoint.npz", "log.csv"
+MODEL, LABELS, METRICS = "model.keras", "labels.txt", "metrics.json"
+DAMAGED = "damaged.txt"
+# Where one of them is, another run has been.
+_FILES = (RUN, STATE, ROWS, MODEL, LABELS, METRICS, DAMAGED)
+
+
+def begin(run, resume):
+    """Makes the folder, or finds the state of the run in it."""
+    about = json.loads(
+        json.dumps(
+            {
+                "data": {
+                    "name": run.source.name,
+                    "class_names": run.source.class_names,
+                    "images": {
+                        split: run.source.count(split)
+                        for split in run.source.splits
+                    },
+                    "damaged": len(run.source.damaged),
+                },
+                "image_size": run.image_size,
+                "parameters": run.model.count_params(),
+                "recipe": dataclasses.asdict(run.recipe),
+                "seed": run.seed,
+                "steps_per_epoch": run.steps,
+            }
+        )
+    )
+    path = run.folder / RUN
+    if resume and path.is_file():
+        _check_same_run(path, about)
+        if (run.folder / STATE).is_file():
+            return state.load(run.folder / STATE)
+        _LOG.info("%s: nothing was saved yet; the run begins", run.folder)
+        return None
+    if run.writes:
+        _check_free(run.folder)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        about["versions"] = {
+            name: version(name) for name in ("keras", "tensorflow", "numpy")
+        } | {
+            "python": platform.python_version(),
+            "keras_backend": keras.backend.backend(),
+        }
+        with whole(path) as partial:
+            partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
+        names = "\n".join(run.source.class_names) + "\n"
+        (run.folder / LABELS).write_text(names, encoding="utf-8")
+        if run.source.damaged:
+            lines = [f"{bad.path}: {bad.reason}" for bad in run.source.damaged]
+            (run.folder / DAMAGED).write_text(
+                "\n".join(lines) + "\n", encoding="utf-8"
+            )
+    return None
+
+
+def read_rows(run, begun):
+    """Reads the log of the epochs before, and takes the rest of it away.
+
+    An epoch that was logged and whose end was not saved is trained again.
+    """
+    path = run.folder / ROWS
+    if begun is None or not path.is_file():
+        if run.writes:
+            path.unlink(missing_ok=True)
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))
+    epochs = begun.step // run.steps
+    kept = lines[: epochs + 1]
+    if run.writes:
+        with (
+            whole(path) as partial,
+            open(partial, "w", newline="", encoding="utf-8") as file,
+        ):
+            csv.writer(file).writerows(kept)
+    names = kept[0] if kept else []
+    return [
+        {
+            name: float(value)
+            for name, value in zip(names, line, strict=True)
+            if name != "epoch"
+        }
+        for line in kept[1:]
+    ]
+
+
+def _check_free(folder):
+    found = [name for name in _FILES if (folder / name).exists()]
+    if found:
+        raise ValueError(
+            f"{folder}: there is a run in this folder already ({found[0]}). "
+            "Go on with it by resume, or give another folder."
+        )
+
+
+def _check_same_run(path, about):
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in about.items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"{path}: the run that is to be resumed differs in {name}. It "
+                f"was {_difference(before.get(name), value)}. Give the same, "
+                "or begin in another folder."
+            )
+
+
+def _difference(before, now):
+    """Words two values, of dictionaries only what differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [key for key in now if before.get(key) != now[key]]
+        before = {key: before.get(key) for key in keys}
+        now = {key: now[key] for key in keys}
+    return f"{before}, and is now {now}"

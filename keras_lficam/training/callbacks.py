@@ -1,0 +1,306 @@
+"""What happens between the steps of a run."""
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_lficam import visualization
+from keras_lficam.training import _state as state
+from keras_lficam.training._files import whole
+
+
+class HeatMaps(keras.callbacks.Callback):
+    """Draws heat maps of the same images every few epochs of `fit`.
+
+    So one sees where a classifier looks while it learns, in a notebook's own
+    `model.fit` as in a run of this package.
+
+    Args:
+        explainer: Function that makes an explainer of the model, such as
+            `explainers.AttentionMap`. It is called once, when training
+            begins.
+        images: Images `(B, H, W, 3)` in 0 to 255.
+        labels: Their classes `(B,)`, to name the true one under a wrong
+            answer.
+        class_names: Name of each class; numbers by default.
+        every: Epochs between two drawings, at least 1. The first and the last
+            epoch are drawn, too.
+        folder: Where `epoch_0001.png` and so on are written; None for nowhere.
+        log_dir: Folder of TensorBoard's logs, where the drawings appear under
+            Images; None for nowhere.
+        draw: Whether this process draws. Of several workers that train
+            together each must have the callback, and one should draw.
+
+    Raises:
+        ValueError: If `every` is less than 1, or both `folder` and `log_dir`
+            are None.
+        ImportError: If `log_dir` is given and TensorBoard is not installed.
+
+    Examples:
+        maps = keras_lficam.training.HeatMaps(
+            keras_lficam.explainers.AttentionMap, images, folder="maps"
+        )
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(images, labels, epochs=2, callbacks=[maps], verbose=0)
+    """
+
+    def __init__(
+        self,
+        explainer: Callable[[keras.Model], Callable[..., Any]],
+        images: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        every: int = 1,
+        folder: str | os.PathLike[str] | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+        draw: bool = True,
+    ):
+        super().__init__()
+        if every < 1:
+            raise ValueError(
+                "Argument `every` must be at least 1, an epoch. Received: "
+                f"every={every}"
+            )
+        if folder is None and log_dir is None:
+            raise ValueError(
+                "Argument `folder` or `log_dir` must say where the drawings "
+                "go. Received: None for both"
+            )
+        self.explainer = explainer
+        self.images = np.asarray(images)
+        self.labels = None if labels is None else np.asarray(labels)
+        self.class_names = class_names
+        self.every = every
+        self.folder = None if folder is None else pathlib.Path(folder)
+        self.draw = draw
+        self._writer = None
+        if log_dir is not None and draw:
+            import tensorflow as tf
+
+            self._writer = tf.summary.create_file_writer(os.fspath(log_dir))
+
+    def on_train_begin(self, logs=None):
+        del logs
+        self._explain = self.explainer(self.model)
+        self._drawn = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        del logs
+        self._epoch = epoch
+        if epoch == 0 or (epoch + 1) % self.every == 0:
+            self._show(epoch)
+
+    def on_train_end(self, logs=None):
+        del logs
+        epoch = getattr(self, "_epoch", None)
+        if epoch is not None and epoch != self._drawn:
+            self._show(epoch)
+
+    def _show(self, epoch):
+        self._drawn = epoch
+        maps = keras.ops.convert_to_numpy(self._explain(self.images))
+        predictions = self.model(self.images, training=False)
+        if isinstance(predictions, dict):
+            predictions = predictions["predictions"]
+        if not self.draw:
+            return
+        figure = visualization.grid(
+            self.images,
+            maps,
+            titles=self._titles(keras.ops.convert_to_numpy(predictions)),
+        )
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with whole(self.folder / f"epoch_{epoch + 1:04d}.png") as partial:
+                figure.savefig(partial, dpi=100)
+        if self._writer is not None:
+            self._write(figure, epoch)
+
+    def _titles(self, predictions):
+        if np.abs(predictions.sum(axis=-1) - 1).max() > 1e-3:
+            # Scores, not probabilities.
+            predictions = keras.ops.convert_to_numpy(
+                keras.ops.softmax(predictions)
+            )
+        return visualization.prediction_titles(
+            predictions, self.class_names, self.labels
+        )
+
+    def _write(self, figure, epoch):
+        import tensorflow as tf
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        picture = np.asarray(canvas.buffer_rgba())[np.newaxis, ..., :3]
+        with self._writer.as_default():
+            tf.summary.image("heat_maps", picture, step=epoch)
+        self._writer.flush()
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Saves the state of a run, and completes the logs of a resumed epoch.
+
+    Args:
+        path: File of the state.
+        steps: Steps in an epoch.
+        every: Steps between two states within an epoch.
+        begun: State that the run goes on from; None at its beginning.
+        write: Whether this process writes. Of several workers each must have
+            the callback, for together they read the variables.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        *,
+        steps: int,
+        every: int,
+        begun: state.State | None,
+        write: bool,
+    ):
+        super().__init__()
+        self.path = path
+        self.steps = steps
+        self.every = every
+        self.write = write
+        self._begun = 0 if begun is None else begun.step
+        self._logs = {} if begun is None else begun.logs
+        self._last = self._begun
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # What belongs to the epoch before, its line in the log among it, is
+        # done by now; at its end it would not be.
+        del logs
+        self._epoch = epoch
+        if epoch * self.steps > self._begun:
+            self._save(epoch * self.steps, {})
+
+    def on_train_batch_end(self, batch, logs=None):
+        done = batch + 1
+        step = self._epoch * self.steps + done
+        if step - self._last >= self.every and done < self.steps:
+            self._save(step, self._completed(logs, step))
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs.update(self._completed(logs, (epoch + 1) * self.steps))
+        logs["learning_rate"] = float(
+            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        )
+
+    def _completed(self, logs, step):
+        """Adds the steps before the run was resumed to the means of an epoch.
+
+        `fit` means over the steps that it did itself, all of them alike.
+        """
+        epoch = (step - 1) // self.steps
+        before = self._begun - epoch * self.steps
+        share = max(0, before) / (step - epoch * self.steps)
+        return {
+            name: share * self._logs[name] + (1 - share) * float(value)
+            if name in self._logs and share
+            else float(value)
+            for name, value in logs.items()
+        }
+
+    def _save(self, step, logs, *, finished=False):
+        self._last = step
+        values = state.current(self.model)
+        if self.write:
+            state.save(state.State(step, finished, logs, values), self.path)
+
+    def on_train_end(self, logs=None):
+        del logs
+        self._save((self._epoch + 1) * self.steps, {}, finished=True)
+
+
+class BestModel(keras.callbacks.Callback):
+    """Keeps the weights of the best epoch, and the model with them in a file.
+
+    Best is the highest accuracy on the validation images; of equal ones the
+    lowest loss.
+
+    Args:
+        path: The `.keras` file.
+        accuracy: Name of the accuracy in the logs, such as `"val_accuracy"`.
+        rows: Logs of the epochs before, if the run is resumed.
+        write: Whether this process writes.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        *,
+        accuracy: str,
+        rows: Sequence[dict[str, float]],
+        write: bool,
+    ):
+        super().__init__()
+        self.path = path
+        self.accuracy = accuracy
+        self.write = write
+        self.weights: list[np.ndarray] | None = None
+        scores = [self._score(row) for row in rows]
+        self._best = max(scores, default=None)
+        self.epoch = scores.index(self._best) if scores else None
+
+    def on_epoch_end(self, epoch, logs=None):
+        score = self._score(logs)
+        if self._best is None or score > self._best:
+            self._best, self.epoch = score, epoch
+            self.weights = self.model.get_weights()
+            if self.write:
+                with whole(self.path) as partial:
+                    for_use(self.model).save(partial)
+
+    def _score(self, logs):
+        loss = logs["val_loss"]
+        # A comparison with NaN is always false: such an epoch is the worst.
+        return (logs[self.accuracy], -np.inf if np.isnan(loss) else -loss)
+
+
+class Replay(keras.callbacks.Callback):
+    """Lets early stopping see the epochs before the run was resumed.
+
+    Args:
+        stopping: The callback; it stands before this one.
+        rows: Logs of those epochs.
+    """
+
+    def __init__(
+        self,
+        stopping: keras.callbacks.EarlyStopping,
+        rows: Sequence[dict[str, float]],
+    ):
+        super().__init__()
+        self.stopping = stopping
+        self.rows = rows
+
+    def on_train_begin(self, logs=None):
+        del logs
+        for epoch, row in enumerate(self.rows):
+            self.stopping.on_epoch_end(epoch, row)
+
+
+def for_use(model: keras.Model) -> keras.Model:
+    """Takes a model without what only its training needs.
+
+    A file without the optimizer is a third as large, and loads where the
+    optimizer's class is not known.
+
+    Args:
+        model: Functional or Sequential model; others are returned as they are.
+
+    Returns:
+        A model that shares its layers.
+    """
+    try:
+        return keras.Model(model.input, model.output, name=model.name)
+    except (AttributeError, ValueError):
+        return model

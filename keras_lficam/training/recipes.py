@@ -1,0 +1,236 @@
+"""Recipes of training, as data."""
+
+import dataclasses
+import math
+import numbers
+
+SMALL_SIDE = 64
+# Data sets of signs that a mirror turns into others.
+_NOT_TO_BE_MIRRORED = frozenset(
+    {"digits_in_photos", "emnist", "kmnist", "mnist", "svhn_cropped"}
+)
+
+
+def _check_integer(name, value, lowest):
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(
+            f"`{name}` must be an integer. Received: {name}={value!r} of type "
+            f"{type(value).__name__}."
+        )
+    if value < lowest:
+        raise ValueError(
+            f"`{name}` must be at least {lowest}. Received: {name}={value}."
+        )
+
+
+def _check_number(name, value, *, above=None, below=math.inf):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(
+            f"`{name}` must be a number. Received: {name}={value!r} of type "
+            f"{type(value).__name__}."
+        )
+    enough = value >= 0 if above is None else value > above
+    if not (enough and value < below):
+        lowest = "at least 0" if above is None else f"greater than {above}"
+        highest = "finite" if below == math.inf else f"less than {below}"
+        raise ValueError(
+            f"`{name}` must be {lowest} and {highest}. "
+            f"Received: {name}={value}."
+        )
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, choices))}. "
+            f"Received: {name}={value!r}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained.
+
+    Learning rate and batch size are those of the whole step, however many
+    replicas share it: with 4 replicas and `batch_size=128` each takes 32
+    images, and the learning rate stays what it is.
+
+    Args:
+        epochs: Passes over the training images, at least 1.
+        batch_size: Images in a step, of all replicas together.
+        optimizer: `"sgd"`, with momentum 0.9, or `"adamw"`.
+        learning_rate: Highest learning rate.
+        weight_decay: With `"sgd"` an L2 penalty on every weight, added to its
+            gradient; with `"adamw"` decoupled from it, on kernels alone.
+        schedule: `"steps"` divides the learning rate by 10 at each of
+            `decay_at`; `"cosine"` lets it fall to 0; `"constant"`.
+        decay_at: Shares of the epochs, each in (0, 1), rising.
+        warmup_epochs: Epochs in which the learning rate rises from 0, with
+            `"cosine"` alone.
+        label_smoothing: Share of the label that goes to all classes, [0, 1).
+        ema_epochs: About how many epochs of weights are averaged,
+            exponentially; the averages are validated and saved. 0 for none.
+        augmentation: Names of `keras_lficam.data.augmentation`.
+        resizing: How images for validation and test get their size,
+            `"stretch"` or `"center_crop"`, as for `data.load`.
+        patience: Epochs without a better validation accuracy after which
+            training stops; None never stops it.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        TypeError: If a value is of the wrong type.
+
+    Examples:
+        dataclasses.replace(keras_lficam.training.recipe("modern"), epochs=30)
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    decay_at: tuple[float, ...] = ()
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    ema_epochs: float = 0.0
+    augmentation: tuple[str, ...] = ()
+    resizing: str = "stretch"
+    patience: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "decay_at", tuple(self.decay_at))
+        object.__setattr__(self, "augmentation", tuple(self.augmentation))
+        for name, lowest in {"epochs": 1, "batch_size": 1}.items():
+            _check_integer(name, getattr(self, name), lowest)
+        if self.patience is not None:
+            _check_integer("patience", self.patience, 1)
+        _check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
+        schedules = ("steps", "cosine", "constant")
+        _check_choice("schedule", self.schedule, schedules)
+        _check_choice("resizing", self.resizing, ("stretch", "center_crop"))
+        _check_number("learning_rate", self.learning_rate, above=0)
+        _check_number("weight_decay", self.weight_decay)
+        _check_number("warmup_epochs", self.warmup_epochs)
+        _check_number("ema_epochs", self.ema_epochs)
+        _check_number("label_smoothing", self.label_smoothing, below=1)
+        if self.warmup_epochs > 0 and self.schedule != "cosine":
+            raise ValueError(
+                "`warmup_epochs` needs schedule='cosine'. Received: "
+                f"warmup_epochs={self.warmup_epochs} with "
+                f"schedule={self.schedule!r}."
+            )
+        shares = (0, *self.decay_at, 1)
+        if any(a >= b for a, b in zip(shares, shares[1:], strict=False)):
+            raise ValueError(
+                "`decay_at` must be rising shares of the epochs between 0 and "
+                f"1, such as (0.5, 0.75). Received: decay_at={self.decay_at}."
+            )
+
+
+_CIFAR = Recipe(
+    epochs=300,
+    batch_size=128,
+    optimizer="sgd",
+    learning_rate=0.1,
+    weight_decay=5e-4,
+    schedule="steps",
+    decay_at=(0.5, 0.75),
+    augmentation=("pad_crop", "flip"),
+)
+_LARGE = dataclasses.replace(
+    _CIFAR,
+    batch_size=256,
+    weight_decay=1e-4,
+    augmentation=("random_resized_crop", "flip"),
+    resizing="center_crop",
+)
+_MODERN = Recipe(
+    epochs=100,
+    batch_size=128,
+    learning_rate=1e-3,
+    weight_decay=0.05,
+    warmup_epochs=5,
+    label_smoothing=0.1,
+    ema_epochs=1,
+)
+_FINE_TUNE = Recipe(
+    epochs=20,
+    batch_size=32,
+    learning_rate=1e-4,
+    weight_decay=1e-2,
+    warmup_epochs=1,
+    label_smoothing=0.1,
+    patience=8,
+)
+
+# By name, and for small and large images.
+RECIPES: dict[str, dict[str, Recipe]] = {
+    "paper": {"small": _CIFAR, "large": _LARGE},
+    "modern": {
+        "small": dataclasses.replace(
+            _MODERN, augmentation=("pad_crop", "flip")
+        ),
+        "large": dataclasses.replace(
+            _MODERN,
+            augmentation=("random_resized_crop", "flip"),
+            resizing="center_crop",
+        ),
+    },
+    "fine_tune": {
+        "small": dataclasses.replace(
+            _FINE_TUNE, augmentation=("pad_crop", "flip")
+        ),
+        "large": dataclasses.replace(
+            _FINE_TUNE, augmentation=("pad_crop", "flip")
+        ),
+    },
+}
+
+
+def recipe(
+    name: str,
+    *,
+    data: str = "",
+    backbone: str = "",
+    image_size: tuple[int, int] = (224, 224),
+) -> Recipe:
+    """Finds the recipe for a data set and a backbone.
+
+    `"paper"` is what the authors of LFI-CAM released: stochastic gradient
+    descent for 300 epochs, for each data set and net that they name, and for
+    others by the size of the images. `"modern"` trains from random weights
+    with AdamW, warm-up, cosine, label smoothing and averaged weights.
+    `"fine_tune"` goes on from trained weights with small steps.
+
+    Args:
+        name: One of `RECIPES`.
+        data: Name of the data set. Where images are of digits or letters,
+            they are not mirrored.
+        backbone: Name of the backbone, or of the model: in `"paper"` the
+            weight decay of a ResNet-110 is smaller than that of others.
+        image_size: `(height, width)` of the images in pixels; up to 64 are
+            small.
+
+    Returns:
+        The recipe. Change it with `dataclasses.replace`.
+
+    Raises:
+        ValueError: If there is no recipe of this name.
+
+    Reference:
+        Lee et al., 2021, https://arxiv.org/abs/2105.00937, and the settings
+        in the code that its authors released.
+
+    Examples:
+        keras_lficam.training.recipe("paper", data="cifar10").weight_decay
+    """
+    _check_choice("name", name, tuple(RECIPES))
+    small = max(image_size) <= SMALL_SIDE
+    found = RECIPES[name]["small" if small else "large"]
+    if name == "paper" and small and "resnet110" in backbone.lower():
+        found = dataclasses.replace(found, weight_decay=1e-4)
+    if data in _NOT_TO_BE_MIRRORED:
+        left = tuple(part for part in found.augmentation if part != "flip")
+        found = dataclasses.replace(found, augmentation=left)
+    return found

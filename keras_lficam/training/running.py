@@ -1,0 +1,463 @@
+"""`fit`: a run from its recipe to its folder."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_lficam import data as data_sets
+from keras_lficam import distribution, explainers
+from keras_lficam.data import augmentation
+from keras_lficam.data.targets import with_targets
+from keras_lficam.training import _folder
+from keras_lficam.training import _state as state
+from keras_lficam.training._files import whole
+from keras_lficam.training.callbacks import (
+    BestModel,
+    Checkpoints,
+    HeatMaps,
+    Replay,
+)
+from keras_lficam.training.optimizers import make_optimizer
+from keras_lficam.training.recipes import Recipe
+from keras_lficam.training.recipes import recipe as recipe_named
+
+_LOG = logging.getLogger("keras_lficam")
+_SHOWN_IMAGES = 12
+
+
+def fit(
+    model: keras.Model,
+    data: Any,
+    recipe: Recipe | str = "modern",
+    *,
+    folder: str | os.PathLike[str],
+    resume: bool = False,
+    seed: int = 0,
+    checkpoint_every: int = 500,
+    heat_maps_every: int = 5,
+    jit_compile: bool | str = "auto",
+    steps_per_execution: int = 1,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int | str = "auto",
+) -> keras.callbacks.History:
+    """Trains a classifier after a recipe, in a folder that can be resumed.
+
+    Loss, metrics and optimizer are the recipe's; the model is compiled here.
+    The validation images choose the best epoch; the test images, if there are
+    any, are looked at once, at the end.
+
+    The folder gets `model.keras`, the best model, with `labels.txt`; `log.csv`,
+    a line for each epoch; `metrics.json`; `heat_maps/`; `tensorboard/`;
+    `run.json`, recipe, seed and versions; `damaged.txt`, if files could not be
+    read; and `checkpoint.npz`, from which a run that was killed goes on.
+
+    A model made in the scope of a `tf.distribute` strategy is trained on its
+    replicas; see `keras_lficam.distribution`.
+
+    Args:
+        model: Classifier of images `(B, H, W, 3)` in 0 to 255, one of its
+            outputs for each class.
+        data: Name or folder, as for `data.source`, or what it or
+            `data.from_datasets` gives.
+        recipe: A `Recipe`, or the name of one for `training.recipe`.
+        folder: Folder of the run, made if it is not there.
+        resume: Whether to go on from the last saved step of the run in the
+            folder. Model, data, recipe and seed must be the same. Where none
+            has been saved it begins at the beginning.
+        seed: Decides order and augmentation of the images. Weights and
+            dropout follow `keras.utils.set_random_seed` before the model is
+            built.
+        checkpoint_every: Steps after which the state is saved, beside the end
+            of each epoch.
+        heat_maps_every: Epochs after which heat maps of the same validation
+            images are drawn; 0 for never.
+        jit_compile: As for `model.compile`.
+        steps_per_execution: As for `model.compile`.
+        callbacks: More callbacks. `keras_lficam.evaluation.MapQuality` is one.
+        verbose: As for `model.fit`.
+
+    Returns:
+        What `model.fit` returns, with the epochs before it was resumed. The
+        model has the weights of its best epoch.
+
+    Raises:
+        ValueError: If the classes of model and data differ, an argument is out
+            of range, the folder holds a run and `resume` is false, or the run
+            in it differs.
+        TypeError: If an argument is of the wrong type.
+        OSError: If the folder cannot be written.
+
+    Examples:
+        model = keras_lficam.build("ResNet20", 10, input_shape=(64, 64, 3))
+        recipe = keras_lficam.Recipe(epochs=1, optimizer="sgd")
+        keras_lficam.fit(model, source, recipe, folder="runs/digits")
+    """
+    _check_at_least("checkpoint_every", checkpoint_every, 1)
+    _check_at_least("heat_maps_every", heat_maps_every, 0)
+    _check_at_least("steps_per_execution", steps_per_execution, 1)
+    run = _plan(model, data, recipe, folder, seed, steps_per_execution)
+    begun = _folder.begin(run, resume)
+    rows = _folder.read_rows(run, begun)
+    with run.strategy.scope() if run.strategy else contextlib.nullcontext():
+        _compile(run, jit_compile, steps_per_execution)
+        if begun is not None:
+            state.restore(model, begun, run.folder / _folder.STATE)
+    # Outside the scope, where callbacks can compute on this worker alone.
+    best = BestModel(
+        run.folder / _folder.MODEL,
+        accuracy=f"val_{run.accuracy}",
+        rows=rows,
+        write=run.writes,
+    )
+    if begun is not None and begun.finished:
+        history = keras.callbacks.History()
+        history.on_train_begin()
+        history.set_model(model)
+    else:
+        history = model.fit(
+            _training(run, begun),
+            validation_data=_evaluation(run, "validation"),
+            initial_epoch=begun.step // run.steps if begun else 0,
+            epochs=run.recipe.epochs,
+            steps_per_epoch=run.steps,
+            shuffle=False,  # The stream does.
+            callbacks=[
+                *_before(run, begun, checkpoint_every),
+                *callbacks,
+                *_after(run, rows, best, heat_maps_every),
+            ],
+            verbose=verbose,
+        )
+    _put_first(rows, history)
+    _finish(run, history, best)
+    return history
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What is known of a run before its first step."""
+
+    model: keras.Model
+    source: data_sets.Source
+    recipe: Recipe
+    folder: pathlib.Path
+    seed: int
+    image_size: tuple[int, int]
+    steps: int  # In an epoch.
+    strategy: Any  # None on other backends than TensorFlow.
+    writes: bool
+
+    @property
+    def classes(self):
+        return len(self.source.class_names)
+
+    @property
+    def outputs(self):
+        """Names of the outputs where there are several, all for the label."""
+        output = self.model.output
+        return tuple(output) if isinstance(output, dict) else ()
+
+    @property
+    def accuracy(self):
+        return "predictions_accuracy" if self.outputs else "accuracy"
+
+    @property
+    def activation(self):
+        names = {layer.name for layer in self.model.layers}
+        last = (
+            self.model.get_layer("predictions")
+            if "predictions" in names
+            else self.model.layers[-1]
+        )
+        if isinstance(last, keras.layers.Softmax):
+            return keras.activations.softmax
+        return getattr(last, "activation", keras.activations.linear)
+
+    @property
+    def shares_labels(self):
+        """Whether labels are shares `(B, K)` of the classes, not numbers."""
+        return (
+            self.recipe.label_smoothing > 0
+            or augmentation.mixes_labels(self.recipe.augmentation)
+            or self.activation is keras.activations.sigmoid
+        )
+
+
+def _plan(model, data, recipe, folder, seed, steps_per_execution):
+    """Checks what was asked, and finds what follows from it."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Argument `model` must be a keras.Model. Received: "
+            f"{model!r} of type {type(model).__name__}"
+        )
+    source = (
+        data if isinstance(data, data_sets.Source) else data_sets.source(data)
+    )
+    image_size = _image_size(model, source)
+    if isinstance(recipe, str):
+        recipe = recipe_named(
+            recipe,
+            data=source.name,
+            backbone=model.name,
+            image_size=image_size,
+        )
+    elif not isinstance(recipe, Recipe):
+        raise TypeError(
+            "Argument `recipe` must be a Recipe or the name of one. Received: "
+            f"recipe={recipe!r} of type {type(recipe).__name__}"
+        )
+    augmentation.check(recipe.augmentation)
+    _check_classes(model, source)
+    strategy = getattr(model, "distribute_strategy", None)
+    batches = math.ceil(source.count("train") / recipe.batch_size)
+    return _Run(
+        model=model,
+        source=source,
+        recipe=recipe,
+        folder=pathlib.Path(folder),
+        seed=seed,
+        image_size=image_size,
+        # `fit` makes its executions whole.
+        steps=steps_per_execution * math.ceil(batches / steps_per_execution),
+        strategy=strategy,
+        writes=strategy is None or distribution.is_chief(strategy),
+    )
+
+
+def _compile(run, jit_compile, steps_per_execution):
+    logits = run.activation is keras.activations.linear
+    smoothing = run.recipe.label_smoothing
+    if run.activation is keras.activations.sigmoid:
+        loss = keras.losses.BinaryCrossentropy(label_smoothing=smoothing)
+    elif run.shares_labels:
+        loss = keras.losses.CategoricalCrossentropy(
+            from_logits=logits, label_smoothing=smoothing
+        )
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+    accuracy = (
+        keras.metrics.CategoricalAccuracy
+        if run.shares_labels
+        else keras.metrics.SparseCategoricalAccuracy
+    )(name="accuracy")
+    names = run.outputs
+    run.model.compile(
+        make_optimizer(run.recipe, run.steps),
+        loss=dict.fromkeys(names, loss) if names else loss,
+        metrics={"predictions": [accuracy]} if names else [accuracy],
+        jit_compile=jit_compile,
+        steps_per_execution=steps_per_execution,
+    )
+    run.model.optimizer.build(run.model.trainable_variables)
+
+
+def _training(run, begun):
+    """Makes the batches of all epochs that are left."""
+    first_step = 0 if begun is None else begun.step
+    done = first_step % run.steps
+    if done and keras.backend.backend() == "torch":
+        # There `fit` takes the batches itself, also of steps that are done.
+        first_step -= done
+    if done:
+        _pass_over(run.model, done)
+
+    def batches(shard, shards):
+        stream = run.source.stream(
+            "train",
+            image_size=run.image_size,
+            batch_size=run.recipe.batch_size,
+            seed=run.seed,
+            augmentation=run.recipe.augmentation,
+            first_step=first_step,
+            shard=(shard, shards),
+        )
+        return _with_targets(run, stream)
+
+    return distribution.distribute(run.strategy, batches, run.recipe.batch_size)
+
+
+def _pass_over(model, steps):
+    """Lets `fit` count steps that were done before without doing them.
+
+    It knows of no epoch that begins in its middle. So its train function, an
+    attribute of every Keras model, does nothing that many times.
+    """
+    model.make_train_function()
+    train = model.train_function
+    left = steps
+
+    def train_function(*arguments):
+        nonlocal left
+        left -= model.steps_per_execution
+        if left <= 0:
+            model.train_function = train
+        if keras.backend.backend() == "jax":  # Takes and gives the state.
+            return {}, arguments[0]
+        return {}
+
+    model.train_function = train_function
+
+
+def _evaluation(run, split):
+    count = run.source.count(split)
+    batch_size = distribution.evaluation_batch_size(
+        run.recipe.batch_size, count
+    )
+    batches = run.source.batches(
+        split,
+        image_size=run.image_size,
+        batch_size=batch_size,
+        resizing=run.recipe.resizing,
+        cache=split == "validation",
+    )
+    batches = _with_targets(run, batches)
+    if run.strategy is None:
+        return batches
+    return distribution.for_evaluation(run.strategy, batches, count, batch_size)
+
+
+def _with_targets(run, batches):
+    return with_targets(
+        batches,
+        shares_of=run.classes if run.shares_labels else None,
+        outputs=run.outputs,
+    )
+
+
+def _before(run, begun, every):
+    """Callbacks that stand before those of the caller."""
+    if run.recipe.ema_epochs > 0:
+        # First, so that all others find the averages at the end of an epoch,
+        # and the state at its beginning is saved without them.
+        yield keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    yield Checkpoints(
+        run.folder / _folder.STATE,
+        steps=run.steps,
+        every=every,
+        begun=begun,
+        write=run.writes,
+    )
+
+
+def _after(run, rows, best, heat_maps_every):
+    """Callbacks that stand behind those of the caller."""
+    yield best
+    if run.recipe.patience is not None:
+        stopping = keras.callbacks.EarlyStopping(
+            best.accuracy, mode="max", patience=run.recipe.patience
+        )
+        yield stopping
+        yield Replay(stopping, rows)
+    if heat_maps_every:
+        yield from _heat_maps(run, heat_maps_every)
+    if run.writes:
+        yield keras.callbacks.CSVLogger(run.folder / _folder.ROWS, append=True)
+        yield keras.callbacks.TensorBoard(
+            run.folder / "tensorboard", write_graph=False
+        )
+
+
+def _heat_maps(run, every):
+    names = {layer.name for layer in run.model.layers}
+    explainer: Any = explainers.GradCAM
+    if "attention_map" in names:
+        explainer = explainers.AttentionMap
+    try:
+        explainer(run.model)
+    except (TypeError, ValueError) as error:
+        _LOG.info("No heat maps are drawn: %s", error)
+        return
+    chosen = run.source.batches(
+        "validation",
+        image_size=run.image_size,
+        batch_size=_SHOWN_IMAGES,
+        shuffle=True,
+        seed=run.seed,
+        resizing=run.recipe.resizing,
+    )
+    images, labels = next(chosen.as_numpy_iterator())
+    yield HeatMaps(
+        explainer,
+        images,
+        labels,
+        class_names=run.source.class_names,
+        every=every,
+        folder=run.folder / "heat_maps",
+        log_dir=run.folder / "tensorboard",
+        draw=run.writes,
+    )
+
+
+def _put_first(rows, history):
+    """Completes a history with the epochs before the run was resumed."""
+    history.epoch[:0] = range(len(rows))
+    for name in rows[0] if rows else ():
+        earlier = [row[name] for row in rows]
+        history.history[name] = earlier + history.history.get(name, [])
+
+
+def _finish(run, history, best):
+    """Gives the model its best weights, and writes how good it is."""
+    if best.weights is None:
+        saved = keras.models.load_model(
+            run.folder / _folder.MODEL, compile=False
+        )
+        best.weights = saved.get_weights()
+    run.model.set_weights(best.weights)
+    metrics = {
+        "epochs": len(history.epoch),
+        "best_epoch": best.epoch + 1,
+        "validation_accuracy": history.history[best.accuracy][best.epoch],
+        "validation_loss": history.history["val_loss"][best.epoch],
+    }
+    if "test" in run.source.splits:
+        tested = run.model.evaluate(
+            _evaluation(run, "test"), return_dict=True, verbose=0
+        )
+        metrics["test_accuracy"] = tested[run.accuracy]
+        metrics["test_loss"] = tested["loss"]
+    if run.writes:
+        with whole(run.folder / _folder.METRICS) as partial:
+            partial.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+
+
+def _image_size(model, source):
+    sizes = zip(model.input_shape[1:3], source.image_shape[:2], strict=True)
+    found = tuple(asked or given for asked, given in sizes)
+    if None in found:
+        raise ValueError(
+            "Argument `model` must take images of one size where those of the "
+            f"data have many. Received: {model.name!r} with the input shape "
+            f"{model.input_shape}. Way out: build it with input_shape, such "
+            "as (224, 224, 3)."
+        )
+    return found
+
+
+def _check_classes(model, source):
+    output = model.output
+    outputs = output.values() if isinstance(output, dict) else [output]
+    for tensor in outputs:
+        if tensor.shape[-1] != len(source.class_names):
+            raise ValueError(
+                f"Argument `model` must have an output for each of the "
+                f"{len(source.class_names)} classes of {source.name}. "
+                f"Received: {model.name!r} with {tensor.shape[-1]}. Way out: "
+                f"build it with classes={len(source.class_names)}."
+            )
+
+
+def _check_at_least(name, value, lowest):
+    if not isinstance(value, int) or value < lowest:
+        raise ValueError(
+            f"Argument `{name}` must be an integer of at least {lowest}. "
+            f"Received: {name}={value!r}"
+        )

@@ -1,0 +1,198 @@
+"""Recipes of training, and the optimizers that follow them."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_lficam.training import RECIPES, Recipe, SGDWithL2, recipe
+from keras_lficam.training.optimizers import make_optimizer
+
+
+@pytest.mark.parametrize(
+    ("data", "backbone", "side", "expected"),
+    [
+        ("cifar10", "ResNet110", 32, (128, 1e-4, ("pad_crop", "flip"))),
+        ("cifar10", "resnet110_lfi_cam", 32, (128, 1e-4, ("pad_crop", "flip"))),
+        ("cifar100", "DenseNet100", 32, (128, 5e-4, ("pad_crop", "flip"))),
+        (
+            "stl10",
+            "ResNet18",
+            224,
+            (256, 1e-4, ("random_resized_crop", "flip")),
+        ),
+        (
+            "imagenet2012",
+            "ResNet50",
+            224,
+            (256, 1e-4, ("random_resized_crop", "flip")),
+        ),
+        ("digits_in_photos", "ResNet8", 64, (128, 5e-4, ("pad_crop",))),
+    ],
+)
+def test_the_paper_recipes_are_those_of_the_release(
+    data, backbone, side, expected
+):
+    found = recipe(
+        "paper", data=data, backbone=backbone, image_size=(side, side)
+    )
+    assert (
+        found.batch_size,
+        found.weight_decay,
+        found.augmentation,
+    ) == expected
+    assert (found.epochs, found.optimizer, found.learning_rate) == (
+        300,
+        "sgd",
+        0.1,
+    )
+    assert (found.schedule, found.decay_at) == ("steps", (0.5, 0.75))
+    assert (found.label_smoothing, found.ema_epochs, found.patience) == (
+        0,
+        0,
+        None,
+    )
+    assert found.resizing == ("center_crop" if side == 224 else "stretch")
+
+
+def rates(chosen, steps):
+    """The learning rate of every step."""
+    optimizer = make_optimizer(chosen, steps)
+    variable = keras.Variable(np.zeros(1))
+    optimizer.build([variable])
+    found = []
+    for _ in range(chosen.epochs * steps):
+        found.append(float(keras.ops.convert_to_numpy(optimizer.learning_rate)))
+        optimizer.apply([np.zeros(1)], [variable])
+    return np.array(found)
+
+
+def test_steps_divide_the_learning_rate_by_ten():
+    found = rates(
+        Recipe(
+            epochs=8,
+            optimizer="sgd",
+            learning_rate=0.1,
+            schedule="steps",
+            decay_at=(0.5, 0.75),
+        ),
+        steps=3,
+    )
+    # Epochs 0 to 3, 4 and 5, 6 and 7.
+    np.testing.assert_allclose(
+        found, [0.1] * 12 + [0.01] * 6 + [0.001] * 6, rtol=1e-6
+    )
+
+
+def test_cosine_rises_in_the_warm_up_and_falls_to_zero():
+    found = rates(Recipe(epochs=5, learning_rate=0.4, warmup_epochs=1), steps=4)
+    rising = 0.4 * np.arange(4) / 4
+    falling = 0.4 * (1 + np.cos(np.pi * np.arange(16) / 16)) / 2
+    np.testing.assert_allclose(
+        found, np.concatenate([rising, falling]), rtol=1e-5, atol=1e-8
+    )
+
+
+def test_the_l2_penalty_is_that_of_published_recipes():
+    """v = m v + g + l2 w; w = w - lr v."""
+    optimizer = SGDWithL2(0.1, l2=0.5, momentum=0.9)
+    variable = keras.Variable(np.array([2.0, -4.0], "float32"))
+    weight, velocity = np.array([2.0, -4.0]), np.zeros(2)
+    for gradient in ([1.0, 0.0], [0.0, 0.0], [-3.0, 2.0]):
+        optimizer.apply([np.array(gradient, "float32")], [variable])
+        velocity = 0.9 * velocity + np.array(gradient) + 0.5 * weight
+        weight = weight - 0.1 * velocity
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(variable), weight, rtol=1e-5
+        )
+
+
+def test_an_optimizer_survives_its_config():
+    first = make_optimizer(
+        Recipe(optimizer="sgd", weight_decay=0.05, ema_epochs=2), 5
+    )
+    config = json.loads(json.dumps(keras.optimizers.serialize(first)))
+    second = keras.optimizers.deserialize(config)
+    assert isinstance(second, SGDWithL2)
+    assert second.l2 == 0.05
+    assert second.momentum == 0.9
+    assert second.ema_momentum == pytest.approx(1 - 1 / 10)
+
+
+def test_adamw_leaves_biases_and_normalization_alone():
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(2),
+            keras.layers.BatchNormalization(),
+        ]
+    )
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer = make_optimizer(
+        Recipe(learning_rate=0.1, weight_decay=0.5, schedule="constant"), 1
+    )
+    optimizer.apply(
+        [np.zeros(v.shape, "float32") for v in model.trainable_variables],
+        model.trainable_variables,
+    )
+    found = {
+        v.path.split("/")[-1]: float(np.mean(keras.ops.convert_to_numpy(v)))
+        for v in model.trainable_variables
+    }
+    expected = {"kernel": 0.95, "bias": 1.0, "gamma": 1.0, "beta": 1.0}
+    assert found == pytest.approx(expected)
+
+
+def test_averages_reach_back_the_epochs_asked_for():
+    optimizer = make_optimizer(Recipe(ema_epochs=2), 50)
+    assert optimizer.use_ema
+    # After two epochs, 100 steps, a weight counts 1/e of what it did.
+    assert optimizer.ema_momentum**100 == pytest.approx(np.exp(-1), rel=0.01)
+    assert not make_optimizer(Recipe(), 50).use_ema
+
+
+def test_every_recipe_has_a_small_and_a_large_form():
+    for forms in RECIPES.values():
+        assert list(forms) == ["small", "large"]
+    assert recipe("modern", image_size=(64, 64)) == RECIPES["modern"]["small"]
+    assert recipe("modern", image_size=(64, 65)) == RECIPES["modern"]["large"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "`epochs` must be at least 1.*epochs=0"),
+        ({"batch_size": 2.0}, TypeError, "`batch_size` must be an integer"),
+        ({"optimizer": "adam"}, ValueError, "'sgd', 'adamw'.*'adam'"),
+        ({"schedule": "linear"}, ValueError, "'steps', 'cosine', 'constant'"),
+        ({"learning_rate": 0}, ValueError, "greater than 0.*learning_rate=0"),
+        ({"weight_decay": -1}, ValueError, "at least 0.*weight_decay=-1"),
+        ({"label_smoothing": 1}, ValueError, "less than 1.*smoothing=1"),
+        ({"patience": 0}, ValueError, "`patience` must be at least 1"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate=nan"),
+        ({"decay_at": (0.7, 0.5)}, ValueError, r"rising.*\(0.7, 0.5\)"),
+        ({"decay_at": (1.0,)}, ValueError, "between 0 and 1"),
+        (
+            {"schedule": "constant", "warmup_epochs": 1},
+            ValueError,
+            "needs schedule='cosine'",
+        ),
+    ],
+)
+def test_a_recipe_of_wrong_values_is_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        Recipe(**changes)
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(ValueError, match="'paper', 'modern', 'fine_tune'"):
+        recipe("papers")
+
+
+def test_a_recipe_is_data():
+    first = recipe("modern")
+    again = Recipe(**json.loads(json.dumps(dataclasses.asdict(first))))
+    assert again == first

@@ -1,0 +1,308 @@
+"""`keras-lficam train`, as a user runs it: killed, resumed, on two workers."""
+
+import csv
+import json
+import os
+import signal
+import time
+
+import keras
+import numpy as np
+import PIL.Image
+import processes
+import pytest
+
+from keras_lficam import cli
+from keras_lficam.training import _state as state
+
+OPTIONS = [
+    *("--backbone", "ResNet20", "--recipe", "paper", "--batch-size", "16"),
+    *("--learning-rate", "0.01", "--seed", "3", "--heat-maps-every", "2"),
+    *("--image-size", "16", "16"),
+]
+
+
+def save(path, kind, rng):
+    pixels = rng.integers(0, 90, (32, 32, 3))
+    pixels[8 * kind : 8 * kind + 8] += 150
+    PIL.Image.fromarray(pixels.astype("uint8")).save(path)
+
+
+def make_folder(folder, number, kinds=4):
+    rng = np.random.default_rng(0)
+    for index in range(number):
+        kind = index % kinds
+        place = folder / f"class_{kind}"
+        place.mkdir(parents=True, exist_ok=True)
+        save(place / f"{index:03d}.png", kind, rng)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("data") / "pictures", 200)
+
+
+def train(*words):
+    return cli.main(["train", *map(str, words)])
+
+
+def start(*words, **more):
+    return processes.start(["-m", "keras_lficam", "train", *words], **more)
+
+
+def start_workers(*words, **more):
+    arguments = ["-m", "keras_lficam", "train", *words]
+    arguments += ["--strategy", "multi_worker"]
+    return processes.start_workers(lambda index: arguments, **more)
+
+
+def weights(folder):
+    return keras.models.load_model(folder / "model.keras").get_weights()
+
+
+def rows(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return [
+            {name: float(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def wait_for_step(folder, step, program):
+    """Waits until a checkpoint of that step or a later one is there."""
+    began = time.monotonic()
+    while time.monotonic() - began < 120:
+        if (folder / "checkpoint.npz").exists():
+            found = state.load(folder / "checkpoint.npz")
+            if found.step >= step:
+                return found.step
+        assert program.poll() is None, program.communicate()[0]
+        time.sleep(0.02)
+    raise AssertionError("It saved no checkpoint.")
+
+
+# ------------------------------------------------- two workers, kill, resume
+
+LONG = [*OPTIONS, "--epochs", "3", "--checkpoint-every", "2"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, pictures):
+    """A run that nobody disturbs, in one process."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    program = start("--data", pictures, "--output", folder, *LONG)
+    said = processes.finish(program)
+    return folder, said
+
+
+def test_a_run_that_is_killed_goes_on_as_if_it_was_not(
+    tmp_path, pictures, whole
+):
+    expected, _ = whole
+    folder = tmp_path / "run"
+    words = ["--data", pictures, "--output", folder, *LONG]
+    reached = 0
+    for step in (3, 14):
+        program = start(*words, *(["--resume"] if reached else []))
+        reached = wait_for_step(folder, step, program)
+        program.send_signal(signal.SIGKILL)
+        processes.finish(program, expected=-signal.SIGKILL)
+        assert step <= reached < 30
+    # No option is needed but the folder.
+    processes.finish(start("--output", folder, "--resume"))
+    for one, other in zip(weights(folder), weights(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # The mean of an epoch that was interrupted is made of two parts.
+    for row, other in zip(rows(folder), rows(expected), strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+    assert not list(folder.glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def in_float64(tmp_path_factory):
+    """Environment of programs that compute in float64.
+
+    In float32 replicas sum in another order, and within ten steps a net of 20
+    layers makes 1e-2 of that in its weights, with or without LFI-CAM. What
+    replicas compute is seen in float64, where it makes 1e-15 of it.
+    """
+    home = tmp_path_factory.mktemp("keras_home")
+    (home / "keras.json").write_text(json.dumps({"floatx": "float64"}))
+    return {"KERAS_HOME": str(home)}
+
+
+@pytest.fixture(scope="module")
+def synchronized(tmp_path_factory, pictures, in_float64):
+    """The same in one process, with what makes replicas equal to it."""
+    folder = tmp_path_factory.mktemp("synchronized") / "run"
+    words = ["--data", pictures, "--output", folder, *LONG]
+    words += ["--synchronize-batch-norm"]
+    processes.finish(start(*words, **in_float64))
+    return folder
+
+
+def assert_alike(folder, expected):
+    for one, other in zip(weights(folder), weights(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-7)
+    for row, other in zip(rows(folder), rows(expected), strict=True):
+        assert row == pytest.approx(other, rel=1e-5, abs=1e-5)
+    assert json.loads((folder / "metrics.json").read_text()) == pytest.approx(
+        json.loads((expected / "metrics.json").read_text()), rel=1e-5
+    )
+
+
+def test_two_workers_train_what_one_process_does(
+    tmp_path, pictures, synchronized, in_float64
+):
+    folder = tmp_path / "run"
+    words = ["--data", pictures, "--output", folder, *LONG]
+    words += ["--synchronize-batch-norm"]
+    chief, other = start_workers(*words, **in_float64)
+    said, silent = processes.finish(chief), processes.finish(other)
+    assert "Right answers on the validation pictures" in said
+    assert "Right answers" not in silent
+    assert_alike(folder, synchronized)
+    assert len(list((folder / "heat_maps").iterdir())) == 3  # 1, 2, 3.
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_dies_costs_the_steps_since_the_checkpoint(
+    tmp_path, pictures, synchronized, in_float64, victim
+):
+    folder = tmp_path / "run"
+    words = ["--data", pictures, "--output", folder, *LONG]
+    words += ["--synchronize-batch-norm", "--resume"]
+    words += ["--heat-maps-every", "0"]
+    workers = start_workers(*words, **in_float64)
+    wait_for_step(folder, 8, workers[0])
+    workers[victim].send_signal(signal.SIGKILL)
+    processes.finish(workers[victim], expected=-signal.SIGKILL)
+    said = processes.finish(workers[1 - victim], expected=75, timeout=100)
+    assert "another worker was lost" in said.splitlines()[-1]
+    for worker in start_workers(*words, **in_float64):
+        processes.finish(worker)
+    assert_alike(folder, synchronized)
+
+
+# -------------------------------------------------------- a folder with faults
+
+
+def test_damaged_pictures_are_named_and_the_others_trained(
+    tmp_path, capfd, rng
+):
+    data = make_folder(tmp_path / "data", 195)
+    good = (data / "class_0" / "000.png").read_bytes()
+    damaged = {
+        "class_0/truncated.png": good[: len(good) // 2],
+        "class_1/empty.jpg": b"",
+        "class_1/text.jpg": b"this is no picture",
+        "class_2/zeros.png": bytes(1000),
+        "class_3/header.jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
+    }
+    for name, content in damaged.items():
+        (data / name).write_bytes(content)
+    folder = tmp_path / "run"
+    words = ["--data", data, "--output", folder, "--epochs", "12"]
+    words += [*OPTIONS, "--augmentation", "--batch-size", "8"]
+    said = processes.finish(start(*words))
+    assert "5 of 200 pictures cannot be read and are left out" in said
+    listed = (folder / "damaged.txt").read_text()
+    for name in damaged:
+        assert said.count(str(data / name)) == 1
+        assert str(data / name) in listed
+    assert listed.count("\n") == 5
+    assert "left out: 5, named in" in said
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["test_accuracy"] > 0.8
+    about = json.loads((folder / "run.json").read_text())
+    assert sum(about["data"]["images"].values()) == 195
+    # What it says next works.
+    picture = data / "class_2" / "002.png"
+    words = [folder / "model.keras", picture, "--output", tmp_path / "out"]
+    assert cli.main(["explain", *map(str, words)]) == 0
+    assert "class_2" in capfd.readouterr().out
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+# ------------------------------------------------------------ what is refused
+
+
+def refused(capsys, *words, code=2):
+    """Runs the command; returns its one line of error."""
+    try:
+        found = train(*words)
+    except SystemExit as exit:
+        found = exit.code
+    said = capsys.readouterr()
+    assert found == code, said
+    (line,) = said.err.strip().splitlines()[-1:]
+    assert "Traceback" not in said.err
+    return line
+
+
+def test_wrong_runs_are_refused_in_one_line(tmp_path, pictures, capsys):
+    one_class = make_folder(tmp_path / "one", 6, kinds=1)
+    empty_class = make_folder(tmp_path / "empty", 40)
+    (empty_class / "class_9").mkdir()
+    other = make_folder(tmp_path / "other" / "train", 40).parent
+    make_folder(other / "validation", 40, kinds=3)
+    (other / "validation" / "class_7").mkdir()
+    save(other / "validation" / "class_7" / "1.png", 1, np.random.default_rng())
+    output = tmp_path / "run"
+    for words, message in [
+        (["--data", tmp_path / "none"], "none"),
+        (["--data", one_class], "class"),
+        (["--data", empty_class], "class_9"),
+        (["--data", other], "class_7"),
+        (["--data", pictures, "--backbone", "ResNet9000"], "ResNet9000"),
+        (["--data", pictures, "--image-size", "4", "4"], "4"),
+        (["--data", pictures, "--augmentation", "swirl"], "swirl"),
+        (["--data", pictures, "--weights", tmp_path / "no.h5"], "no.h5"),
+        (["--data", pictures, "--strategy", "multi_worker"], "TF_CONFIG"),
+        (["--data", pictures, "--batch-size", "0"], "--batch-size"),
+        ([], "--data"),
+    ]:
+        line = refused(
+            capsys, "--backbone", "ResNet20", "--output", output, *words
+        )
+        assert message in line, line
+        assert not (output / "run.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    line = refused(capsys, "--data", "x", "--output", tmp_path, *OPTIONS)
+    assert "cannot be written" in line
+
+
+def test_an_output_that_cannot_be_a_folder_is_refused(
+    tmp_path, pictures, capsys
+):
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "run"
+    line = refused(capsys, "--data", pictures, "--output", output, *OPTIONS)
+    assert str(tmp_path / "file") in line
+
+
+def test_a_run_is_never_written_over(whole, pictures, capsys):
+    folder, _ = whole
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    line = refused(capsys, "--data", pictures, "--output", folder, *OPTIONS)
+    assert "--resume" in line
+    line = refused(capsys, "--output", folder, "--resume", "--seed", "4")
+    assert "--seed 3, not 4" in line
+    assert before == {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*")
+    }
+
+
+def test_the_words_of_a_run_are_few_and_useful(whole):
+    folder, said = whole
+    lines = said.splitlines()
+    assert lines[0].startswith("Reading ")
+    assert "160 for train" in said.replace("\n", " ") or "for train" in lines[1]
+    assert f"keras-lficam explain {folder}/model.keras" in said
+    for noise in ("I0000", "W0000", "UserWarning", "WARNING", "DEBUG"):
+        assert noise not in said
