@@ -66,6 +66,7 @@ def test_two_devices_compute_what_one_does(tmp_path, one_process):
     assert_equal(found, one_process)
 
 
+@pytest.mark.across_backends
 def test_two_devices_of_jax_compute_what_one_does(tmp_path):
     program = """
         import sys
