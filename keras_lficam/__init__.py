@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         functional,
         layers,
         metrics,
+        serving,
         training,
         visualization,
     )
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         AttentionMechanism,
         FeatureImportanceNetwork,
     )
+    from keras_lficam.serving.exporting import export
     from keras_lficam.training import Recipe, fit
 
 __version__ = "0.1.0"
@@ -55,10 +57,12 @@ __all__ = [
     "distribution",
     "evaluation",
     "explainers",
+    "export",
     "fit",
     "functional",
     "layers",
     "metrics",
+    "serving",
     "training",
     "visualization",
 ]
@@ -70,6 +74,7 @@ _HOMES = {
     "attach": "architectures",
     "attention_view": "architectures",
     "build": "architectures",
+    "export": "serving",
     "fit": "training",
 }
 

@@ -74,6 +74,9 @@ def gray(images: Tensor, value_range: tuple[float, float] = (0, 255)) -> Tensor:
 
     Returns:
         Tensor `(B, H, W, 1)`, float32, in [0, 1].
+
+    Examples:
+        gray(images)
     """
     low, high = value_range
     images = ops.cast(images, "float32")
@@ -93,6 +96,9 @@ def resize(images: Tensor, size: tuple[Any, Any]) -> Tensor:
     Returns:
         Tensor `(B, *size, channels)`, float32 or wider, in the range of
         `images`.
+
+    Examples:
+        smaller = resize(images, (16, 16))
     """
     images = ops.convert_to_tensor(images)
     for axis, length in enumerate(size, start=1):
@@ -115,6 +121,9 @@ def importance_masks(
     Returns:
         Masks `(B, h, w, C)`, float32 or wider, in [0, 1].
 
+    Examples:
+        masks = importance_masks(images, features)
+
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
     """
@@ -135,6 +144,10 @@ def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:
     Returns:
         Maps `(B, h, w, 1)`, float32 or wider, in [0, 1]. A weighted sum that
         is nowhere positive, or is constant, gives a map of zeros.
+
+    Examples:
+        importance = np.full((4, 16), 1 / 16)
+        heat_map = class_activation_map(features, importance)
 
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.

@@ -46,6 +46,9 @@ class ImportanceMask(keras.layers.Layer):
         ValueError: If the inputs are not such a pair, or `value_range` does
             not rise.
 
+    Examples:
+        masks = ImportanceMask()([images, features])
+
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
     """
@@ -246,6 +249,10 @@ class ClassActivationMap(keras.layers.Layer):
 
     Raises:
         ValueError: If the inputs are not such a pair.
+
+    Examples:
+        importance = np.full((4, 16), 1 / 16)
+        heat_map = ClassActivationMap()([features, importance])
 
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.

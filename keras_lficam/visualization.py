@@ -293,6 +293,9 @@ def prediction_titles(
     Raises:
         ValueError: If the predictions are no such probabilities, or `names`
             has not one name for each class.
+
+    Examples:
+        titles = prediction_titles(predictions, labels=labels)
     """
     rows = np.asarray(predictions)
     if rows.ndim != 2:

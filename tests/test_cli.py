@@ -516,7 +516,7 @@ def test_wrong_measurement_is_refused(
             ["demo", "--seed", "-1"],
             "whole number from 0 to 4294967295, is '-1'",
         ),
-        (["explain", "model.keras"], "required: IMAGE"),
+        (["explain"], "required: IMAGE"),
         (["explain", "model.keras", "a.png"], "required: --output"),
         (["explode"], "invalid choice"),
         (["compare", "m.keras", "--output", "o"], "required: --data"),

@@ -31,6 +31,7 @@ ARROWS = {
     "explainers": {"backbones", "functional"},
     "layers": {"functional"},
     "metrics": {"backbones", "functional"},
+    "serving": {"architectures", "functional"},
     "training": {"data", "distribution", "explainers", "visualization"},
 }
 
@@ -73,7 +74,10 @@ def test_tensorflow_is_imported_only_where_it_is_the_point():
         excepted = path.match("explainers/gradient.py") or path.match(
             "training/callbacks.py"
         )
-        if room not in {"cli", "data", "distribution"} and not excepted:
+        if (
+            room not in {"cli", "data", "distribution", "serving"}
+            and not excepted
+        ):
             assert "tensorflow" not in roots, path
             assert "tensorflow_datasets" not in roots, path
 
@@ -93,10 +97,12 @@ def test_public_surface():
         "distribution",
         "evaluation",
         "explainers",
+        "export",
         "fit",
         "functional",
         "layers",
         "metrics",
+        "serving",
         "training",
         "visualization",
     ]
@@ -241,6 +247,42 @@ def test_docstring_example_runs(name, monkeypatch, tmp_path):
         _run_example(text, names)
 
 
+def in_the_reference():
+    """Finds all that the page of reference shows."""
+    page = (ROOT / "docs" / "reference.md").read_text()
+    for path in re.findall(r"^::: (\S+)", page, re.M):
+        home, _, name = path.rpartition(".")
+        try:
+            thing = importlib.import_module(path)
+        except ImportError:
+            yield getattr(importlib.import_module(home), name)
+            continue
+        yield from (
+            value
+            for key, value in vars(thing).items()
+            if getattr(value, "__module__", None) == path and key[0] != "_"
+        )
+
+
+def test_every_public_name_is_in_the_reference_with_an_example():
+    shown = list(in_the_reference())
+    seen = 0
+    for module in [keras_lficam, *public_modules()]:
+        for name in getattr(module, "__all__", []):
+            thing = getattr(module, name)
+            home = getattr(thing, "__module__", "")
+            ours = callable(thing) and home.startswith("keras_lficam")
+            # The rest of it is what the rooms of the package share.
+            shared = module is keras_lficam.backbones and name != "names"
+            if not ours or shared:
+                continue
+            seen += 1
+            assert any(thing is each for each in shown), f"{module}: {name}"
+    assert seen > 45
+    for thing in shown:
+        assert "Examples:" in thing.__doc__, thing
+
+
 def source_of(images):
     """Few images of ten classes, as a source of data."""
     batches = tf.data.Dataset.from_tensor_slices(
@@ -319,19 +361,22 @@ def test_start_page_shows_the_python_of_the_readme():
         assert block in readme()
 
 
-@pytest.mark.parametrize("name", ["backbones", "explainers", "training"])
+@pytest.mark.parametrize(
+    "name", ["backbones", "explainers", "serving", "training"]
+)
 def test_python_of_a_page_runs(name, rng, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / f"{name}.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(blocks) >= 3
-    side = 32 if name == "training" else 64
+    assert len(blocks) >= 2
+    side = 64 if name in ("backbones", "explainers") else 32
     images = rng.uniform(0, 255, (4, side, side, 3))
     names = {
         "images": images,
         "labels": np.arange(4),
         "source": source_of(images),
         "classes": 10,
+        "model": keras_lficam.build("ResNet20", 3, input_shape=(32, 32, 3)),
     }
     for block in blocks:
         exec(compile(block, f"{name}.md", "exec"), names)
@@ -417,6 +462,37 @@ def test_page_on_training_shows_the_costs_of_the_table():
     page = (ROOT / "docs" / "training.md").read_text()
     assert f"weights of one up to {row['difference']} after eight" in page
     assert float(row["difference"]) < 1e-12
+
+
+def test_page_on_serving_shows_the_costs_of_the_table():
+    rows, lines = rows_of("serving"), table_of("serving", "serving")
+    for row, line in zip(rows, lines, strict=True):
+        assert line.strip("| ").split(" | ") == [
+            row["runtime"],
+            row["batch_size"],
+            f"{float(row['milliseconds_class']):.1f}",
+            f"{float(row['milliseconds_map']):.1f}",
+            f"{float(row['map_over_class']):.2f}",
+        ]
+        if row["runtime"] == "SavedModel":
+            assert float(row["map_over_class"]) <= 1.05
+
+
+def test_page_on_serving_shows_how_formats_agree():
+    rows = rows_of("serving_agreement")
+    lines = table_of("serving", "agreement")
+    for row, line in zip(rows, lines, strict=True):
+        assert line.strip("| ").split(" | ") == [
+            row["format"],
+            row["probabilities"],
+            row["map"],
+            f"{float(row['same_class']):.1%}",
+            row["rank_correlation"],
+        ]
+        assert row["images"] == "200"
+        if row["format"] in ("saved_model", "onnx", "openvino, float32"):
+            assert float(row["probabilities"]) <= 1e-4
+            assert float(row["map"]) <= 1e-4
 
 
 def test_page_on_backbones_shows_the_figures_of_the_table():

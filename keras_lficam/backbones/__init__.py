@@ -71,6 +71,9 @@ def names() -> list[str]:
         Sorted list of the names of `keras.applications` and of our own
         families in `backbones.resnets` and `backbones.cifar`. Presets of
         KerasHub and KerasCV are not listed.
+
+    Examples:
+        assert "ResNet50" in names()
     """
     return sorted([*_applications(), *_OWN])
 

@@ -7,7 +7,16 @@ imported, and each command imports what it needs.
 import argparse
 import sys
 
-from keras_lficam.cli import compare, demo, evaluate, explain, train
+from keras_lficam.cli import (
+    compare,
+    demo,
+    evaluate,
+    explain,
+    export,
+    predict,
+    serve_check,
+    train,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +48,15 @@ def _parser():
         description="Classifiers that show what they looked at.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, train, explain, evaluate, compare):
+    for command in (
+        demo,
+        train,
+        explain,
+        evaluate,
+        compare,
+        export,
+        predict,
+        serve_check,
+    ):
         command.add(commands)
     return parser

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pathlib
 import sys
 import tempfile
 import zipfile
@@ -50,3 +51,54 @@ def check_file(path):
     """Refuses the name of a model that is not there."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such model file")
+
+
+def shipped_model():
+    """Finds the model that comes with the package."""
+    package = pathlib.Path(__file__).parents[1]
+    for folder in (
+        package / "shipped",
+        package.parent / "saved_models" / "digits_in_photos",
+    ):
+        if (folder / "model.keras").is_file():
+            return folder / "model.keras"
+    raise ValueError("the shipped model is not there; give a model's file")
+
+
+def load_view(path):
+    """Loads a model for its map, or says in one line why that cannot be."""
+    return view_of(load_model(path), path)
+
+
+def view_of(model, path):
+    """Gives the view of a model that was loaded."""
+    from keras_lficam.architectures import attention_view
+
+    try:
+        view = attention_view(model)
+    except ValueError:
+        raise ValueError(
+            f"{path}: this model has no heat map of its own; one made by "
+            "keras_lficam.build has"
+        ) from None
+    if len(view.inputs) != 1:
+        raise ValueError(f"{path}: this model takes more than one picture")
+    return view
+
+
+def class_names(path, view):
+    """Reads the names of the classes beside the model; numbers if none."""
+    count = view.output["predictions"].shape[-1]
+    labels = path.with_name("labels.txt")
+    if not labels.is_file():
+        return [str(number) for number in range(count)]
+    try:
+        names = labels.read_text(encoding="utf-8").rstrip().splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{labels}: the file is no UTF-8 text") from None
+    if len(names) != count:
+        raise ValueError(
+            f"{labels}: a line for each of the model's {count} classes is "
+            f"needed, and {len(names)} were found"
+        )
+    return names

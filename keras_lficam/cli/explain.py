@@ -9,6 +9,8 @@ from keras_lficam.cli import _models, _output
 _OVERLAY_SIDE = 512
 # Longest side that a model which takes pictures of any size is given.
 _OPEN_SIDE = 1024
+# What begins with one of these begins with a picture, and not with a model.
+_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -23,20 +25,21 @@ def add(commands: argparse._SubParsersAction) -> None:
     explain = commands.add_parser(
         "explain",
         help="classify pictures and lay their heat maps over them",
+        usage="keras-lficam explain [-h] [MODEL] IMAGE... --output FOLDER",
         description="Prints class and probability of each picture and writes "
         "the picture with its heat map over it, as NAME_overlay.png. A "
         "picture is stretched to the size that the model takes, and its map "
         "back to the picture.",
     )
     explain.add_argument(
-        "model",
+        "files",
         type=pathlib.Path,
-        metavar="MODEL",
-        help=".keras file of a model made by keras_lficam.build; names of "
-        "the classes are read from labels.txt beside it, one a line",
-    )
-    explain.add_argument(
-        "images", type=pathlib.Path, metavar="IMAGE", nargs="+"
+        metavar="IMAGE",
+        nargs="+",
+        help="pictures; before them, MODEL, the .keras file of a model made "
+        "by keras_lficam.build. Names of its classes are read from labels.txt "
+        "beside it, one a line. Without it a model that is shipped looks for "
+        "handwritten digits in photographs",
     )
     explain.add_argument(
         "--output",
@@ -57,15 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         Exit code: 0, or 1 if some pictures could not be explained.
     """
-    _models.check_file(arguments.model)
+    model, images = _model_and_images(arguments.files)
+    _models.check_file(model)
     _output.make_folder(arguments.output)
     _models.start_keras()
     import tqdm
 
-    view = _load_view(arguments.model)
-    names = _class_names(arguments.model, view)
+    view = _models.load_view(model)
+    names = _models.class_names(model, view)
     failed = 0
-    for path in _output.progress(arguments.images, "picture"):
+    for path in _output.progress(images, "picture"):
         try:
             line = _explain_picture(view, names, path, arguments.output)
             tqdm.tqdm.write(line, file=sys.stdout)
@@ -74,15 +78,25 @@ def run(arguments: argparse.Namespace) -> int:
             tqdm.tqdm.write(str(error), file=sys.stderr)
     if failed:
         print(
-            f"{failed} of {len(arguments.images)} pictures not explained",
+            f"{failed} of {len(images)} pictures not explained",
             file=sys.stderr,
         )
     return 1 if failed else 0
 
 
+def _model_and_images(files):
+    """Tells the model from the pictures; without one takes the shipped one."""
+    if files[0].suffix.lower() not in _PICTURES:
+        if len(files) == 1:
+            raise ValueError(f"{files[0]}: give pictures behind the model")
+        return files[0], files[1:]
+    return _models.shipped_model(), files
+
+
 def _explain_picture(view, names, path, folder):
     """Writes the overlay of one picture; returns its line of the report."""
     import PIL.Image
+    import tensorflow as tf
 
     from keras_lficam import functional, visualization
     from keras_lficam.data.pictures import read_picture
@@ -95,10 +109,11 @@ def _explain_picture(view, names, path, folder):
     if None in (height, width):
         open_width, open_height = _fitted(picture.size, _OPEN_SIDE)
         height, width = height or open_height, width or open_width
-    bilinear = PIL.Image.Resampling.BILINEAR
-    shown = view.predict_on_batch(
-        _pixels(picture.resize((width, height), bilinear))
+    # As training and a server resize.
+    pixels = tf.image.resize(
+        _pixels(picture), (height, width), "bilinear", antialias=True
     )
+    shown = view.predict_on_batch(pixels.numpy())
     size = _fitted(picture.size, _OVERLAY_SIDE, enlarge=True)
     enlarged = _pixels(picture.resize(size, PIL.Image.Resampling.LANCZOS))
     maps = functional.resize(shown["attention_map"], enlarged.shape[1:3])
@@ -136,41 +151,6 @@ def _pixels(picture):
     import numpy as np
 
     return np.asarray(picture)[np.newaxis]
-
-
-def _load_view(path):
-    """Loads a model for its map, or says in one line why that cannot be."""
-    from keras_lficam.architectures import attention_view
-
-    model = _models.load_model(path)
-    try:
-        view = attention_view(model)
-    except ValueError:
-        raise ValueError(
-            f"{path}: this model has no heat map of its own; one made by "
-            "keras_lficam.build has"
-        ) from None
-    if len(view.inputs) != 1:
-        raise ValueError(f"{path}: this model takes more than one picture")
-    return view
-
-
-def _class_names(path, view):
-    """Reads the names of the classes beside the model; numbers if none."""
-    count = view.output["predictions"].shape[-1]
-    labels = path.with_name("labels.txt")
-    if not labels.is_file():
-        return [str(number) for number in range(count)]
-    try:
-        names = labels.read_text(encoding="utf-8").rstrip().splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{labels}: the file is no UTF-8 text") from None
-    if len(names) != count:
-        raise ValueError(
-            f"{labels}: a line for each of the model's {count} classes is "
-            f"needed, and {len(names)} were found"
-        )
-    return names
 
 
 def _numpy(tensor):

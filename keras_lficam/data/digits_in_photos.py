@@ -105,6 +105,9 @@ def photos() -> tuple[Image.Image, ...]:
 
     Returns:
         The whole photos as RGB, in the order of `PHOTOS`.
+
+    Examples:
+        photos()[0].size
     """
     images = []
     for package, name in PHOTOS:
@@ -128,6 +131,9 @@ def photo_parts(split: str) -> tuple[Image.Image, ...]:
 
     Returns:
         A part of each photo, in the order of `PHOTOS`.
+
+    Examples:
+        photo_parts("test")[0].size
     """
     parts = []
     for photo in photos():
@@ -145,6 +151,9 @@ def digit_ids(split: str) -> tuple[np.ndarray, ...]:
 
     Returns:
         For each class the positions `(number,)` of its digits.
+
+    Examples:
+        len(digit_ids("test"))
     """
     labels = _digits().target
     members = [np.flatnonzero(labels == label) for label in range(10)]
@@ -356,7 +365,11 @@ def _add_marks(
 
 
 class DigitsInPhotos(tfds.core.GeneratorBasedBuilder):
-    """Builder of `digits_in_photos`; `tfds.load` finds it by that name."""
+    """Builder of `digits_in_photos`; `tfds.load` finds it by that name.
+
+    Examples:
+        DigitsInPhotos(data_dir="data").info.splits
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}

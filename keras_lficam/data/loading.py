@@ -191,6 +191,9 @@ def class_names(
         ValueError: If TFDS does not know `name`, or if it is no image
             classification data set.
         TypeError: If `name` is neither a string nor a path.
+
+    Examples:
+        assert class_names("digits_in_photos")[7] == "7"
     """
     return source(name, data_dir=data_dir).class_names
 

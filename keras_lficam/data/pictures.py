@@ -23,6 +23,10 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         ValueError: If the file is missing, empty, damaged, no picture, or
             holds numbers whose range is not known.
+
+    Examples:
+        keras_lficam.visualization.grid(images, maps).savefig("grid.png")
+        pixels = read_picture("grid.png")
     """
     import PIL.Image
     import PIL.ImageOps

@@ -15,6 +15,9 @@ class Damaged(NamedTuple):
     Args:
         path: The file.
         reason: What is wrong with it.
+
+    Examples:
+        [bad.reason for bad in source.damaged]
     """
 
     path: str
@@ -35,6 +38,10 @@ class Source(abc.ABC):
         image_shape: `(height, width, 3)`; None where images differ.
         damaged: Files that could not be read and are left out.
         has_masks: Whether `batches` can add the mask of the object.
+
+    Examples:
+        assert source.count("train") > 0
+        images, labels = next(iter(source.batches("train", batch_size=2)))
     """
 
     name: str

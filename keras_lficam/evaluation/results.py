@@ -34,6 +34,14 @@ class Row:
         forward_passes: Forward passes of the model for an image; None where
             the explainer does not tell.
         backward_passes: Backward passes, likewise.
+
+    Examples:
+        result = keras_lficam.evaluation.evaluate(
+            {"LFI-CAM": keras_lficam.explainers.AttentionMap(model)},
+            {"brightness": lambda maps: maps.mean(axis=(1, 2, 3))},
+            [(images, labels)],
+        )
+        result.rows[0].mean, result.rows[0].low, result.rows[0].high
     """
 
     explainer: str
@@ -62,6 +70,14 @@ class Evaluation:
         labels: Labels of the images, `(N,)` or whatever the data holds.
         classes: Classes that were explained, `(N,)`; None where each explainer
             took what its model predicts.
+
+    Examples:
+        result = keras_lficam.evaluation.evaluate(
+            {"LFI-CAM": keras_lficam.explainers.AttentionMap(model)},
+            {"brightness": lambda maps: maps.mean(axis=(1, 2, 3))},
+            [(images, labels)],
+        )
+        result.values["LFI-CAM"]["brightness"]
     """
 
     rows: tuple[Row, ...]

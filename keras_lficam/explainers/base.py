@@ -50,6 +50,9 @@ class Explainer(abc.ABC):
         chunk_size: Number of images that go through the model at once.
         class_specific: Whether the map depends on the class asked for. Where
             it does not, `classes` is checked and has no effect.
+
+    Examples:
+        assert issubclass(keras_lficam.explainers.CAM, Explainer)
     """
 
     class_specific: bool

@@ -90,6 +90,9 @@ def box_masks(masks: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the shape is not `(B, H, W, 1)`.
+
+    Examples:
+        boxes = box_masks(maps > 0.5)
     """
     masks, _ = _checked(masks, masks)
     rows = _filled(ops.max(masks, axis=2, keepdims=True), axis=1)

@@ -25,6 +25,9 @@ class SGDWithL2(keras.optimizers.SGD):
         ema_momentum: Share of the old average in the new one.
         name: Name of the optimizer.
 
+    Examples:
+        model.compile(SGDWithL2(0.1, l2=5e-4, momentum=0.9), "mse")
+
     Reference:
         Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101, sections
         1 and 2, for the difference.

@@ -1,0 +1,125 @@
+"""`keras-lficam predict`: asks a server about pictures."""
+
+import argparse
+import pathlib
+import sys
+
+from keras_lficam.cli import _output
+from keras_lficam.cli._words import number
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Adds the command to the parser.
+
+    Args:
+        commands: What `add_subparsers` gave.
+
+    Returns:
+        Nothing.
+    """
+    predict = commands.add_parser(
+        "predict",
+        help="ask a server about pictures",
+        description="Sends JPEG and PNG pictures to a model in TF Serving, "
+        "prints class and probability of each, and writes the picture with "
+        "its heat map over it, as NAME_overlay.png.",
+    )
+    add_server(predict)
+    predict.add_argument(
+        "images", type=pathlib.Path, metavar="IMAGE", nargs="+"
+    )
+    predict.add_argument(
+        "--output",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="folder for the overlays; files in it are never overwritten "
+        "(default: none are written)",
+    )
+    predict.set_defaults(run=run)
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name a server.
+
+    Args:
+        parser: Parser of a command that asks one.
+
+    Returns:
+        Nothing.
+    """
+    parser.add_argument(
+        "--url",
+        required=True,
+        metavar="URL",
+        help="http://HOST:8501 for REST, grpc://HOST:8500 for gRPC",
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="name of the model"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=number(0, 86_400, above=True),
+        default=30.0,
+        metavar="SECONDS",
+        help="time after which an answer is given up (default: 30)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: Its options.
+
+    Returns:
+        Exit code: 0, or 1 if some pictures were not answered.
+    """
+    from keras_lficam.serving.client import Client, ServerError
+
+    if arguments.output is not None:
+        _output.make_folder(arguments.output)
+    client = Client(arguments.url, arguments.model, arguments.timeout)
+    failed = 0
+    try:
+        for path in _output.progress(arguments.images, "picture"):
+            try:
+                print(_ask(client, path, arguments.output), flush=True)
+            except (ValueError, OSError) as error:
+                failed += 1
+                print(error, file=sys.stderr)
+    except ServerError as error:
+        raise ValueError(str(error)) from None
+    finally:
+        client.close()
+    if failed:
+        print(
+            f"{failed} of {len(arguments.images)} pictures not answered",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def _ask(client, path, folder):
+    """Asks about one picture; returns its line of the report."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    target = None if folder is None else folder / f"{path.stem}_overlay.png"
+    if target is not None and target.exists():
+        raise ValueError(f"{path}: {target} exists; give another folder")
+    answer = client.predict(
+        {"image_bytes": [path.read_bytes()]}, "encoded_images"
+    )
+    if answer["error"][0]:
+        raise ValueError(f"{path}: {answer['error'][0].decode()}")
+    name = answer["class_name"][0].decode()
+    percent = round(100 * float(answer["probabilities"].max()))
+    line = f"{path}: {name} ({percent} %)"
+    if target is None:
+        return line
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        partial.write_bytes(answer["overlay_bytes"][0])
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return f"{line}, {target}"

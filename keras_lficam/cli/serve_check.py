@@ -1,0 +1,74 @@
+"""`keras-lficam serve-check`: asks a live server what it should know."""
+
+import argparse
+import pathlib
+
+from keras_lficam.cli._words import number
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Adds the command to the parser.
+
+    Args:
+        commands: What `add_subparsers` gave.
+
+    Returns:
+        Nothing.
+    """
+    check = commands.add_parser(
+        "serve-check",
+        help="check the answers of a live server",
+        description="Asks a model in TF Serving for class and map of a "
+        "picture in every way that it takes, with damaged and wrong ones "
+        "among them.",
+    )
+    check.add_argument(
+        "url",
+        metavar="URL",
+        help="http://HOST:8501 for REST, grpc://HOST:8500 for gRPC",
+    )
+    check.add_argument(
+        "--model", required=True, metavar="NAME", help="name of the model"
+    )
+    check.add_argument(
+        "--saved-model",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="folder of the version that is served, to compare answers with",
+    )
+    check.add_argument(
+        "--timeout",
+        type=number(0, 86_400, above=True),
+        default=30.0,
+        metavar="SECONDS",
+        help="time after which an answer is given up (default: 30)",
+    )
+    check.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: Its options.
+
+    Returns:
+        Exit code: 0, or 1 if the server failed a check.
+    """
+    from keras_lficam.serving.checks import check
+    from keras_lficam.serving.client import Client
+
+    saved = arguments.saved_model
+    if saved is not None and not (saved / "saved_model.pb").is_file():
+        raise ValueError(f"{saved}: this is no folder of a SavedModel")
+    client = Client(arguments.url, arguments.model, arguments.timeout)
+    failed = 0
+    try:
+        for question, fault in check(client, saved):
+            print(f"{'NO ' if fault else 'yes'}  {question}", flush=True)
+            if fault:
+                failed += 1
+                print(f"     {fault}", flush=True)
+    finally:
+        client.close()
+    return 1 if failed else 0

@@ -1,0 +1,222 @@
+"""Writes a classifier with a heat map for runtimes without TensorFlow."""
+
+import contextlib
+import importlib.util
+import io
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lficam import functional
+from keras_lficam.architectures import attention_view
+from keras_lficam.serving._signatures import probabilities_of
+
+# Package that writes a format, where Keras and TensorFlow do not alone.
+_NEEDS = {"onnx": "tf2onnx", "openvino": "openvino"}
+# Of these the map is made. In 8 bits a small span becomes 0, by which LiteRT
+# refuses to divide.
+_MAP_OPERATIONS = (
+    "ABS",
+    "BATCH_MATMUL",
+    "DIV",
+    "GATHER",
+    "LESS_EQUAL",
+    "MAXIMUM",
+    "MINIMUM",
+    "MUL",
+    "REDUCE_MAX",
+    "REDUCE_MIN",
+    "SELECT",
+    "SELECT_V2",
+    "SUB",
+    "SUM",
+)
+
+
+def numeric_model(
+    model: keras.Model, image_size: tuple[int, int]
+) -> keras.Model:
+    """Makes the part of a classifier that every runtime can compute.
+
+    Args:
+        model: Model that has an `attention_view`.
+        image_size: `(height, width)` of its images.
+
+    Returns:
+        Model from `images (B, height, width, 3)` to a dictionary of
+        `probabilities`, `attention_map` at the size of the images, and
+        `importance` if there is one.
+    """
+    images = keras.Input((*image_size, 3), name="images")
+    answer = _Answer(model, image_size, name="answer")(images)
+    return keras.Model(images, answer, name=f"{model.name}_served")
+
+
+class _Answer(keras.layers.Layer):
+    """A classifier as a layer; in a graph of layers constants become inputs."""
+
+    def __init__(self, model, image_size, **kwargs):
+        super().__init__(**kwargs)
+        self.view = attention_view(model)
+        self.image_size = image_size
+        self.probabilities = probabilities_of(model)
+        self.built = True
+
+    def call(self, images):
+        shown = self.view(images, training=False)
+        answer = {
+            "probabilities": self.probabilities(shown["predictions"]),
+            "attention_map": functional.resize(
+                shown["attention_map"], self.image_size
+            ),
+        }
+        if "importance" in shown:
+            answer["importance"] = shown["importance"]
+        return {
+            name: keras.ops.cast(value, "float32")
+            for name, value in answer.items()
+        }
+
+
+def check(name: str) -> None:
+    """Refuses a format whose writer is not installed.
+
+    Args:
+        name: A key of `WRITERS`.
+
+    Raises:
+        ImportError: If it is not.
+    """
+    package = _NEEDS.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        raise ImportError(
+            f"The format {name!r} needs the package {package}. Install it by "
+            '`pip install "keras-lficam[serving]"`.'
+        )
+
+
+def _onnx(model, folder, images):
+    del images
+    import onnx
+
+    path = folder / "model.onnx"
+    spec = keras.InputSpec(dtype="float32", shape=model.input_shape)
+    model.export(
+        str(path), format="onnx", input_signature=[spec], verbose=False
+    )
+    graph = onnx.load(str(path))
+    _name_onnx_input(graph.graph)
+    onnx.checker.check_model(graph)
+    onnx.save(graph, str(path))
+
+
+def _name_onnx_input(graph):
+    """Leaves one input, named as the model's.
+
+    tf2onnx names it after the argument of a function, and lists constants that
+    it has folded as inputs, too.
+    """
+    used = {name for node in graph.node for name in node.input}
+    used -= {constant.name for constant in graph.initializer}
+    (image,) = (value for value in graph.input if value.name in used)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == image.name:
+                node.input[place] = "images"
+    image.name = "images"
+    del graph.input[:]
+    graph.input.append(image)
+
+
+def _openvino(model, folder, images):
+    del images
+    import openvino
+
+    with _saved(model) as saved:
+        converted = openvino.convert_model(str(saved))
+        names = sorted(model.output)
+        _name_openvino(converted, names)
+        openvino.save_model(
+            converted, str(folder / "model.xml"), compress_to_fp16=False
+        )
+
+
+def _name_openvino(converted, names):
+    converted.inputs[0].set_names({"images"})
+    found = {
+        name: output
+        for name in names
+        for output in converted.outputs
+        if name in output.names
+    }
+    if len(found) != len(names):  # They come in the order of the names.
+        found = dict(zip(names, converted.outputs, strict=True))
+    for name, output in found.items():
+        output.set_names({name})
+
+
+def _litert(name: str, **options: Any) -> Callable[..., None]:
+    def write(model, folder, images):
+        with _saved(model) as saved:
+            converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
+            for option, value in options.items():
+                setattr(converter, option, value)
+            if name == "litert_float16":
+                converter.target_spec.supported_types = [tf.float16]
+            with contextlib.redirect_stderr(io.StringIO()):
+                if name == "litert_int8":
+                    content = _quantized(converter, images)
+                else:
+                    content = converter.convert()
+        suffix = name.removeprefix("litert")
+        (folder / f"model{suffix}.tflite").write_bytes(content)
+
+    return write
+
+
+def _quantized(converter, images):
+    """Quantises a net to 8 bits, and leaves the maths of the map as it is."""
+
+    def samples():
+        return ([image[np.newaxis].astype("float32")] for image in images)
+
+    converter.representative_dataset = samples
+    options = tf.lite.experimental.QuantizationDebugOptions(
+        denylisted_ops=list(_MAP_OPERATIONS)
+    )
+    debugger = tf.lite.experimental.QuantizationDebugger(
+        converter=converter, debug_dataset=samples, debug_options=options
+    )
+    return debugger.get_nondebug_quantized_model()
+
+
+@contextlib.contextmanager
+def _saved(model):
+    """Saves a numeric model for a converter that reads SavedModels."""
+    import tempfile
+
+    spec = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, "images")
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    function = tf.function(
+        lambda images: model(images, training=False), input_signature=[spec]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(
+            module, folder, signatures=function.get_concrete_function()
+        )
+        yield pathlib.Path(folder)
+
+
+_OPTIMIZE = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+WRITERS: dict[str, Callable[..., None]] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "litert": _litert("litert"),
+    "litert_float16": _litert("litert_float16", **_OPTIMIZE),
+    "litert_int8": _litert("litert_int8", **_OPTIMIZE),
+}

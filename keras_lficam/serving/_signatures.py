@@ -1,0 +1,242 @@
+"""What a served model computes, as graphs that need no Keras."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lficam import functional
+from keras_lficam.architectures import attention_view
+from keras_lficam.serving import _pictures
+
+# As `visualization.overlay` draws.
+_COLORMAP, _OPACITY = "inferno", 0.65
+_NO_CLASS = -1
+
+
+class Served(tf.Module):
+    """The signatures of a classifier with a heat map.
+
+    Args:
+        model: Model that has an `attention_view`.
+        class_names: Name of each class.
+        image_size: `(height, width)` that images are brought to.
+        top: Number of classes that are named for encoded pictures.
+        value_range: Darkest and brightest value of a pixel of the model.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        class_names: Sequence[str],
+        image_size: tuple[int, int],
+        top: int,
+        value_range: tuple[float, float],
+    ):
+        super().__init__()
+        self._view = _WithoutTracking(attention_view(model))
+        self._variables = [variable.value for variable in model.variables]
+        self._names = tf.constant([*class_names, ""])
+        self._size = image_size
+        self._top = top
+        self._low, self._high = value_range
+        self._probabilities_of = probabilities_of(model)
+        import matplotlib
+
+        colors = matplotlib.colormaps[_COLORMAP](np.arange(256))[:, :3]
+        self._colors = tf.constant(255 * colors, tf.float32)
+
+    def signatures(self) -> dict[str, Any]:
+        """Traces the signatures; returns them by their names."""
+        pixels = [None, None, None, 3]
+        return {
+            "serving_default": self._traced(
+                self.explain, tf.TensorSpec(pixels, tf.float32, "images")
+            ),
+            "uint8_images": self._traced(
+                self.explain, tf.TensorSpec(pixels, tf.uint8, "images")
+            ),
+            "classify": self._traced(
+                self.classify, tf.TensorSpec(pixels, tf.float32, "images")
+            ),
+            "encoded_images": self._traced(
+                self.explain_encoded,
+                tf.TensorSpec([None], tf.string, "image_bytes"),
+            ),
+        }
+
+    def explain(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Gives class, probabilities, map and importance of images."""
+        images, errors = self._checked(images)
+        shown = self._shown(images)
+        maps = functional.resize(
+            shown["attention_map"], tuple(tf.unstack(tf.shape(images)[1:3]))
+        )
+        answers = self._classes(shown["probabilities"], errors)
+        answers["attention_map"] = _blank(maps, errors)
+        if "importance" in shown:
+            answers["importance"] = _blank(shown["importance"], errors)
+        return answers
+
+    def classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Gives class and probabilities of images, and nothing of the map."""
+        images, errors = self._checked(images)
+        return self._classes(self._shown(images)["probabilities"], errors)
+
+    def explain_encoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Gives the same of JPEG and PNG files, and an overlay of each."""
+        with tf.control_dependencies(
+            [
+                tf.debugging.Assert(
+                    tf.size(_hidden(image_bytes)) > 0,
+                    ["Input `image_bytes` must hold at least one picture."],
+                )
+            ]
+        ):
+            image_bytes = tf.identity(image_bytes)
+        pictures = _pictures.decoded(image_bytes, self._size)
+        scale = (self._high - self._low) / 255
+        shown = self._shown(self._low + scale * pictures.images)
+        errors = pictures.errors
+        maps = functional.resize(shown["attention_map"], self._size)
+        answers = self._classes(shown["probabilities"], errors)
+        values, places = tf.math.top_k(answers["probabilities"], self._top)
+        places = tf.where(errors[:, None] == "", places, _NO_CLASS)
+        answers |= {
+            "attention_map": _blank(maps, errors),
+            "top_classes": tf.gather(self._names, places % self._all),
+            "top_probabilities": values,
+            "overlay_bytes": _pictures.overlays(
+                pictures.canvases, maps, self._colors, _OPACITY
+            ),
+        }
+        if "importance" in shown:
+            answers["importance"] = _blank(shown["importance"], errors)
+        return answers
+
+    @property
+    def _all(self):
+        return len(self._names)
+
+    def _traced(self, function, spec):
+        traced = tf.function(function, input_signature=[spec])
+        return traced.get_concrete_function()
+
+    def _shown(self, images):
+        """Computes the classifier on images of any size."""
+        images = tf.cast(images, tf.float32)
+        if tuple(images.shape[1:3]) != self._size:
+            images = tf.image.resize(
+                images, self._size, "bilinear", antialias=True
+            )
+        shown = self._view.model(images, training=False)
+        return {
+            "probabilities": self._probabilities_of(shown["predictions"]),
+            **{
+                name: tf.cast(shown[name], tf.float32)
+                for name in ("attention_map", "importance")
+                if name in shown
+            },
+        }
+
+    def _classes(self, probabilities, errors):
+        good = errors == ""
+        index = tf.argmax(probabilities, axis=-1, output_type=tf.int64)
+        index = tf.where(good, index, _NO_CLASS)
+        return {
+            "probabilities": _blank(probabilities, errors),
+            "class_index": index,
+            "class_name": tf.gather(self._names, index % self._all),
+            "error": errors,
+        }
+
+    def _checked(self, images):
+        """Refuses a batch of a wrong shape; finds images that hold nonsense."""
+        shape = tf.shape(_hidden(images))
+        expected = (
+            "Input `images` must have shape (batch, height, width, 3), none "
+            "of it 0. Received shape:"
+        )
+        is_batch = tf.cond(
+            tf.size(shape) == 4,
+            lambda: (shape[3] == 3) & tf.reduce_all(shape > 0),
+            lambda: False,
+        )
+        with tf.control_dependencies(
+            [tf.debugging.Assert(is_batch, [expected, shape], summarize=8)]
+        ):
+            images = tf.identity(images)
+        if images.dtype == tf.uint8:
+            scale = (self._high - self._low) / 255
+            errors = tf.fill(tf.shape(images)[:1], "")
+            return self._low + scale * tf.cast(images, tf.float32), errors
+        lowest = tf.reduce_min(images, axis=(1, 2, 3))
+        highest = tf.reduce_max(images, axis=(1, 2, 3))
+        finite = tf.reduce_all(tf.math.is_finite(images), axis=(1, 2, 3))
+        inside = (lowest >= self._low) & (highest <= self._high)
+        errors = tf.where(
+            finite,
+            tf.where(
+                inside,
+                "",
+                "the image holds numbers outside of "
+                f"{self._low:g} to {self._high:g}",
+            ),
+            "the image holds numbers that are not finite",
+        )
+        good = (errors == "")[:, None, None, None]
+        return tf.where(good, images, 0.0), errors
+
+
+class _WithoutTracking:
+    """Keeps a Keras model out of what is saved: its variables are enough."""
+
+    def __init__(self, model):
+        self.model = model
+
+
+def value_range_of(model: keras.Model) -> tuple[float, float]:
+    """Finds the darkest and the brightest pixel that a model takes.
+
+    Args:
+        model: Model made by `build` or `attach`.
+
+    Returns:
+        The range, 0 to 255 unless `attach` was told another.
+    """
+    # By its name, for layers that augment images have such a range, too.
+    for layer in model.layers:
+        if layer.name == "importance" and hasattr(layer, "value_range"):
+            low, high = layer.value_range
+            return float(low), float(high)
+    return 0.0, 255.0
+
+
+def probabilities_of(model: keras.Model) -> Any:
+    """Finds what makes probabilities of the predictions of a model.
+
+    Args:
+        model: Model with a layer `predictions`.
+
+    Returns:
+        Function of a tensor `(B, K)`: softmax for logits, else nothing.
+    """
+    activation = getattr(model.get_layer("predictions"), "activation", None)
+    if activation is keras.activations.linear:
+        return lambda scores: keras.ops.softmax(
+            keras.ops.cast(scores, "float32")
+        )
+    return lambda probabilities: keras.ops.cast(probabilities, "float32")
+
+
+def _blank(values, errors):
+    """Sets to 0 what belongs to a picture that could not be read."""
+    good = tf.reshape(errors == "", [-1] + [1] * (values.shape.rank - 1))
+    return tf.where(good, values, 0.0)
+
+
+def _hidden(tensor):
+    """Forgets the shape that was declared, which a server may not check."""
+    return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None)

@@ -1,0 +1,244 @@
+"""`export`: one artefact that answers with class and heat map."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_lficam.architectures import attention_view
+from keras_lficam.serving import _formats, _server_files
+from keras_lficam.serving._signatures import Served, value_range_of
+
+FORMATS = ("saved_model", *_formats.WRITERS)
+
+
+def export(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    formats: Sequence[str] = ("saved_model",),
+    version: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    top: int = 5,
+    value_range: tuple[float, float] | None = None,
+    calibration: npt.ArrayLike | None = None,
+) -> pathlib.Path:
+    """Writes a classifier that answers with class and heat map.
+
+    The folder of a version is a SavedModel as TF Serving wants it, with the
+    other formats as files in it. Its signatures:
+
+    - `serving_default` of `images (B, H, W, 3)`, float32 in 0 to 255, of any
+      size; `uint8_images` the same of uint8. They give `probabilities (B, K)`,
+      `class_index (B,)`, `class_name (B,)`, `attention_map (B, H, W, 1)` in
+      [0, 1], and of LFI-CAM `importance (B, C)`.
+    - `encoded_images` of `image_bytes (B,)`, JPEG or PNG files or their
+      URL-safe base64. A JPEG is turned upright by its EXIF orientation. Gives
+      the same, the map at the model's size, and `top_classes (B, top)`,
+      `top_probabilities (B, top)` and `overlay_bytes (B,)`, PNG files.
+    - `classify` of the same as `serving_default`, without map and importance.
+
+    All of them give `error (B,)`, why an image could not be answered, empty
+    where it was; one that could not has the class -1 and zeros, and spoils no
+    other. The other formats take `images (B, height, width, 3)` of one size
+    and give `probabilities`, `attention_map` and `importance`.
+
+    Beside the folder of the model, `models.config`, `batching.config` and
+    `compose.yaml` start TF Serving with all models that are there.
+
+    Args:
+        model: Model made by `build` or `attach`, of the architecture
+            `"lfi_cam"` or `"abn"`.
+        path: Folder of the model, whose name it is served by.
+        class_names: Name of each class; their numbers by default.
+        formats: One or several of `"saved_model"`, `"onnx"`, `"openvino"`,
+            `"litert"`, `"litert_float16"` and `"litert_int8"`.
+        version: Number of the version, at least 1; by default one more than
+            the highest that is there.
+        image_size: `(height, width)` that images are brought to; needed for a
+            model that takes images of any size.
+        top: Number of classes that are named for encoded images; all, where
+            there are fewer.
+        value_range: Darkest and brightest value of a pixel of the model; by
+            default what `attach` was told for LFI-CAM, else 0 and 255.
+        calibration: Images `(N, height, width, 3)` such as the model will see,
+            a hundred or more, which `"litert_int8"` needs.
+
+    Returns:
+        Folder of the version.
+
+    Raises:
+        ValueError: If the model has no heat map, or an argument is out of
+            range.
+        FileExistsError: If the version is there already.
+        ImportError: If the writer of a format is not installed.
+        RuntimeError: If Keras runs on another backend than TensorFlow.
+        OSError: If it cannot be written.
+
+    Examples:
+        folder = keras_lficam.export(model, "saved_models/digits")
+        loaded = tf.saved_model.load(str(folder))
+        answer = loaded.signatures["uint8_images"](
+            images=tf.constant(images.astype("uint8"))
+        )
+        answer["class_name"], answer["attention_map"]
+
+    Reference:
+        https://www.tensorflow.org/tfx/guide/serving
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "`export` needs Keras on TensorFlow. Received: Keras on "
+            f"{keras.backend.backend()}. Way out: save the model, and load it "
+            "with KERAS_BACKEND=tensorflow."
+        )
+    attention_view(model)
+    classes = model.get_layer("predictions").output.shape[-1]
+    names = _checked_names(class_names, classes)
+    size = _image_size(model, image_size)
+    pixels = _value_range(model, value_range)
+    _check_formats(formats, calibration, size)
+    if top < 1:
+        raise ValueError(
+            f"Argument `top` must be at least 1. Received: top={top}"
+        )
+    path = pathlib.Path(path)
+    if not path.name:  # The folder that one is in.
+        path = path.resolve()
+    folder = path / str(_version(path, version))
+    if folder.exists():
+        raise FileExistsError(
+            f"{folder}: this version is there already, and clients may use "
+            "it. Give another `version`, or None for the next."
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    partial = path / f".{folder.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        if "saved_model" in formats:
+            served = Served(model, names, size, min(top, classes), pixels)
+            _write_saved_model(served, partial, size, pixels)
+        others = [name for name in formats if name != "saved_model"]
+        if others:
+            numeric = _formats.numeric_model(model, size)
+            for name in others:
+                _formats.WRITERS[name](numeric, partial, calibration)
+        labels = "\n".join(names) + "\n"
+        (partial / "labels.txt").write_text(labels, encoding="utf-8")
+        partial.rename(folder)
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"{folder}: it could not be written: {error.message}"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if "saved_model" in formats:
+        _server_files.write(path.parent)
+    return folder
+
+
+def _write_saved_model(served, folder, size, pixels):
+    signatures = served.signatures()
+    tf.saved_model.save(served, str(folder), signatures=signatures)
+    _server_files.write_warmup(folder, size, pixels)
+
+
+def _checked_names(names, classes):
+    if names is None:
+        return [str(number) for number in range(classes)]
+    if isinstance(names, str) or not all(
+        isinstance(name, str) for name in names
+    ):
+        raise ValueError(
+            "Argument `class_names` must be a list of strings. Received: "
+            f"class_names={names!r}"
+        )
+    if len(names) != classes:
+        raise ValueError(
+            f"Argument `class_names` must name each of the {classes} classes. "
+            f"Received: {len(names)} names"
+        )
+    return list(names)
+
+
+def _image_size(model, asked):
+    given = tuple(model.input_shape[1:3])
+    if asked is not None and (
+        len(asked) != 2 or not all(isinstance(n, int) and n > 0 for n in asked)
+    ):
+        raise ValueError(
+            "Argument `image_size` must be a pair of positive integers, "
+            f"height and width. Received: image_size={asked!r}"
+        )
+    if None in given:
+        if asked is None:
+            raise ValueError(
+                "Argument `image_size` must be given for a model that takes "
+                f"images of any size, as {model.name!r} does. Received: None. "
+                "Way out: image_size=(224, 224)."
+            )
+        return tuple(asked)
+    if asked is not None and tuple(asked) != given:
+        raise ValueError(
+            f"Argument `image_size` must be that of the model, {given}. "
+            f"Received: image_size={asked!r}. Leave it out."
+        )
+    return given
+
+
+def _value_range(model, asked):
+    low, high = value_range_of(model) if asked is None else asked
+    if not low < high:
+        raise ValueError(
+            "Argument `value_range` must be a pair of numbers, the lower one "
+            f"first. Received: value_range={asked!r}"
+        )
+    return float(low), float(high)
+
+
+def _check_formats(formats, calibration, size):
+    unknown = [name for name in formats if name not in FORMATS]
+    if isinstance(formats, str) or unknown or not formats:
+        raise ValueError(
+            "Argument `formats` must be a list of some of "
+            f"{', '.join(FORMATS)}. Received: formats={formats!r}"
+        )
+    for name in formats:
+        _formats.check(name)
+    if "litert_int8" not in formats:
+        return
+    shape = None if calibration is None else np.shape(calibration)
+    if (
+        shape is None
+        or len(shape) != 4
+        or shape[1:] != (*size, 3)
+        or not shape[0]
+    ):
+        raise ValueError(
+            "Argument `calibration` must hold images of shape (N, "
+            f"{size[0]}, {size[1]}, 3) for 'litert_int8', from which the range "
+            f"of numbers in the model is found. Received shape: {shape}"
+        )
+
+
+def _version(path, asked):
+    if asked is None:
+        there = [
+            int(folder.name)
+            for folder in (path.iterdir() if path.is_dir() else ())
+            if folder.name.isdecimal()
+        ]
+        return max(there, default=0) + 1
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
+        raise ValueError(
+            "Argument `version` must be an integer of at least 1. Received: "
+            f"version={asked!r}"
+        )
+    return asked

@@ -1,0 +1,1000 @@
+"""Exported classifiers: what they answer without Keras, and to what."""
+
+import base64
+import concurrent.futures
+import io
+import itertools
+import resource
+import struct
+import zlib
+
+import keras
+import numpy as np
+import PIL.Image
+import psutil
+import pytest
+import tensorflow as tf
+import yaml
+from distributed_worker import lfi_cam
+from google.protobuf import text_format
+from processes import finish, start
+from serving_server import Loaded
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2
+
+import keras_lficam
+from keras_lficam import explainers, visualization
+from keras_lficam.backbones import cifar
+from keras_lficam.data import digits_in_photos
+from keras_lficam.data.pictures import read_picture
+from keras_lficam.serving import _formats, _server_files
+
+SIDE = 64
+NAMES = ["zero", "one", "two", "drei", "vier", "fünf", "six", "7", "8", "9"]
+
+
+def lively(model, value_range=(0, 255)):
+    """Gives a model statistics and weights by which pictures differ."""
+    low, high = value_range
+    pixels = low + digits(32) / np.float32(255) * (high - low)
+    size = [side or SIDE // 2 for side in model.input_shape[1:3]]
+    normalizations = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    for layer in normalizations:
+        layer.momentum = 0.0
+    model(pixels[:, : size[0], : size[1]], training=True)
+    for layer in normalizations:
+        layer.momentum = 0.99
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Dense) and layer.activation:
+            kernel, bias = layer.get_weights()
+            # What all channels have in common cancels out.
+            layer.set_weights([6 * (kernel - kernel.mean(0)), bias])
+    return model
+
+
+def digits_model(seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    backbone = cifar.resnet(8, stem_stride=2)
+    shape = (SIDE, SIDE, 3)
+    model = keras_lficam.build(backbone, 10, input_shape=shape, **options)
+    return lively(model)
+
+
+def digits(number):
+    composed = [digits_in_photos.compose("test", n) for n in range(number)]
+    return np.stack([example["image"] for example in composed])
+
+
+def photo(width=120, height=90, left=100):
+    """A piece of a photo that is no square."""
+    box = (left, 60, left + width, 60 + height)
+    return digits_in_photos.photos()[0].crop(box)
+
+
+def shrunk(pixels, size=(SIDE, SIDE)):
+    """Resizes float pixels by Pillow, which always smooths."""
+    bands = [
+        PIL.Image.fromarray(band).resize(
+            size[::-1], PIL.Image.Resampling.BILINEAR
+        )
+        for band in np.moveaxis(np.asarray(pixels, "float32"), -1, 0)
+    ]
+    return np.stack([np.asarray(band) for band in bands], axis=-1)
+
+
+def file_of(picture, kind="PNG", **options):
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
+    return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return digits_model()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return digits(200)
+
+
+@pytest.fixture(scope="module")
+def by_keras(model):
+    """Gives probabilities and maps of Keras."""
+    explainer = explainers.AttentionMap(model)
+
+    def answer(images):
+        return np.asarray(model(images, training=False)), explainer(images)
+
+    return answer
+
+
+@pytest.fixture(scope="module")
+def expected(by_keras, images):
+    return by_keras(images)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, model, images):
+    return keras_lficam.export(
+        model,
+        tmp_path_factory.mktemp("models") / "digits",
+        class_names=NAMES,
+        formats=keras_lficam.serving.FORMATS,
+        calibration=images[:100],
+    )
+
+
+@pytest.fixture(scope="module")
+def signatures(exported):
+    return tf.saved_model.load(str(exported)).signatures
+
+
+@pytest.fixture(scope="module")
+def session(exported):
+    return Loaded(exported)
+
+
+@pytest.fixture(scope="module")
+def small():
+    keras.utils.set_random_seed(0)
+    return lively(lfi_cam())
+
+
+@pytest.fixture
+def encoded(signatures):
+    def ask(*files):
+        answer = signatures["encoded_images"](image_bytes=tf.constant(files))
+        return {name: value.numpy() for name, value in answer.items()}
+
+    return ask
+
+
+def assert_answers(answer, expected, tolerance=1e-4):
+    probabilities, maps = expected
+    np.testing.assert_allclose(
+        answer["probabilities"], probabilities, rtol=0, atol=tolerance
+    )
+    np.testing.assert_allclose(
+        answer["attention_map"], maps, rtol=0, atol=tolerance
+    )
+
+
+def test_the_pictures_of_these_tests_differ(expected):
+    probabilities, maps = expected
+    assert len(set(probabilities.argmax(-1))) > 2
+    assert probabilities.std(0).max() > 0.05
+    assert maps.std(0).max() > 0.1
+
+
+# ------------------------------------------------------------- without Keras
+
+
+def test_a_process_with_tensorflow_alone_answers(
+    tmp_path, exported, images, expected
+):
+    np.save(tmp_path / "images.npy", images[:50])
+    program = f"""
+import sys
+# TensorFlow imports Keras where it is installed: so here it is not.
+sys.modules.update({{"keras": None, "keras_lficam": None}})
+import numpy as np
+import tensorflow as tf
+loaded = tf.saved_model.load({str(exported)!r})
+images = np.load("images.npy")
+answer = loaded.signatures["uint8_images"](images=tf.constant(images))
+np.savez("answer.npz", **{{name: v.numpy() for name, v in answer.items()}})
+picture = tf.io.encode_png(images[0]).numpy()
+answer = loaded.signatures["encoded_images"](image_bytes=tf.constant([picture]))
+assert answer["error"].numpy()[0] == b""
+assert sys.modules["keras"] is sys.modules["keras_lficam"] is None
+"""
+    text = f"import os; os.chdir({str(tmp_path)!r})\n{program}"
+    finish(start(["-c", text]))
+    with np.load(tmp_path / "answer.npz", allow_pickle=True) as answer:
+        assert_answers(answer, [value[:50] for value in expected])
+        names = [NAMES[n].encode() for n in expected[0][:50].argmax(-1)]
+        assert answer["class_name"].tolist() == names
+
+
+def test_requests_are_answered_as_by_keras(session, model, images, expected):
+    request = predict_pb2.PredictRequest()
+    pixels = images.astype("float32")
+    request.inputs["images"].CopyFrom(tf.make_tensor_proto(pixels))
+    response = session.predict(request)
+    answer = {
+        name: tf.make_ndarray(value) for name, value in response.outputs.items()
+    }
+    assert_answers(answer, expected)
+    best = expected[0].argmax(-1)
+    np.testing.assert_array_equal(answer["class_index"], best)
+    names = [NAMES[index].encode() for index in best]
+    assert answer["class_name"].tolist() == names
+    assert answer["error"].tolist() == [b""] * 200
+    shown = keras_lficam.attention_view(model).predict(images, verbose=0)
+    np.testing.assert_allclose(
+        answer["importance"], shown["importance"], rtol=0, atol=1e-4
+    )
+    request.model_spec.signature_name = "classify"
+    response = session.predict(request)
+    assert set(response.outputs) == {
+        "probabilities",
+        "class_index",
+        "class_name",
+        "error",
+    }
+    np.testing.assert_allclose(
+        tf.make_ndarray(response.outputs["probabilities"]),
+        expected[0],
+        rtol=0,
+        atol=1e-4,
+    )
+
+
+# ------------------------------------------------------------------- formats
+
+
+def by_saved_model(folder, images):
+    loaded = tf.saved_model.load(str(folder))
+    return loaded.signatures["serving_default"](images=tf.constant(images))
+
+
+def by_saved_model_of_uint8(folder, images):
+    loaded = tf.saved_model.load(str(folder))
+    pixels = tf.constant(images.astype("uint8"))
+    return loaded.signatures["uint8_images"](images=pixels)
+
+
+def by_onnx(folder, images):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    assert [value.name for value in session.get_inputs()] == ["images"]
+    names = [value.name for value in session.get_outputs()]
+    answers = session.run(names, {"images": images})
+    return dict(zip(names, answers, strict=True))
+
+
+def by_openvino(folder, images):
+    import openvino
+
+    compiled = openvino.compile_model(
+        str(folder / "model.xml"),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32"},
+    )
+    answer = compiled({"images": images})
+    return {output.any_name: answer[output] for output in compiled.outputs}
+
+
+def by_litert(suffix):
+    def run(folder, images):
+        interpreter = tf.lite.Interpreter(str(folder / f"model{suffix}.tflite"))
+        return interpreter.get_signature_runner()(images=images)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("run", "tolerance"),
+    [
+        (by_saved_model, 1e-4),
+        (by_saved_model_of_uint8, 1e-4),
+        (by_onnx, 1e-4),
+        (by_openvino, 1e-4),
+        (by_litert(""), 1e-4),
+        (by_litert("_float16"), 2e-2),
+    ],
+    ids=["float", "uint8", "onnx", "openvino", "litert", "litert_float16"],
+)
+def test_every_format_answers_as_keras(
+    exported, model, images, expected, run, tolerance
+):
+    answer = run(exported, images.astype("float32"))
+    assert_answers(answer, expected, tolerance)
+    shown = keras_lficam.attention_view(model).predict(images, verbose=0)
+    np.testing.assert_allclose(
+        answer["importance"], shown["importance"], rtol=0, atol=tolerance
+    )
+
+
+def test_eight_bits_keep_the_classes_mostly(exported, images, expected):
+    answer = by_litert("_int8")(exported, images.astype("float32"))
+    same = answer["probabilities"].argmax(-1) == expected[0].argmax(-1)
+    assert same.mean() > 0.9
+    assert np.abs(answer["attention_map"] - expected[1]).mean() < 0.03
+    size = [
+        (exported / f"model{suffix}.tflite").stat().st_size
+        for suffix in ("_int8", "_float16", "")
+    ]
+    assert size == sorted(size)
+
+
+@pytest.mark.parametrize("name", ["serving_default", "uint8_images"])
+def test_images_of_another_size_are_smoothed_and_their_map_is_theirs(
+    session, model, name
+):
+    pixels = np.stack([np.asarray(photo(80, 100, left)) for left in (50, 150)])
+    dtype = "float32" if name == "serving_default" else "uint8"
+    answer = session.run(name, {"images": pixels.astype(dtype)})
+    small = np.stack([shrunk(image) for image in pixels])
+    shown = keras_lficam.attention_view(model).predict(small, verbose=0)
+    maps = [shrunk(heat, (100, 80)) for heat in shown["attention_map"]]
+    assert_answers(answer, (shown["predictions"], np.stack(maps)))
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def turned(orientation, endian="<"):
+    exif = PIL.Image.Exif()
+    exif.endian = endian
+    exif[0x010F] = "Maker"
+    exif[0x0112] = orientation
+    return file_of(photo(), "JPEG", quality=95, exif=exif)
+
+
+def strayed():
+    """A JPEG with bytes between two segments that belong to none."""
+    content = turned(6)
+    end = 4 + int.from_bytes(content[4:6], "big")
+    return content[:end] + bytes(9) + content[end:]
+
+
+def png(rows, depth, color, palette=None):
+    """Writes a PNG that Pillow does not: `rows` holds packed bytes."""
+
+    def chunk(name, data):
+        checked = zlib.crc32(name + data)
+        return (
+            struct.pack(">I", len(data))
+            + name
+            + data
+            + struct.pack(">I", checked)
+        )
+
+    samples = {0: 1, 2: 3, 4: 2}[color]
+    width = len(rows[0]) * 8 // depth // samples
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, color, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", body)
+        + chunk(b"IEND", b"")
+    )
+
+
+def transparent(mode):
+    picture = photo().convert(mode)
+    opacity = np.tile(np.linspace(0, 255, 120, dtype="uint8"), (90, 1))
+    picture.putalpha(PIL.Image.fromarray(opacity))
+    return picture
+
+
+def packed(depth, color=0):
+    rng = np.random.default_rng(0)
+    samples = {0: 1, 2: 3, 4: 2}[color]
+    return png(
+        rng.integers(0, 256, (90, 120 * depth * samples // 8), "uint8"),
+        depth,
+        color,
+    )
+
+
+def gray(mode="L", **options):
+    return file_of(photo().convert(mode), **options)
+
+
+FRAMES = {"save_all": True, "append_images": [photo(left=300)]}
+JPEG = {"kind": "JPEG", "quality": 95}
+# Files, and how far from Pillow's a pixel may be.
+PICTURES = {
+    **{f"jpeg_{n}": (lambda n=n: turned(n), 2) for n in range(1, 9)},
+    "jpeg_6_big_endian": (lambda: turned(6, ">"), 2),
+    "progressive": (lambda: file_of(photo(), progressive=True, **JPEG), 2),
+    "subsampled": (lambda: file_of(photo(), subsampling=2, **JPEG), 2),
+    "stray_bytes": (strayed, 2),
+    "gray_jpeg": (lambda: file_of(photo().convert("L"), **JPEG), 2),
+    "cmyk": (lambda: file_of(photo().convert("CMYK"), **JPEG), 4),
+    "rgb": (lambda: file_of(photo()), 0),
+    "rgba": (lambda: file_of(transparent("RGB")), 1),
+    "gray_alpha": (lambda: file_of(transparent("L")), 1),
+    "palette": (lambda: file_of(photo().quantize(50)), 0),
+    **{
+        f"palette_of_{bits}_bits": (
+            lambda bits=bits: file_of(photo().quantize(2**bits), bits=bits),
+            0,
+        )
+        for bits in (1, 2, 4)
+    },
+    "transparent_palette_of_4_bits": (
+        lambda: file_of(photo().quantize(9), bits=4, transparency=3),
+        0,
+    ),
+    "transparent_palette": (
+        lambda: file_of(photo().quantize(50), transparency=3),
+        0,
+    ),
+    "transparent_gray": (lambda: gray(transparency=90), 0),
+    "transparent_1": (lambda: gray("1", transparency=1), 0),
+    "gray_1": (lambda: gray("1"), 0),
+    "gray_2": (lambda: packed(2), 0),
+    "gray_4": (lambda: packed(4), 0),
+    "gray_16": (lambda: packed(16), 1),
+    "rgb_16": (lambda: packed(16, 2), 1),
+    "animated": (lambda: file_of(photo(), **FRAMES), 0),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_kind_of_file_is_read_as_pillow_does(
+    tmp_path, encoded, by_keras, name
+):
+    make, levels = PICTURES[name]
+    content = make()
+    (tmp_path / "picture").write_bytes(content)
+    pixels = read_picture(tmp_path / "picture")
+    answer = encoded(content)
+    assert answer["error"].tolist() == [b""]
+    small = shrunk(pixels)[np.newaxis]
+    # By a level of a pixel the answers of this net change by about 0.01.
+    assert_answers(answer, by_keras(small), 2e-4 + 0.02 * levels)
+    drawn = np.asarray(PIL.Image.open(io.BytesIO(answer["overlay_bytes"][0])))
+    assert drawn.shape == pixels.shape
+    heat = shrunk(answer["attention_map"][0], pixels.shape[:2])
+    overlay = visualization.overlay(pixels, np.clip(heat, 0, 1))
+    difference = np.abs(drawn.astype(int) - overlay)
+    assert difference.max() <= 2 + levels
+    assert difference.mean() <= 0.5 + levels / 4
+
+
+def test_the_eight_orientations_show_one_picture(encoded):
+    """Each is the upright picture, turned back as EXIF says."""
+    upright = photo()
+    back = PIL.Image.Transpose
+    ways = [
+        None,
+        back.FLIP_LEFT_RIGHT,
+        back.ROTATE_180,
+        back.FLIP_TOP_BOTTOM,
+        back.TRANSPOSE,
+        back.ROTATE_90,
+        back.TRANSVERSE,
+        back.ROTATE_270,
+    ]
+    files = []
+    for orientation, way in enumerate(ways, start=1):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = orientation
+        picture = upright if way is None else upright.transpose(way)
+        files.append(
+            file_of(picture, "JPEG", quality=100, subsampling=0, exif=exif)
+        )
+    answer = encoded(*files)
+    for content in answer["overlay_bytes"]:
+        assert PIL.Image.open(io.BytesIO(content)).size == upright.size
+    for name in ("probabilities", "attention_map"):
+        assert np.abs(answer[name] - answer[name][0]).max() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("length", range(3))
+def test_base64_is_decoded(encoded, kind, length):
+    # Behind the end of a picture nothing is read.
+    content = file_of(photo(), kind) + length * b"\xff"
+    plain = base64.b64encode(content)
+    url_safe = base64.urlsafe_b64encode(content)
+    forms = [
+        plain,
+        url_safe,
+        url_safe.rstrip(b"="),
+        base64.encodebytes(content),
+    ]
+    answer = encoded(content, *forms)
+    assert answer["error"].tolist() == [b""] * 5
+    for name in ("probabilities", "attention_map"):
+        np.testing.assert_allclose(
+            answer[name], answer[name][[0] * 5], rtol=0, atol=1e-5
+        )
+    assert len(set(answer["overlay_bytes"])) == 1
+
+
+def test_a_large_picture_has_a_small_overlay(encoded, by_keras):
+    large = photo(500, 400, 0).resize((5000, 4000))
+    answer = encoded(file_of(large, "JPEG", quality=90, subsampling=0))
+    with PIL.Image.open(io.BytesIO(answer["overlay_bytes"][0])) as overlay:
+        assert overlay.size == (1024, 819)
+    small = shrunk(large)[np.newaxis]
+    assert_answers(answer, by_keras(small), 0.02)
+
+
+def test_the_top_classes_are_sorted(encoded, model, images):
+    answer = encoded(*(file_of(PIL.Image.fromarray(i)) for i in images[:20]))
+    chances = model.predict(images[:20], verbose=0)
+    order = np.argsort(-chances, axis=-1)[:, :5]
+    np.testing.assert_array_equal(
+        answer["top_classes"], np.array([n.encode() for n in NAMES])[order]
+    )
+    np.testing.assert_allclose(
+        answer["top_probabilities"],
+        np.take_along_axis(chances, order, axis=-1),
+        rtol=0,
+        atol=1e-4,
+    )
+
+
+# -------------------------------------------------------------- wrong inputs
+
+
+@pytest.mark.parametrize(
+    "name", ["serving_default", "uint8_images", "classify"]
+)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (64, 64, 3),
+        (1, 1, 64, 64, 3),
+        (64,),
+        (),
+        (2, 64, 64, 1),
+        (2, 64, 64, 4),
+        (2, 0, 64, 3),
+        (2, 64, 0, 3),
+        (0, 64, 64, 3),
+    ],
+    ids=str,
+)
+def test_a_wrong_shape_is_refused(session, name, shape):
+    dtype = session.dtype(name, "images").as_numpy_dtype
+    received = r"\[" + " ".join(map(str, shape)) + r"\]"
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=r"must have shape \(batch, height, width, 3\), none of it 0"
+        rf".* Received shape:\] {received}",
+    ):
+        session.run(name, {"images": np.zeros(shape, dtype)})
+
+
+def test_no_pictures_are_refused(session):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="must hold at least one picture"
+    ):
+        session.run("encoded_images", {"image_bytes": np.zeros(0, object)})
+
+
+@pytest.mark.parametrize("name", ["serving_default", "classify"])
+def test_an_image_of_nonsense_is_named_and_spoils_no_other(
+    session, images, expected, name
+):
+    wrong = {
+        1: (np.nan, "numbers that are not finite"),
+        2: (np.inf, "numbers that are not finite"),
+        3: (-np.inf, "numbers that are not finite"),
+        5: (255.5, "numbers outside of 0 to 255"),
+        6: (-0.1, "numbers outside of 0 to 255"),
+    }
+    pixels = images[:8].astype("float32")
+    for place, (value, _) in wrong.items():
+        pixels[place, 3, 4, 1] = value
+    answer = session.run(name, {"images": pixels})
+    good = [0, 4, 7]
+    for place in range(8):
+        words = f"the image holds {wrong[place][1]}" if place in wrong else ""
+        assert answer["error"][place].decode() == words
+        if words:
+            assert answer["class_index"][place] == -1
+            assert answer["class_name"][place] == b""
+            for value in ("probabilities", "attention_map", "importance"):
+                assert not np.any(answer.get(value, np.zeros(8))[place])
+    np.testing.assert_allclose(
+        answer["probabilities"][good], expected[0][good], rtol=0, atol=1e-4
+    )
+    if name == "serving_default":
+        np.testing.assert_allclose(
+            answer["attention_map"][good], expected[1][good], rtol=0, atol=1e-4
+        )
+
+
+def bomb(kind):
+    """A picture whose header claims to be of 60000 times 60000 pixels."""
+    content = bytearray(file_of(photo(), kind))
+    if kind == "PNG":
+        content[16:24] = struct.pack(">II", 60000, 60000)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    else:
+        place = content.index(b"\xff\xc0")
+        content[place + 5 : place + 9] = struct.pack(">HH", 60000, 60000)
+    return bytes(content)
+
+
+def half(kind):
+    content = file_of(photo(), kind)
+    return content[: len(content) // 2]
+
+
+def bit_of_dust():
+    content = bytearray(file_of(photo()))
+    content[-40] ^= 255
+    return bytes(content)
+
+
+KIND = "the file is neither a JPEG nor a PNG picture"
+BROKEN = "the {} picture is damaged or cut off"
+LARGE = "the picture has more than 100,000,000 pixels"
+DAMAGED = {
+    "half_jpeg": (half("JPEG"), BROKEN.format("JPEG")),
+    "half_png": (half("PNG"), BROKEN.format("PNG")),
+    "start_of_jpeg": (b"\xff\xd8\xff", BROKEN.format("JPEG")),
+    # To walk through it to its end would take half a minute.
+    "padding": (b"\xff\xd8" + bytes([255]) * 10**6, BROKEN.format("JPEG")),
+    "start_of_png": (b"\x89PNG\r\n\x1a\n", BROKEN.format("PNG")),
+    "dust_in_png": (bit_of_dust(), BROKEN.format("PNG")),
+    "base64_of_half": (base64.b64encode(half("PNG")), BROKEN.format("PNG")),
+    "odd_base64": (b"/9j/abcde", BROKEN.format("JPEG")),
+    "text": (b"This is no picture.", KIND),
+    "gif": (file_of(photo(), "GIF"), KIND),
+    "webp": (file_of(photo(), "WEBP"), KIND),
+    "bmp": (file_of(photo(), "BMP"), KIND),
+    "zeros": (bytes(1000), KIND),
+    "empty": (b"", "the file is empty"),
+    "png_bomb": (bomb("PNG"), LARGE),
+    "jpeg_bomb": (bomb("JPEG"), LARGE),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_picture_alone_is_named(session, name):
+    content, words = DAMAGED[name]
+    files = np.array([content, None], object)[:1]
+    answer = session.run("encoded_images", {"image_bytes": files})
+    assert answer["error"][0].decode() == words
+    assert answer["class_index"].tolist() == [-1]
+    assert answer["class_name"].tolist() == [b""]
+    assert answer["top_classes"].tolist() == [[b""] * 5]
+    assert answer["overlay_bytes"].tolist() == [b""]
+    for value in ("probabilities", "attention_map", "importance"):
+        assert not answer[value].any()
+
+
+def test_damaged_pictures_spoil_no_other(encoded, images, expected):
+    good = [file_of(PIL.Image.fromarray(image)) for image in images[:16]]
+    files = []
+    for content, (bad, _) in itertools.zip_longest(
+        good, DAMAGED.values(), fillvalue=(b"", "")
+    ):
+        files += [content, bad]
+    answer = encoded(*files)
+    assert answer["error"][::2].tolist() == [b""] * 16
+    words = [words.encode() for _, words in DAMAGED.values()]
+    assert answer["error"][1::2].tolist()[: len(words)] == words
+    assert_answers(
+        {name: answer[name][::2] for name in answer},
+        [value[:16] for value in expected],
+    )
+
+
+# --------------------------------------------------------------- many at once
+
+
+def test_threads_get_right_answers_and_memory_stays(
+    signatures, images, expected
+):
+    good = [file_of(PIL.Image.fromarray(image)) for image in images[:25]]
+    bad = list(DAMAGED.values())
+    memory = psutil.Process().memory_info
+    used = {}
+
+    def ask(number):
+        is_bad = number % 20 == 7
+        content, words = (
+            bad[number // 20 % len(bad)]
+            if is_bad
+            else (good[number % len(good)], "")
+        )
+        answer = signatures["encoded_images"](
+            image_bytes=tf.constant([content])
+        )
+        right = answer["error"].numpy()[0].decode() == words
+        if not is_bad:
+            for name, value in zip(
+                ("probabilities", "attention_map"), expected, strict=True
+            ):
+                difference = answer[name].numpy()[0] - value[number % len(good)]
+                right &= np.abs(difference).max() < 1e-4
+        return right
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for start, end in ((0, 50), (50, 500)):
+            assert all(pool.map(ask, range(start, end)))
+            used[end] = memory().rss
+    assert used[500] - used[50] < 50e6
+
+
+# -------------------------------------------------------------------- export
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing in between may catch it."""
+
+
+def raising(error):
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
+def test_versions_are_counted_and_never_overwritten(tmp_path, small):
+    path = tmp_path / "models" / "small"
+    assert keras_lficam.export(small, path) == path / "1"
+    before = {file: file.stat().st_mtime_ns for file in (path / "1").rglob("*")}
+    with pytest.raises(FileExistsError, match="small/1: this version is there"):
+        keras_lficam.export(small, path, version=1)
+    assert before == {
+        file: file.stat().st_mtime_ns for file in (path / "1").rglob("*")
+    }
+    # As a number 10 is greater than 9, and what is no number does not count.
+    for name in ("9", "10", "notes"):
+        (path / name).mkdir()
+    options = {"class_names": ["a", "b", "c"], "formats": ["onnx"]}
+    folder = keras_lficam.export(small, str(path), **options)
+    assert folder == path / "11"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "labels.txt",
+        "model.onnx",
+    ]
+    assert (folder / "labels.txt").read_text() == "a\nb\nc\n"
+    assert not list(path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        # Not the module itself, which a converter may import another time.
+        (lambda: tf.saved_model, "save"),
+        (lambda: _server_files, "write_warmup"),
+        (lambda: _formats.WRITERS, "onnx"),
+    ],
+    ids=["saved_model", "warmup", "onnx"],
+)
+def test_an_export_that_is_stopped_leaves_nothing(
+    tmp_path, small, monkeypatch, place, name
+):
+    path = tmp_path / "models" / "small"
+    with monkeypatch.context() as patch:
+        if isinstance(place(), dict):
+            patch.setitem(place(), name, raising(Killed()))
+        else:
+            patch.setattr(place(), name, raising(Killed()))
+        with pytest.raises(Killed):
+            keras_lficam.export(small, path, formats=["saved_model", "onnx"])
+    assert not list(path.iterdir())
+    assert list(path.parent.iterdir()) == [path]
+    assert keras_lficam.export(small, path, formats=["onnx"]) == path / "1"
+
+
+@pytest.mark.parametrize(
+    "formats",
+    [["saved_model"], ["onnx"], ["openvino"], ["litert"]],
+    ids=" ".join,
+)
+def test_a_full_disk_leaves_nothing(tmp_path, small, formats):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        with pytest.raises(OSError):  # noqa: PT011
+            keras_lficam.export(small, tmp_path / "small", formats=formats)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "small").iterdir())
+    assert not (tmp_path / "models.config").exists()
+
+
+def open_size():
+    return keras_lficam.build(cifar.resnet(8), 3, input_shape=(None, None, 3))
+
+
+def plain():
+    return keras_lficam.build(
+        cifar.resnet(8), 3, input_shape=(32, 32, 3), architecture="plain"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (plain, {}, "must have the layers 'attention_map' and 'predictions'"),
+        (open_size, {}, "`image_size` must be given .* any size.*Way out"),
+        (open_size, {"image_size": (0, 3)}, r"image_size=\(0, 3\)"),
+        (open_size, {"image_size": (3,)}, r"image_size=\(3,\)"),
+        (None, {"image_size": (32, 32)}, r"that of the model, \(16, 16\)"),
+        (None, {"class_names": ["a", "b"]}, "each of the 3 .*: 2 names"),
+        (None, {"class_names": "abc"}, "must be a list of strings.*'abc'"),
+        (None, {"class_names": [1, 2, 3]}, "must be a list of strings"),
+        (None, {"formats": ["tflite"]}, "some of saved_model, onnx, .*tflite"),
+        (None, {"formats": "onnx"}, "`formats` must be a list"),
+        (None, {"formats": []}, "`formats` must be a list"),
+        (None, {"formats": ["litert_int8"]}, r"\(N, 16, 16, 3\).* None"),
+        (
+            None,
+            {
+                "formats": ["litert_int8"],
+                "calibration": np.zeros((5, 8, 16, 3)),
+            },
+            r"Received shape: \(5, 8, 16, 3\)",
+        ),
+        (None, {"version": 0}, "at least 1. Received: version=0"),
+        (None, {"version": True}, "at least 1. Received: version=True"),
+        (None, {"version": "2"}, "at least 1. Received: version='2'"),
+        (None, {"top": 0}, "`top` .*Received: top=0"),
+        (None, {"top": -2}, "`top` .*Received: top=-2"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    tmp_path, small, make, options, message
+):
+    model = small if make is None else make()
+    options = {"top": 2} | options
+    with pytest.raises(ValueError, match=message):
+        keras_lficam.export(model, tmp_path / "m" / "small", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_format_whose_writer_is_missing_names_the_way_out(
+    tmp_path, small, monkeypatch
+):
+    monkeypatch.setitem(_formats._NEEDS, "onnx", "no_such_package")
+    with pytest.raises(ImportError, match=r"keras-lficam\[serving\]"):
+        keras_lficam.export(small, tmp_path / "small", formats=["onnx"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_is_told_of_all_models(tmp_path, small):
+    for name in ("b", "a"):
+        keras_lficam.export(small, tmp_path / name)
+    keras_lficam.export(small, tmp_path / "other", formats=["onnx"])
+    told = model_server_config_pb2.ModelServerConfig()
+    text_format.Parse((tmp_path / "models.config").read_text(), told)
+    assert [
+        (model.name, model.base_path, model.model_platform)
+        for model in told.model_config_list.config
+    ] == [("a", "/models/a", "tensorflow"), ("b", "/models/b", "tensorflow")]
+    compose = yaml.safe_load((tmp_path / "compose.yaml").read_text())
+    service = compose["services"]["serving"]
+    assert service["volumes"] == [".:/models:ro"]
+    assert "--model_config_file=/models/models.config" in service["command"]
+    (tmp_path / "models.config").write_text("# mine\n")
+    (tmp_path / "compose.yaml").unlink()
+    keras_lficam.export(small, tmp_path / "c")
+    assert (tmp_path / "models.config").read_text() == "# mine\n"
+    assert (tmp_path / "compose.yaml").exists()
+
+
+def test_every_signature_is_warmed_up(exported, session):
+    path = exported / "assets.extra" / "tf_serving_warmup_requests"
+    requests = []
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        requests.append(log.predict_log.request)
+    names = [request.model_spec.signature_name for request in requests]
+    assert sorted(names) == sorted(session.signatures)
+    for request in requests:
+        assert request.model_spec.name == "digits"
+        response = session.predict(request)
+        assert tf.make_ndarray(response.outputs["error"]).tolist() == [b""]
+
+
+# -------------------------------------------------------------- other models
+
+
+def answers(model, path, name, value, **options):
+    folder = keras_lficam.export(model, path, **options)
+    key = "image_bytes" if name == "encoded_images" else "images"
+    return Loaded(folder).run(name, {key: value})
+
+
+def softmax(scores):
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("activation", "expect"),
+    [(None, softmax), ("sigmoid", lambda chances: chances)],
+)
+def test_logits_become_probabilities_and_sigmoids_stay(
+    tmp_path, images, activation, expect
+):
+    model = digits_model(classifier_activation=activation)
+    pixels = images[:20].astype("float32")
+    scores = model.predict(pixels, verbose=0)
+    answer = answers(model, tmp_path / "m", "serving_default", pixels)
+    maps = explainers.AttentionMap(model)(pixels)
+    assert_answers(answer, (expect(scores), maps))
+    total = answer["probabilities"].sum(-1)
+    assert np.allclose(total, 1, atol=1e-5) == (activation is None)
+
+
+def test_an_attention_branch_network_has_no_importance(tmp_path, images):
+    model = digits_model(architecture="abn")
+    formats = ["saved_model", "onnx"]
+    folder = keras_lficam.export(model, tmp_path / "abn", formats=formats)
+    pixels = images[:20].astype("float32")
+    chances = model.predict(pixels, verbose=0)["predictions"]
+    expected = (chances, explainers.AttentionMap(model)(pixels))
+    for run in (by_saved_model, by_onnx):
+        answer = run(folder, pixels)
+        assert "importance" not in answer
+        assert_answers(answer, expected)
+
+
+def test_pixels_come_in_the_range_that_the_model_takes(tmp_path, images):
+    keras.utils.set_random_seed(1)
+    trained = keras.Sequential(
+        [
+            keras.Input((SIDE, SIDE, 3)),
+            # Its range is not that of the pixels.
+            keras.layers.RandomBrightness(0.1, value_range=(0, 255)),
+            keras.layers.Conv2D(8, 3, 2, "same", activation="relu"),
+            keras.layers.Conv2D(8, 3, 2, "same", activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(5, "softmax", kernel_initializer="normal"),
+        ]
+    )
+    model = lively(keras_lficam.attach(trained, value_range=(-1, 1)), (-1, 1))
+    pixels = images[:10] / np.float32(127.5) - 1
+    chances = model.predict(pixels, verbose=0)
+    expected = (chances, explainers.AttentionMap(model)(pixels))
+    folder = keras_lficam.export(model, tmp_path / "m")
+    session = Loaded(folder)
+    files = [file_of(PIL.Image.fromarray(image)) for image in images[:10]]
+    for name, inputs in {
+        "serving_default": {"images": pixels},
+        "uint8_images": {"images": images[:10]},
+        "encoded_images": {"image_bytes": np.array(files, object)},
+    }.items():
+        assert_answers(session.run(name, inputs), expected)
+    answer = session.run("classify", {"images": pixels + np.float32(0.5)})
+    words = b"the image holds numbers outside of -1 to 1"
+    assert answer["error"].tolist() == [words] * 10
+
+
+def test_a_model_of_few_classes_and_of_any_size(tmp_path):
+    model = lively(open_size())
+    pixels = digits(4)[:, :32, :48].astype("float32")
+    folder = keras_lficam.export(model, tmp_path / "m", image_size=(32, 48))
+    session = Loaded(folder)
+    chances = model.predict(pixels, verbose=0)
+    expected = (chances, explainers.AttentionMap(model)(pixels))
+    assert_answers(session.run("serving_default", {"images": pixels}), expected)
+    files = [file_of(PIL.Image.fromarray(p.astype("uint8"))) for p in pixels]
+    answer = session.run(
+        "encoded_images", {"image_bytes": np.array(files, object)}
+    )
+    assert_answers(answer, expected)
+    assert answer["top_classes"].shape == (4, 3)
+
+
+def test_a_range_of_pixels_that_no_layer_remembers_is_given(tmp_path, rng):
+    keras.utils.set_random_seed(2)
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(image)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    trained = keras.Model(image, keras.layers.Dense(3, "softmax")(x))
+    model = keras_lficam.attach(trained, architecture="abn")
+    arguments = {"value_range": (-1.0, 1.0), "top": 1}
+    folder = keras_lficam.export(model, tmp_path / "abn", **arguments)
+    pixels = rng.integers(0, 256, (2, 16, 16, 3), dtype="uint8")
+    loaded = tf.saved_model.load(str(folder))
+    answer = loaded.signatures["uint8_images"](images=tf.constant(pixels))
+    shown = keras_lficam.attention_view(model)(pixels / 127.5 - 1)
+    np.testing.assert_allclose(
+        answer["probabilities"], shown["predictions"], atol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"the lower one first.*\(1, 0\)"):
+        keras_lficam.export(model, tmp_path / "abn", value_range=(1, 0))

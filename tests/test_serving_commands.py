@@ -1,0 +1,209 @@
+"""`export`, `predict` and `serve-check`, as a user runs them."""
+
+import io
+import pathlib
+import tomllib
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+import serving_server
+import tensorflow as tf
+
+import keras_lficam
+from keras_lficam import cli
+from keras_lficam.backbones import cifar
+from keras_lficam.data import digits_in_photos
+
+NAMES = ["cat", "dog", "bird"]
+ROOT = pathlib.Path(__file__).parents[1]
+SHIPPED = ROOT / "saved_models" / "digits_in_photos"
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    keras.utils.set_random_seed(4)
+    backbone = cifar.resnet(8, stem_stride=2)
+    model = keras_lficam.build(backbone, 3, input_shape=(32, 32, 3))
+    model.save(folder / "model.keras")
+    (folder / "labels.txt").write_text("\n".join(NAMES) + "\n")
+    return folder / "model.keras"
+
+
+@pytest.fixture(scope="module")
+def exported(model_file, tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    words = ["export", str(model_file), "--output", str(root / "animals")]
+    assert cli.main(words) == 0
+    return root / "animals" / "1"
+
+
+@pytest.fixture(scope="module")
+def server(exported):
+    with serving_server.serving(animals=exported.parent) as running:
+        yield running
+
+
+@pytest.fixture
+def picture(tmp_path, rng):
+    pixels = rng.integers(0, 256, (40, 80, 3), dtype="uint8")
+    PIL.Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def urls(server):
+    return [server.rest, server.grpc]
+
+
+def test_export_says_what_comes_next(model_file, tmp_path, capsys):
+    output = tmp_path / "saved_models" / "animals"
+    words = ["export", str(model_file), "--output", str(output)]
+    words += ["--formats", "saved_model", "litert"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert f"Written to {output}/1" in said
+    assert "model.tflite" in said
+    assert "docker compose up" in said
+    assert "--model animals" in said
+    assert (output.parent / "compose.yaml").is_file()
+    loaded = tf.saved_model.load(str(output / "1"))
+    answer = loaded.signatures["classify"](images=tf.zeros((2, 32, 32, 3)))
+    assert set(answer["class_name"].numpy()) <= {n.encode() for n in NAMES}
+    assert cli.main(words) == 0  # The next version.
+    assert (output / "2" / "saved_model.pb").is_file()
+    words += ["--version", "2"]
+    assert cli.main(words) == 2
+    assert "this version is there already" in capsys.readouterr().err
+
+
+def test_int8_is_calibrated_with_a_folder_of_pictures(
+    model_file, tmp_path, rng, capsys
+):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(12):
+        pixels = rng.integers(0, 256, (20 + number, 30, 3), dtype="uint8")
+        PIL.Image.fromarray(pixels).save(pictures / f"{number}.png")
+    (pictures / "notes.txt").write_text("no picture")
+    words = ["export", str(model_file), "--output", str(tmp_path / "animals")]
+    words += ["--formats", "litert_int8"]
+    assert cli.main(words) == 2
+    assert "give --calibration" in capsys.readouterr().err
+    assert cli.main([*words, "--calibration", str(tmp_path / "none")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert cli.main([*words, "--calibration", str(pictures)]) == 0
+    whole = tmp_path / "animals" / "1" / "model_int8.tflite"
+    interpreter = tf.lite.Interpreter(str(whole))
+    interpreter.allocate_tensors()
+    kinds = {d["dtype"] for d in interpreter.get_tensor_details()}
+    assert np.int8 in kinds
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["rest", "grpc"])
+def test_predict_answers_as_explain_does(
+    server, model_file, picture, tmp_path, capsys, kind
+):
+    words = ["predict", str(picture), "--url", urls(server)[kind]]
+    words += ["--model", "animals", "--output", str(tmp_path / "served")]
+    assert cli.main(words) == 0
+    served = capsys.readouterr().out
+    words = ["explain", str(model_file), str(picture)]
+    assert cli.main([*words, "--output", str(tmp_path / "here")]) == 0
+    here = capsys.readouterr().out
+    assert served.split(", ")[0] == here.split(", ")[0]
+    overlay = PIL.Image.open(tmp_path / "served" / "photo_overlay.png")
+    assert overlay.size == (80, 40)
+
+
+def test_predict_names_what_is_not_answered(server, picture, tmp_path, capsys):
+    content = io.BytesIO()
+    PIL.Image.open(picture).save(content, "JPEG")
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(content.getvalue()[:400])
+    words = ["predict", str(cut), str(tmp_path / "none.png"), str(picture)]
+    words += ["--url", server.rest, "--model", "animals"]
+    words += ["--output", str(tmp_path / "served")]
+    assert cli.main(words) == 1
+    said = capsys.readouterr()
+    assert f"{cut}: the JPEG picture is damaged or cut off" in said.err
+    assert "none.png: there is no such file" in said.err
+    assert "2 of 3 pictures not answered" in said.err
+    assert said.out.startswith(f"{picture}: ")
+    assert cli.main(words) == 1  # Nothing is written over.
+    assert "photo_overlay.png exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["rest", "grpc"])
+def test_serve_check_says_yes_to_a_right_server(server, exported, capsys, kind):
+    words = ["serve-check", urls(server)[kind], "--model", "animals"]
+    assert cli.main([*words, "--saved-model", str(exported)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    assert all(line.startswith("yes  ") for line in lines)
+
+
+def test_serve_check_says_no(server, capsys):
+    assert cli.main(["serve-check", server.rest, "--model", "plants"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("NO   The model is served\n")
+    assert "plants" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--url", "ftp://here"], "must be like http://localhost:8501"),
+        (["--url", "http://localhost:9"], "no server could be reached"),
+        (["--url", "grpc://localhost:9"], "no server could be reached"),
+    ],
+)
+def test_a_server_that_is_not_there_is_named(picture, capsys, words, message):
+    assert cli.main(["predict", str(picture), "--model", "m", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_plain_model_is_refused(tmp_path, capsys):
+    model = keras_lficam.build(
+        cifar.resnet(8), 3, input_shape=(32, 32, 3), architecture="plain"
+    )
+    model.save(tmp_path / "plain.keras")
+    words = ["export", str(tmp_path / "plain.keras")]
+    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "no heat map of its own" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_shipped_model_explains_when_none_is_named(tmp_path, capsys):
+    pictures = sorted((SHIPPED / "examples").glob("*.png"))
+    assert len(pictures) == 6
+    words = ["explain", *map(str, pictures), "--output", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = [line.split(": ")[1].split()[0] for line in lines]
+    # The first six test pictures; the label follows from the number.
+    expected = [
+        str(digits_in_photos.compose("test", number)["label"])
+        for number in range(6)
+    ]
+    assert found == expected
+    assert len(list((tmp_path / "out").iterdir())) == 6
+    loaded = tf.saved_model.load(str(SHIPPED / "1"))
+    content = [picture.read_bytes() for picture in pictures]
+    answer = loaded.signatures["encoded_images"](
+        image_bytes=tf.constant(content)
+    )
+    assert [name.decode() for name in answer["class_name"].numpy()] == expected
+
+
+def test_the_shipped_model_is_small_and_good():
+    size = sum(
+        path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()
+    )
+    assert size <= 5_000_000
+    numbers = tomllib.loads((SHIPPED / "manifest.toml").read_text())["metrics"]
+    assert numbers["test_accuracy"] >= 0.97
+    assert numbers["pointing_game"] >= 0.95
