@@ -1,4 +1,5 @@
-.PHONY: setup check test backends every-backbone oracles docs tutorials demo
+.PHONY: setup check test backends every-backbone oracles shipped docs tutorials \
+	demo
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -37,6 +38,9 @@ every-backbone: setup
 oracles: setup
 	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt
 	$(PYTEST) -m oracles
+
+shipped: setup
+	$(BIN)/python saved_models/export.py --check
 
 docs: setup
 	$(BIN)/pip install -q -e ".[docs]"

@@ -1,0 +1,209 @@
+"""Exports the shipped model and writes its card: see README.md.
+
+    python saved_models/train.py runs/shipped
+    python saved_models/export.py runs/shipped
+
+With --check it measures the model that is there anew, and compares hash and
+test accuracy with the manifest.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import pathlib
+import shutil
+import sys
+import tomllib
+
+import keras
+import numpy as np
+import PIL.Image
+
+import keras_lficam
+from keras_lficam import data, metrics
+from keras_lficam.data import digits_in_photos
+
+HERE = pathlib.Path(__file__).parent
+FOLDER = HERE / "digits_in_photos"
+MANIFEST = FOLDER / "manifest.toml"
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def measured(model):
+    """Tests the model on the 2,000 test pictures, which it never saw."""
+    batches = data.load(
+        "digits_in_photos", "test", batch_size=200, with_masks=True
+    )
+    view = keras_lficam.attention_view(model)
+    resize = keras_lficam.functional.resize
+    right, hits, energy, area = [], [], [], []
+    for images, labels, masks in batches.as_numpy_iterator():
+        shown = view.predict_on_batch(images)
+        maps = np.asarray(resize(shown["attention_map"], images.shape[1:3]))
+        boxes = np.asarray(metrics.box_masks(masks))
+        right.extend(np.argmax(shown["predictions"], axis=-1) == labels)
+        hits.extend(np.asarray(metrics.pointing_game(maps, boxes)))
+        energy.extend(np.asarray(metrics.energy_pointing_game(maps, boxes)))
+        area.extend(boxes.mean(axis=(1, 2, 3)))
+    return {
+        "test_pictures": len(right),
+        "test_accuracy": round(float(np.mean(right)), 4),
+        "pointing_game": round(float(np.mean(hits)), 4),
+        "energy_in_box": round(float(np.mean(energy)), 4),
+        "mean_box_area": round(float(np.mean(area)), 4),
+    }
+
+
+def manifest(run, folder, numbers):
+    """Words what is to be known of the model, as TOML."""
+    about = json.loads((run / "run.json").read_text())
+    with (run / "log.csv").open() as file:
+        epochs = len(list(csv.DictReader(file)))
+    lines = ['command = "python saved_models/train.py FOLDER"', ""]
+    lines += ["[sha256]"]
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(FOLDER)
+            lines.append(f'"{name}" = "{sha256(path)}"')
+    lines.append(f'"model.keras" = "{sha256(FOLDER / "model.keras")}"')
+    lines += ["", "[metrics]"]
+    lines += [f"{name} = {value}" for name, value in numbers.items()]
+    lines += ["", "[recipe]", f"seed = {about['seed']}"]
+    lines.append(f"trained_epochs = {epochs}")
+    for name, value in about["recipe"].items():
+        if value is not None:
+            lines.append(f"{name} = {json.dumps(value)}")
+    lines += ["", "[versions]"]
+    lines += [
+        f'{name} = "{value}"' for name, value in about["versions"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+CARD = """\
+# digits_in_photos
+
+A classifier of a handwritten digit that lies somewhere in a photograph, with
+LFI-CAM: it shows where it saw the digit.
+
+![Test pictures, their heat maps and overlays](gallery.png)
+
+```bash
+keras-lficam explain saved_models/digits_in_photos/examples/*.png \\
+    --output explained
+```
+
+| | |
+|---|---|
+| input | RGB pictures of any size, which become 64x64; 0 to 255 |
+| output | probabilities of the digits 0 to 9, a heat map, importance |
+| net | ResNet-8 for small images, stem of stride 2, LFI-CAM, {parameters:,} parameters; map 8x8 |
+| data | `digits_in_photos` of this package, 20,000 training pictures; digits of scikit-learn, photographs of scikit-image and scikit-learn |
+| recipe | {epochs} epochs of SGD with momentum, cosine, averaged weights, random shifts: `python saved_models/train.py FOLDER`, seed {seed} |
+| files | `1/`, the SavedModel for TF Serving; `model.keras` and `labels.txt`; `manifest.toml` with hashes, versions and the whole recipe |
+
+On the {test_pictures:,} test pictures, with digits of writers and parts of
+photographs that training never saw:
+
+| measured | |
+|---|---|
+| right answers | {test_accuracy:.1%} |
+| brightest point of the map inside the digit's box | {pointing_game:.1%} |
+| share of the heat inside the box | {energy_in_box:.1%} |
+| share of the picture that the box covers | {mean_box_area:.1%} |
+
+## Limits
+
+It knows digits of 8x8 pixels, enlarged, in {photographs} photographs; it is
+there to show heat maps, not to read digits in the world. A picture without a
+digit gets an answer, too. The map belongs to the answer and is as coarse as 8x8
+cells; it says where the answer came from, not why.
+"""  # noqa: E501
+
+
+def card(run, model, numbers):
+    """Words the model card."""
+    about = json.loads((run / "run.json").read_text())
+    return CARD.format(
+        **numbers,
+        parameters=model.count_params(),
+        epochs=about["recipe"]["epochs"],
+        seed=about["seed"],
+        photographs=len(digits_in_photos.PHOTOS),
+    )
+
+
+def write_pictures(model):
+    """Writes test pictures to explain, and how they are explained."""
+    (FOLDER / "examples").mkdir(exist_ok=True)
+    samples = [digits_in_photos.compose("test", number) for number in range(6)]
+    images, labels, masks = (
+        np.stack([sample[name] for sample in samples])
+        for name in ("image", "label", "mask")
+    )
+    for number, image in enumerate(images):
+        picture = PIL.Image.fromarray(image)
+        picture.save(FOLDER / "examples" / f"{number + 1}.png")
+    maps = keras_lficam.explainers.AttentionMap(model)(images)
+    titles = keras_lficam.visualization.prediction_titles(
+        model.predict(images, verbose=0), list("0123456789"), labels
+    )
+    figure = keras_lficam.visualization.grid(
+        images, maps, titles=titles, masks=metrics.box_masks(masks)
+    )
+    figure.savefig(FOLDER / "gallery.png", dpi=80)
+
+
+def export(run):
+    """Writes all that is shipped, beside what is there already."""
+    model = keras.models.load_model(run / "model.keras", compile=False)
+    names = (run / "labels.txt").read_text().split()
+    FOLDER.mkdir(exist_ok=True)
+    for name in ("model.keras", "labels.txt"):
+        shutil.copy(run / name, FOLDER / name)
+    folder = keras_lficam.export(model, FOLDER, class_names=names, version=1)
+    numbers = measured(model)
+    write_pictures(model)
+    (FOLDER / "README.md").write_text(card(run, model, numbers))
+    MANIFEST.write_text(manifest(run, folder, numbers), encoding="utf-8")
+    print(MANIFEST.read_text())
+
+
+def check():
+    """Fails if the files or their accuracy are not those of the manifest."""
+    about = tomllib.loads(MANIFEST.read_text())
+    for name, expected in about["sha256"].items():
+        if sha256(FOLDER / name) != expected:
+            sys.exit(f"{name}: its hash is not that of the manifest")
+    model = keras.models.load_model(FOLDER / "model.keras", compile=False)
+    numbers = measured(model)
+    for name, expected in about["metrics"].items():
+        # Another processor rounds otherwise: one picture in 2,000 may differ.
+        if abs(numbers[name] - expected) > 0.001:
+            sys.exit(f"{name} is {numbers[name]}, not {expected}")
+    text = (FOLDER / "README.md").read_text()
+    for name in ("test_accuracy", "pointing_game", "energy_in_box"):
+        if f"| {about['metrics'][name]:.1%} |" not in text:
+            sys.exit(f"README.md: {name} is not that of the manifest")
+    print("Hashes and metrics are those of the manifest:", numbers)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", nargs="?", type=pathlib.Path)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    if options.check:
+        check()
+    elif options.run:
+        export(options.run)
+    else:
+        parser.error("give the folder of the run, or --check")
+
+
+if __name__ == "__main__":
+    main()
