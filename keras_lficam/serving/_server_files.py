@@ -103,7 +103,7 @@ _COMPOSE = """\
 # docker compose up
 services:
   serving:
-    image: tensorflow/serving:2.19.1
+    image: tensorflow/serving:latest  # Pin the version that you tested.
     command:
       - --model_config_file=/models/models.config
       # Joins requests. Only images of one size, or encoded ones, can be joined.
