@@ -15,8 +15,8 @@ import csv
 import gc
 import os
 import pathlib
-import statistics
-import time
+
+from measuring import in_turn, write
 
 HERE = pathlib.Path(__file__).parent
 TABLE = HERE / "backbones.csv"
@@ -62,21 +62,12 @@ def measure(name, batch_size, most_rounds, most_seconds):
     }
     rng = np.random.default_rng(0)
     images = tf.constant(rng.uniform(0, 255, (batch_size, *shape)), "float32")
-    seconds = {key: [] for key in models}
-    for function in predict.values():
-        function(images)  # Compiles.
-    began = time.perf_counter()
-    rounds = 0
-    while rounds < 3 or (
-        rounds < most_rounds and time.perf_counter() - began < most_seconds
-    ):
-        for key, function in predict.items():
-            start = time.perf_counter()
-            function(images).numpy()
-            seconds[key].append(time.perf_counter() - start)
-        rounds += 1
-    pairs = zip(seconds["lfi_cam"], seconds["plain"], strict=True)
-    lower, middle, upper = statistics.quantiles(a / b for a, b in pairs)
+    times = in_turn(
+        lambda ours=predict["lfi_cam"]: ours(images).numpy(),
+        lambda plain=predict["plain"]: plain(images).numpy(),
+        most_rounds,
+        most_seconds,
+    )
     _, rows, columns, channels = (
         models["lfi_cam"].get_layer("importance").input[1].shape
     )
@@ -88,11 +79,11 @@ def measure(name, batch_size, most_rounds, most_seconds):
         "rows": rows,
         "columns": columns,
         "channels": channels,
-        "seconds_plain": f"{statistics.median(seconds['plain']):.4f}",
-        "ratio": f"{middle:.3f}",
-        "ratio_lower_quartile": f"{lower:.3f}",
-        "ratio_upper_quartile": f"{upper:.3f}",
-        "rounds": rounds,
+        "seconds_plain": times["seconds_other"],
+        "ratio": times["ratio"],
+        "ratio_lower_quartile": times["ratio_lower_quartile"],
+        "ratio_upper_quartile": times["ratio_upper_quartile"],
+        "rounds": times["rounds"],
         "batch_size": batch_size,
         "cores": os.cpu_count(),
         "keras": keras.__version__,
@@ -109,15 +100,6 @@ def read():
         return {}
     with TABLE.open() as file:
         return {row["backbone"]: row for row in csv.DictReader(file)}
-
-
-def write(rows):
-    partial = TABLE.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[name] for name in sorted(rows))
-    partial.replace(TABLE)
 
 
 def markdown(row):
@@ -149,7 +131,7 @@ def main():
         rows[name] = measure(
             name, options.batch_size, options.rounds, options.seconds
         )
-        write(rows)
+        write(TABLE, COLUMNS, (rows[name] for name in sorted(rows)))
         print(markdown(rows[name]), flush=True)
 
 

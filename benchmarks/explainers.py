@@ -27,6 +27,8 @@ import subprocess
 import sys
 import time
 
+from measuring import write
+
 HERE = pathlib.Path(__file__).parent
 TABLE = HERE / "explainers.csv"
 CHUNK = 32
@@ -347,15 +349,6 @@ def read():
         return list(csv.DictReader(file))
 
 
-def write(rows):
-    partial = TABLE.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(TABLE)
-
-
 def markdown(row):
     size = row["image_size"]
     return (
@@ -387,7 +380,7 @@ def main():
         new = list(rows_of(case))
         rows = [row for row in rows if row["case"] != case] + new
         rows.sort(key=lambda row: list(CASES).index(row["case"]))
-        write(rows)
+        write(TABLE, COLUMNS, rows)
         print("\n".join(map(markdown, new)), flush=True)
 
 

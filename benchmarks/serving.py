@@ -19,9 +19,9 @@ import argparse
 import csv
 import os
 import pathlib
-import statistics
 import tempfile
-import time
+
+from measuring import in_turn, write
 
 HERE = pathlib.Path(__file__).parent
 TABLE = HERE / "serving.csv"
@@ -41,29 +41,17 @@ COLUMNS = [
 ]
 
 
-def in_turn(calls, rounds, most_seconds):
-    """Times two calls in turn; returns the columns of a row."""
-    for call in calls:
-        call(), call()
-    times = [], []
-    began = time.perf_counter()
-    for number in range(rounds):
-        if number >= 5 and time.perf_counter() - began > most_seconds:
-            break
-        order = (0, 1) if number % 2 else (1, 0)
-        for place in order:
-            start = time.perf_counter()
-            calls[place]()
-            times[place].append(time.perf_counter() - start)
-    ratios = [b / a for a, b in zip(*times, strict=True)]
-    lower, middle, upper = statistics.quantiles(ratios)
+def times_of(calls, options):
+    """Times class alone and class with map; returns the columns of a row."""
+    alone, shown = calls
+    times = in_turn(shown, alone, options.rounds, options.seconds)
     return {
-        "milliseconds_class": f"{1e3 * statistics.median(times[0]):.2f}",
-        "milliseconds_map": f"{1e3 * statistics.median(times[1]):.2f}",
-        "map_over_class": f"{middle:.3f}",
-        "lower_quartile": f"{lower:.3f}",
-        "upper_quartile": f"{upper:.3f}",
-        "rounds": len(ratios),
+        "milliseconds_class": f"{1e3 * float(times['seconds_other']):.2f}",
+        "milliseconds_map": f"{1e3 * float(times['seconds']):.2f}",
+        "map_over_class": times["ratio"],
+        "lower_quartile": times["ratio_lower_quartile"],
+        "upper_quartile": times["ratio_upper_quartile"],
+        "rounds": times["rounds"],
     }
 
 
@@ -227,10 +215,7 @@ def agreement():
                 }
             )
             print(agreement_markdown(rows[-1]), flush=True)
-    with AGREEMENT.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write(AGREEMENT, list(rows[0]), rows)
 
 
 def agreement_markdown(row):
@@ -277,18 +262,13 @@ def main():
                 row = {
                     "runtime": runtime,
                     "batch_size": batch_size,
-                    **in_turn(calls, options.rounds, options.seconds),
+                    **times_of(calls, options),
                     "device": f"CPU, {os.cpu_count()} cores",
                     "version": version,
                 }
                 rows.append(row)
                 print(markdown(row), flush=True)
-                partial = TABLE.with_suffix(".partial")
-                with partial.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(rows)
-                partial.replace(TABLE)
+                write(TABLE, COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ backend; replicas are TensorFlow's.
 
 import argparse
 import csv
-import itertools
 import os
 import pathlib
-import statistics
 import tempfile
 import time
+
+from measuring import in_turn, write
 
 HERE = pathlib.Path(__file__).parent
 TABLE = HERE / "training.csv"
@@ -86,31 +86,6 @@ PIPELINES = {
         True,
     ),
 }
-
-
-def in_turn(first, second, most_rounds, most_seconds):
-    """Times two calls in turn; returns their columns of a row."""
-    first(), second()  # Compile.
-    seconds = [], []
-    began = time.perf_counter()
-    for number in itertools.count():
-        enough = time.perf_counter() - began > most_seconds
-        if number == most_rounds or (number >= 3 and enough):
-            break
-        for call, times in zip((first, second), seconds, strict=True):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-    pairs = zip(*seconds, strict=True)
-    lower, middle, upper = statistics.quantiles(a / b for a, b in pairs)
-    return {
-        "seconds": f"{statistics.median(seconds[0]):.4f}",
-        "seconds_other": f"{statistics.median(seconds[1]):.4f}",
-        "ratio": f"{middle:.3f}",
-        "ratio_lower_quartile": f"{lower:.3f}",
-        "ratio_upper_quartile": f"{upper:.3f}",
-        "rounds": len(seconds[0]),
-    }
 
 
 def model_of(name, size, classes, **options):
@@ -248,15 +223,6 @@ def read():
         }
 
 
-def write(rows):
-    partial = TABLE.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
-    partial.replace(TABLE)
-
-
 def markdown(row):
     if row["question"] == "replicas":
         return f"| {row['case']} | {row['difference']} |"
@@ -319,7 +285,7 @@ def main():
                 "tensorflow": tf.__version__,
             }
             rows[question, case, backend, device] = row
-            write(rows)
+            write(TABLE, COLUMNS, rows.values())
             print(markdown(row), flush=True)
             keras.backend.clear_session()
 

@@ -207,6 +207,26 @@ def attention_view(model: keras.Model) -> keras.Model:
     )
 
 
+def probabilities(model: keras.Model, predictions: Any) -> Any:
+    """Turns what a classifier predicts into probabilities.
+
+    Args:
+        model: Classifier, or its `attention_view`.
+        predictions: What it predicts, `(B, K)`.
+
+    Returns:
+        Tensor `(B, K)`, float32: the softmax of logits, and what a classifier
+        with an activation predicts as it is.
+
+    Examples:
+        chances = keras_lficam.architectures.probabilities(model, predictions)
+    """
+    scores = keras.ops.cast(predictions, "float32")
+    if backbones.last_activation(model) is keras.activations.linear:
+        return keras.ops.softmax(scores)
+    return scores
+
+
 def _assembled(split, architecture, network, activation):
     logits = _WIRINGS[architecture](split, network)
     outputs = {

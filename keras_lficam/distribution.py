@@ -58,7 +58,9 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         https://github.com/keras-team/keras/issues/20585
     """
 
-    def reduce(self, reduce_op, value, axis=None):
+    def reduce(
+        self, reduce_op: Any, value: Any, axis: int | None = None
+    ) -> Any:
         """Reduces a value over all replicas.
 
         Args:
@@ -148,7 +150,7 @@ class DataParallel(keras.distribution.DataParallel):
         keras.distribution.set_distribution(everything)
     """
 
-    def get_data_layout(self, data_shape):
+    def get_data_layout(self, data_shape: tuple[int, ...]) -> Any:
         """Says how a batch is laid out over the devices.
 
         Args:
@@ -227,9 +229,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         keras_lficam.distribution.is_chief(tf.distribute.get_strategy())
     """
     resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.task_type:
-        return True
-    if resolver.task_type == "chief":
+    if resolver is None or resolver.task_type in (None, "", "chief"):
         return True
     jobs = resolver.cluster_spec().as_dict()
     return "chief" not in jobs and resolver.task_id == 0

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 # Perceptually uniform: equal steps of the map look equally large.
 COLORMAP = "inferno"
+OPACITY = 0.65
 
 
 def overlay(
     images: npt.ArrayLike,
     maps: npt.ArrayLike,
     *,
-    opacity: float = 0.65,
+    opacity: float = OPACITY,
     colormap: str = COLORMAP,
 ) -> np.ndarray:
     """Lays heat maps over their images.

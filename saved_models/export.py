@@ -22,6 +22,7 @@ import PIL.Image
 
 import keras_lficam
 from keras_lficam import data, metrics
+from keras_lficam.cli import demo
 from keras_lficam.data import digits_in_photos
 
 HERE = pathlib.Path(__file__).parent
@@ -38,24 +39,8 @@ def measured(model):
     batches = data.load(
         "digits_in_photos", "test", batch_size=200, with_masks=True
     )
-    view = keras_lficam.attention_view(model)
-    resize = keras_lficam.functional.resize
-    right, hits, energy, area = [], [], [], []
-    for images, labels, masks in batches.as_numpy_iterator():
-        shown = view.predict_on_batch(images)
-        maps = np.asarray(resize(shown["attention_map"], images.shape[1:3]))
-        boxes = np.asarray(metrics.box_masks(masks))
-        right.extend(np.argmax(shown["predictions"], axis=-1) == labels)
-        hits.extend(np.asarray(metrics.pointing_game(maps, boxes)))
-        energy.extend(np.asarray(metrics.energy_pointing_game(maps, boxes)))
-        area.extend(boxes.mean(axis=(1, 2, 3)))
-    return {
-        "test_pictures": len(right),
-        "test_accuracy": round(float(np.mean(right)), 4),
-        "pointing_game": round(float(np.mean(hits)), 4),
-        "energy_in_box": round(float(np.mean(energy)), 4),
-        "mean_box_area": round(float(np.mean(area)), 4),
-    }
+    answers = demo.answers_of(model, batches.as_numpy_iterator())
+    return {"test_pictures": len(answers["labels"]), **demo.metrics_of(answers)}
 
 
 def manifest(run, folder, numbers):
@@ -111,7 +96,7 @@ photographs that training never saw:
 
 | measured | |
 |---|---|
-| right answers | {test_accuracy:.1%} |
+| right answers | {accuracy:.1%} |
 | brightest point of the map inside the digit's box | {pointing_game:.1%} |
 | share of the heat inside the box | {energy_in_box:.1%} |
 | share of the picture that the box covers | {mean_box_area:.1%} |
@@ -186,7 +171,7 @@ def check():
         if abs(numbers[name] - expected) > 0.001:
             sys.exit(f"{name} is {numbers[name]}, not {expected}")
     text = (FOLDER / "README.md").read_text()
-    for name in ("test_accuracy", "pointing_game", "energy_in_box"):
+    for name in ("accuracy", "pointing_game", "energy_in_box"):
         if f"| {about['metrics'][name]:.1%} |" not in text:
             sys.exit(f"README.md: {name} is not that of the manifest")
     print("Hashes and metrics are those of the manifest:", numbers)

@@ -12,20 +12,12 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
+from small_classifiers import normalized_backbone, pictures
 
 import keras_lficam
 from keras_lficam import distribution
 
 BATCH = 8
-
-
-def pictures(number, seed):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(number) % 3
-    images = rng.uniform(0, 120, (number, 16, 16, 3)).astype("float32")
-    images[labels == 0, ::2] += 120
-    images[labels == 1, ::3, ::3] += 130
-    return images, labels
 
 
 class Subclassed(keras.Model):
@@ -43,13 +35,7 @@ class Subclassed(keras.Model):
 
 
 def lfi_cam():
-    image = keras.Input((16, 16, 3))
-    x = keras.layers.Rescaling(1 / 255)(image)
-    for filters in (6, 8):
-        x = keras.layers.Conv2D(filters, 3, strides=2, padding="same")(x)
-        x = keras.layers.BatchNormalization()(x)
-        x = keras.layers.ReLU()(x)
-    return keras_lficam.build(keras.Model(image, x), 3, input_shape=(16, 16, 3))
+    return keras_lficam.build(normalized_backbone(), 3, input_shape=(16, 16, 3))
 
 
 def sequential():

@@ -48,3 +48,24 @@ def head(activation="softmax", channels=6):
         keras.layers.Dropout(0.5),
         keras.layers.Dense(4, activation, kernel_initializer="random_normal"),
     ]
+
+
+def pictures(number, seed):
+    """Makes images `(number, 16, 16, 3)`, uint8, of three kinds, and labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(number) % 3
+    images = rng.integers(60, 120, (number, 16, 16, 3))
+    images[labels == 0, ::2] += 120
+    images[labels == 1, ::3, ::3] += 130
+    return images.astype("uint8"), labels
+
+
+def normalized_backbone():
+    """Makes a model with batch normalization, from such an image."""
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    for filters in (6, 8):
+        x = keras.layers.Conv2D(filters, 3, strides=2, padding="same")(x)
+        x = keras.layers.BatchNormalization()(x)
+        x = keras.layers.ReLU()(x)
+    return keras.Model(image, x)

@@ -31,8 +31,15 @@ ARROWS = {
     "explainers": {"backbones", "functional"},
     "layers": {"functional"},
     "metrics": {"backbones", "functional"},
-    "serving": {"architectures", "functional"},
-    "training": {"data", "distribution", "explainers", "visualization"},
+    "serving": {"_files", "architectures", "functional", "visualization"},
+    "training": {
+        "_files",
+        "backbones",
+        "data",
+        "distribution",
+        "explainers",
+        "visualization",
+    },
 }
 
 

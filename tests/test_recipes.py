@@ -164,14 +164,22 @@ def test_every_recipe_has_a_small_and_a_large_form():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"epochs": 0}, ValueError, "`epochs` must be at least 1.*epochs=0"),
-        ({"batch_size": 2.0}, TypeError, "`batch_size` must be an integer"),
+        (
+            {"epochs": 0},
+            ValueError,
+            "`epochs` must be an integer of at least 1.*=0",
+        ),
+        ({"batch_size": 2.0}, ValueError, "`batch_size` must be an integer"),
         ({"optimizer": "adam"}, ValueError, "'sgd', 'adamw'.*'adam'"),
         ({"schedule": "linear"}, ValueError, "'steps', 'cosine', 'constant'"),
         ({"learning_rate": 0}, ValueError, "greater than 0.*learning_rate=0"),
         ({"weight_decay": -1}, ValueError, "at least 0.*weight_decay=-1"),
         ({"label_smoothing": 1}, ValueError, "less than 1.*smoothing=1"),
-        ({"patience": 0}, ValueError, "`patience` must be at least 1"),
+        (
+            {"patience": 0},
+            ValueError,
+            "`patience` must be an integer of at least 1",
+        ),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate=nan"),
         ({"decay_at": (0.7, 0.5)}, ValueError, r"rising.*\(0.7, 0.5\)"),
         ({"decay_at": (1.0,)}, ValueError, "between 0 and 1"),

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_classifiers import normalized_backbone, pictures
 
 import keras_lficam
 from keras_lficam import data, training
@@ -30,16 +31,6 @@ RECIPE = Recipe(
 NAMES = ["stripes", "dots", "plain"]
 
 
-def pictures(number, seed):
-    """Images of three kinds that a small net can learn."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(number) % 3
-    images = rng.integers(60, 120, (number, 16, 16, 3))
-    images[labels == 0, ::2] += 120
-    images[labels == 1, ::3, ::3] += 130
-    return images.astype("uint8"), labels.astype("int64")
-
-
 def batches(number, seed):
     return tf.data.Dataset.from_tensor_slices(pictures(number, seed)).batch(5)
 
@@ -54,20 +45,12 @@ def source():
     )
 
 
-def backbone():
-    image = keras.Input((16, 16, 3))
-    x = keras.layers.Rescaling(1 / 255)(image)
-    for filters in (6, 8):
-        x = keras.layers.Conv2D(filters, 3, strides=2, padding="same")(x)
-        x = keras.layers.BatchNormalization()(x)
-        x = keras.layers.ReLU()(x)
-    return keras.Model(image, x)
-
-
 def classifier(**options):
     keras.utils.set_random_seed(7)
     options = {"dropout": 0.2} | options
-    return keras_lficam.build(backbone(), 3, input_shape=(16, 16, 3), **options)
+    return keras_lficam.build(
+        normalized_backbone(), 3, input_shape=(16, 16, 3), **options
+    )
 
 
 def weights(model):
@@ -582,7 +565,9 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
 
 
 def test_classes_that_do_not_match_are_refused(tmp_path, source):
-    model = keras_lficam.build(backbone(), 4, input_shape=(16, 16, 3))
+    model = keras_lficam.build(
+        normalized_backbone(), 4, input_shape=(16, 16, 3)
+    )
     with pytest.raises(ValueError, match="each of the 3 classes.*with 4"):
         run(tmp_path / "run", source, model=model)
     assert not (tmp_path / "run").exists()

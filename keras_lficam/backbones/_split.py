@@ -244,6 +244,17 @@ def activation_of(operation: keras.Operation) -> Callable[..., Any] | None:
     return getattr(operation, "activation", None)
 
 
+def last_activation(model: keras.Model) -> Callable[..., Any]:
+    """The activation of a classifier's answer; the identity if it has none."""
+    names = {layer.name for layer in model.layers}
+    last = (
+        model.get_layer("predictions")
+        if "predictions" in names
+        else model.layers[-1]
+    )
+    return activation_of(last) or keras.activations.linear
+
+
 def without_activation(
     head: keras.Model,
 ) -> tuple[keras.Model, Callable[..., Any] | None]:

@@ -41,6 +41,23 @@ def number(lowest, highest, *, above=False):
     return parse
 
 
+SERVERS = "http://HOST:8501 for REST, grpc://HOST:8500 for gRPC"
+
+
+def add_server_options(parser):
+    """Adds the options of the commands that ask a server."""
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="name of the model"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=number(0, 86_400, above=True),
+        default=30.0,
+        metavar="SECONDS",
+        help="time after which an answer is given up (default: 30)",
+    )
+
+
 def add_measuring_options(parser):
     """Adds the options of the commands that measure explainers."""
     parser.add_argument(

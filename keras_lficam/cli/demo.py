@@ -80,8 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         _train(model, training, validation, arguments.epochs, folder)
         seconds = time.perf_counter() - start
         print("4/4  Testing the heat maps", flush=True)
-        answers = _answers(model, test)
-        metrics = _demo_metrics(answers)
+        answers = answers_of(model, test)
+        metrics = metrics_of(answers)
         metrics |= {
             "train_seconds": round(seconds, 1),
             "epochs": arguments.epochs,
@@ -168,8 +168,16 @@ def _train(model, training, validation, epochs, folder):
     )
 
 
-def _answers(model, test):
-    """Collects images, labels, boxes, predictions and maps of a test set."""
+def answers_of(model, test):
+    """Collects what a model says to a test set, and what is true.
+
+    Args:
+        model: Model that has an `attention_view`.
+        test: Batches of images, labels and masks.
+
+    Returns:
+        Dictionary of arrays: images, labels, boxes, predictions and maps.
+    """
     import numpy as np
 
     from keras_lficam import functional, metrics
@@ -195,7 +203,15 @@ def _answers(model, test):
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _demo_metrics(answers):
+def metrics_of(answers):
+    """Says how good the answers are.
+
+    Args:
+        answers: As `answers_of` gives them.
+
+    Returns:
+        Means over the pictures, rounded to four places.
+    """
     from keras_lficam import metrics
 
     maps, boxes = answers["maps"], answers["boxes"]

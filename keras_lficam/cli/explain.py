@@ -9,8 +9,8 @@ from keras_lficam.cli import _models, _output
 _OVERLAY_SIDE = 512
 # Longest side that a model which takes pictures of any size is given.
 _OPEN_SIDE = 1024
-# What begins with one of these begins with a picture, and not with a model.
-_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# What ends so is a model, and anything else a picture.
+_MODELS = {".keras", ".h5", ".hdf5"}
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -86,11 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _model_and_images(files):
     """Tells the model from the pictures; without one takes the shipped one."""
-    if files[0].suffix.lower() not in _PICTURES:
-        if len(files) == 1:
-            raise ValueError(f"{files[0]}: give pictures behind the model")
-        return files[0], files[1:]
-    return _models.shipped_model(), files
+    if files[0].suffix.lower() not in _MODELS:
+        return _models.shipped_model(), files
+    if len(files) == 1:
+        raise ValueError(f"{files[0]}: give pictures behind the model")
+    return files[0], files[1:]
 
 
 def _explain_picture(view, names, path, folder):
@@ -99,6 +99,7 @@ def _explain_picture(view, names, path, folder):
     import tensorflow as tf
 
     from keras_lficam import functional, visualization
+    from keras_lficam.architectures import probabilities
     from keras_lficam.data.pictures import read_picture
 
     picture = PIL.Image.fromarray(read_picture(path))
@@ -123,19 +124,9 @@ def _explain_picture(view, names, path, folder):
     except OSError:  # A full disk leaves half a picture.
         target.unlink(missing_ok=True)
         raise
-    predictions = _probabilities(view, shown["predictions"])
-    title = visualization.prediction_titles(predictions, names)[0]
+    chances = _numpy(probabilities(view, shown["predictions"]))
+    title = visualization.prediction_titles(chances, names)[0]
     return f"{path}: {title}, {target}"
-
-
-def _probabilities(view, predictions):
-    """Turns the scores of a model that gives logits into probabilities."""
-    import keras
-
-    activation = view.get_layer("predictions").activation
-    if activation is keras.activations.linear:
-        predictions = keras.ops.softmax(predictions)
-    return _numpy(predictions)
 
 
 def _fitted(size, side, *, enlarge=False):

@@ -5,15 +5,8 @@ import pathlib
 
 from keras_lficam.cli import _models
 from keras_lficam.cli._words import whole_number
+from keras_lficam.serving import FORMATS
 
-_FORMATS = (
-    "saved_model",
-    "onnx",
-    "openvino",
-    "litert",
-    "litert_float16",
-    "litert_int8",
-)
 _CALIBRATED_WITH = 200
 
 
@@ -52,7 +45,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     export.add_argument(
         "--formats",
         nargs="+",
-        choices=_FORMATS,
+        choices=FORMATS,
         default=["saved_model"],
         metavar="FORMAT",
         help="some of %(choices)s (default: saved_model)",

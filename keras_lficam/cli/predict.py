@@ -4,8 +4,8 @@ import argparse
 import pathlib
 import sys
 
-from keras_lficam.cli import _output
-from keras_lficam.cli._words import number
+from keras_lficam._files import whole
+from keras_lficam.cli import _output, _words
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -24,7 +24,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         "prints class and probability of each, and writes the picture with "
         "its heat map over it, as NAME_overlay.png.",
     )
-    add_server(predict)
+    predict.add_argument(
+        "--url", required=True, metavar="URL", help=_words.SERVERS
+    )
+    _words.add_server_options(predict)
     predict.add_argument(
         "images", type=pathlib.Path, metavar="IMAGE", nargs="+"
     )
@@ -36,33 +39,6 @@ def add(commands: argparse._SubParsersAction) -> None:
         "(default: none are written)",
     )
     predict.set_defaults(run=run)
-
-
-def add_server(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that name a server.
-
-    Args:
-        parser: Parser of a command that asks one.
-
-    Returns:
-        Nothing.
-    """
-    parser.add_argument(
-        "--url",
-        required=True,
-        metavar="URL",
-        help="http://HOST:8501 for REST, grpc://HOST:8500 for gRPC",
-    )
-    parser.add_argument(
-        "--model", required=True, metavar="NAME", help="name of the model"
-    )
-    parser.add_argument(
-        "--timeout",
-        type=number(0, 86_400, above=True),
-        default=30.0,
-        metavar="SECONDS",
-        help="time after which an answer is given up (default: 30)",
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -116,10 +92,6 @@ def _ask(client, path, folder):
     line = f"{path}: {name} ({percent} %)"
     if target is None:
         return line
-    partial = target.with_name(f".{target.name}.partial")
-    try:
+    with whole(target) as partial:
         partial.write_bytes(answer["overlay_bytes"][0])
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return f"{line}, {target}"

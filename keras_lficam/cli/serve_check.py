@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from keras_lficam.cli._words import number
+from keras_lficam.cli import _words
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -22,26 +22,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         "picture in every way that it takes, with damaged and wrong ones "
         "among them.",
     )
-    check.add_argument(
-        "url",
-        metavar="URL",
-        help="http://HOST:8501 for REST, grpc://HOST:8500 for gRPC",
-    )
-    check.add_argument(
-        "--model", required=True, metavar="NAME", help="name of the model"
-    )
+    check.add_argument("url", metavar="URL", help=_words.SERVERS)
+    _words.add_server_options(check)
     check.add_argument(
         "--saved-model",
         type=pathlib.Path,
         metavar="FOLDER",
         help="folder of the version that is served, to compare answers with",
-    )
-    check.add_argument(
-        "--timeout",
-        type=number(0, 86_400, above=True),
-        default=30.0,
-        metavar="SECONDS",
-        help="time after which an answer is given up (default: 30)",
     )
     check.set_defaults(run=run)
 

@@ -9,6 +9,7 @@ import pathlib
 import sys
 import tempfile
 
+from keras_lficam._files import whole
 from keras_lficam.cli import _models, _output
 from keras_lficam.cli._words import number, whole_number
 
@@ -388,7 +389,8 @@ def _train(options, folder, resume):
         del logs
         if chief and not (folder / _OPTIONS).exists():
             text = json.dumps(options, indent=2)
-            (folder / _OPTIONS).write_text(text, encoding="utf-8")
+            with whole(folder / _OPTIONS) as partial:
+                partial.write_text(text, encoding="utf-8")
 
     verbose = (1 if sys.stdout.isatty() else 2) if chief else 0
     training.fit(

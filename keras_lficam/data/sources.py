@@ -12,7 +12,7 @@ from keras_lficam.data import _pipelines
 class Damaged(NamedTuple):
     """A picture file that could not be read.
 
-    Args:
+    Attributes:
         path: The file.
         reason: What is wrong with it.
 
@@ -158,6 +158,11 @@ class Source(abc.ABC):
         depends on the arguments and the number of the step alone: a stream
         that begins at `first_step` goes on as one that came there, and shards
         are parts of the same batches.
+
+        The order of a folder is drawn from all its images, that of other data
+        from 10,000 at a time. Images are kept in memory at the size asked for
+        if all fit into a quarter of what is free, and no random crop needs the
+        whole picture.
 
         Args:
             split: As for `batches`.

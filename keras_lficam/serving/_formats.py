@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lficam import functional
-from keras_lficam.architectures import attention_view
-from keras_lficam.serving._signatures import probabilities_of
+from keras_lficam.architectures import attention_view, probabilities
 
 # Package that writes a format, where Keras and TensorFlow do not alone.
 _NEEDS = {"onnx": "tf2onnx", "openvino": "openvino"}
@@ -63,13 +62,12 @@ class _Answer(keras.layers.Layer):
         super().__init__(**kwargs)
         self.view = attention_view(model)
         self.image_size = image_size
-        self.probabilities = probabilities_of(model)
         self.built = True
 
     def call(self, images):
         shown = self.view(images, training=False)
         answer = {
-            "probabilities": self.probabilities(shown["predictions"]),
+            "probabilities": probabilities(self.view, shown["predictions"]),
             "attention_map": functional.resize(
                 shown["attention_map"], self.image_size
             ),

@@ -6,6 +6,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from keras_lficam._files import whole
+
 _MARK = "# Written by keras_lficam; it is written anew with each export."
 _WARMUP = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
 
@@ -72,9 +74,8 @@ def write(root: pathlib.Path) -> None:
         path = root / name
         if path.exists() and not path.read_text().startswith(_MARK):
             continue
-        partial = root / f".{name}.partial"
-        partial.write_text(f"{_MARK}\n{text}", encoding="utf-8")
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_text(f"{_MARK}\n{text}", encoding="utf-8")
 
 
 def _models(names):

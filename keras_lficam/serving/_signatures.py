@@ -8,11 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lficam import functional
-from keras_lficam.architectures import attention_view
+from keras_lficam.architectures import attention_view, probabilities
 from keras_lficam.serving import _pictures
+from keras_lficam.visualization import COLORMAP, OPACITY
 
-# As `visualization.overlay` draws.
-_COLORMAP, _OPACITY = "inferno", 0.65
 _NO_CLASS = -1
 
 
@@ -42,10 +41,9 @@ class Served(tf.Module):
         self._size = image_size
         self._top = top
         self._low, self._high = value_range
-        self._probabilities_of = probabilities_of(model)
         import matplotlib
 
-        colors = matplotlib.colormaps[_COLORMAP](np.arange(256))[:, :3]
+        colors = matplotlib.colormaps[COLORMAP](np.arange(256))[:, :3]
         self._colors = tf.constant(255 * colors, tf.float32)
 
     def signatures(self) -> dict[str, Any]:
@@ -109,7 +107,7 @@ class Served(tf.Module):
             "top_classes": tf.gather(self._names, places % self._all),
             "top_probabilities": values,
             "overlay_bytes": _pictures.overlays(
-                pictures.canvases, maps, self._colors, _OPACITY
+                pictures.canvases, maps, self._colors, OPACITY
             ),
         }
         if "importance" in shown:
@@ -133,7 +131,9 @@ class Served(tf.Module):
             )
         shown = self._view.model(images, training=False)
         return {
-            "probabilities": self._probabilities_of(shown["predictions"]),
+            "probabilities": probabilities(
+                self._view.model, shown["predictions"]
+            ),
             **{
                 name: tf.cast(shown[name], tf.float32)
                 for name in ("attention_map", "importance")
@@ -212,23 +212,6 @@ def value_range_of(model: keras.Model) -> tuple[float, float]:
             low, high = layer.value_range
             return float(low), float(high)
     return 0.0, 255.0
-
-
-def probabilities_of(model: keras.Model) -> Any:
-    """Finds what makes probabilities of the predictions of a model.
-
-    Args:
-        model: Model with a layer `predictions`.
-
-    Returns:
-        Function of a tensor `(B, K)`: softmax for logits, else nothing.
-    """
-    activation = getattr(model.get_layer("predictions"), "activation", None)
-    if activation is keras.activations.linear:
-        return lambda scores: keras.ops.softmax(
-            keras.ops.cast(scores, "float32")
-        )
-    return lambda probabilities: keras.ops.cast(probabilities, "float32")
 
 
 def _blank(values, errors):

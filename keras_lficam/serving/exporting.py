@@ -11,10 +11,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_lficam.architectures import attention_view
-from keras_lficam.serving import _formats, _server_files
+from keras_lficam.serving import FORMATS, _formats, _server_files
 from keras_lficam.serving._signatures import Served, value_range_of
-
-FORMATS = ("saved_model", *_formats.WRITERS)
 
 
 def export(

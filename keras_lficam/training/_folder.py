@@ -9,8 +9,8 @@ from importlib.metadata import version
 
 import keras
 
+from keras_lficam._files import whole
 from keras_lficam.training import _state as state
-from keras_lficam.training._files import whole
 
 _LOG = logging.getLogger("keras_lficam")
 RUN, STATE, ROWS = "run.json", "checkpoint.npz", "log.csv"
@@ -45,6 +45,7 @@ def begin(run, resume):
     path = run.folder / RUN
     if resume and path.is_file():
         _check_same_run(path, about)
+        _write_names(run)  # The first time it may have been killed before.
         if (run.folder / STATE).is_file():
             return state.load(run.folder / STATE)
         _LOG.info("%s: nothing was saved yet; the run begins", run.folder)
@@ -60,14 +61,21 @@ def begin(run, resume):
         }
         with whole(path) as partial:
             partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
-        names = "\n".join(run.source.class_names) + "\n"
-        (run.folder / LABELS).write_text(names, encoding="utf-8")
-        if run.source.damaged:
-            lines = [f"{bad.path}: {bad.reason}" for bad in run.source.damaged]
-            (run.folder / DAMAGED).write_text(
-                "\n".join(lines) + "\n", encoding="utf-8"
-            )
+        _write_names(run)
     return None
+
+
+def _write_names(run):
+    """Writes the names of the classes and of the damaged pictures."""
+    lists = {LABELS: run.source.class_names}
+    if run.source.damaged:
+        lists[DAMAGED] = [
+            f"{bad.path}: {bad.reason}" for bad in run.source.damaged
+        ]
+    for name, lines in lists.items():
+        if run.writes:
+            with whole(run.folder / name) as partial:
+                partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_rows(run, begun):

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lficam.training._files import whole
+from keras_lficam._files import whole
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_lficam import visualization
+from keras_lficam import backbones, visualization
+from keras_lficam._files import whole
 from keras_lficam.training import _state as state
-from keras_lficam.training._files import whole
 
 
 class HeatMaps(keras.callbacks.Callback):
@@ -123,8 +123,7 @@ class HeatMaps(keras.callbacks.Callback):
             self._write(figure, epoch)
 
     def _titles(self, predictions):
-        if np.abs(predictions.sum(axis=-1) - 1).max() > 1e-3:
-            # Scores, not probabilities.
+        if backbones.last_activation(self.model) is keras.activations.linear:
             predictions = keras.ops.convert_to_numpy(
                 keras.ops.softmax(predictions)
             )

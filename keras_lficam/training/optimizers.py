@@ -1,5 +1,7 @@
 """Optimizers and learning rates of a recipe."""
 
+from typing import Any
+
 import keras
 
 from keras_lficam.training.recipes import Recipe
@@ -35,7 +37,7 @@ class SGDWithL2(keras.optimizers.SGD):
 
     def __init__(
         self,
-        learning_rate=0.01,
+        learning_rate: Any = 0.01,
         l2: float = 0.0,
         momentum: float = 0.0,
         *,

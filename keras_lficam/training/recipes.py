@@ -4,23 +4,13 @@ import dataclasses
 import math
 import numbers
 
+from keras_lficam.backbones import check_integer
+
 SMALL_SIDE = 64
 # Data sets of signs that a mirror turns into others.
 _NOT_TO_BE_MIRRORED = frozenset(
     {"digits_in_photos", "emnist", "kmnist", "mnist", "svhn_cropped"}
 )
-
-
-def _check_integer(name, value, lowest):
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(
-            f"`{name}` must be an integer. Received: {name}={value!r} of type "
-            f"{type(value).__name__}."
-        )
-    if value < lowest:
-        raise ValueError(
-            f"`{name}` must be at least {lowest}. Received: {name}={value}."
-        )
 
 
 def _check_number(name, value, *, above=None, below=math.inf):
@@ -102,9 +92,9 @@ class Recipe:
         object.__setattr__(self, "decay_at", tuple(self.decay_at))
         object.__setattr__(self, "augmentation", tuple(self.augmentation))
         for name, lowest in {"epochs": 1, "batch_size": 1}.items():
-            _check_integer(name, getattr(self, name), lowest)
+            check_integer(name, getattr(self, name), least=lowest)
         if self.patience is not None:
-            _check_integer("patience", self.patience, 1)
+            check_integer("patience", self.patience, least=1)
         _check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
         schedules = ("steps", "cosine", "constant")
         _check_choice("schedule", self.schedule, schedules)

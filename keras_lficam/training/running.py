@@ -12,13 +12,13 @@ from typing import Any
 
 import keras
 
+from keras_lficam import backbones, distribution, explainers
 from keras_lficam import data as data_sets
-from keras_lficam import distribution, explainers
+from keras_lficam._files import whole
 from keras_lficam.data import augmentation
 from keras_lficam.data.targets import with_targets
 from keras_lficam.training import _folder
 from keras_lficam.training import _state as state
-from keras_lficam.training._files import whole
 from keras_lficam.training.callbacks import (
     BestModel,
     Checkpoints,
@@ -100,9 +100,9 @@ def fit(
         recipe = keras_lficam.Recipe(epochs=1, optimizer="sgd")
         keras_lficam.fit(model, source, recipe, folder="runs/digits")
     """
-    _check_at_least("checkpoint_every", checkpoint_every, 1)
-    _check_at_least("heat_maps_every", heat_maps_every, 0)
-    _check_at_least("steps_per_execution", steps_per_execution, 1)
+    backbones.check_integer("checkpoint_every", checkpoint_every, least=1)
+    backbones.check_integer("heat_maps_every", heat_maps_every, least=0)
+    backbones.check_integer("steps_per_execution", steps_per_execution, least=1)
     run = _plan(model, data, recipe, folder, seed, steps_per_execution)
     begun = _folder.begin(run, resume)
     rows = _folder.read_rows(run, begun)
@@ -171,15 +171,7 @@ class _Run:
 
     @property
     def activation(self):
-        names = {layer.name for layer in self.model.layers}
-        last = (
-            self.model.get_layer("predictions")
-            if "predictions" in names
-            else self.model.layers[-1]
-        )
-        if isinstance(last, keras.layers.Softmax):
-            return keras.activations.softmax
-        return getattr(last, "activation", keras.activations.linear)
+        return backbones.last_activation(self.model)
 
     @property
     def shares_labels(self):
@@ -453,11 +445,3 @@ def _check_classes(model, source):
                 f"Received: {model.name!r} with {tensor.shape[-1]}. Way out: "
                 f"build it with classes={len(source.class_names)}."
             )
-
-
-def _check_at_least(name, value, lowest):
-    if not isinstance(value, int) or value < lowest:
-        raise ValueError(
-            f"Argument `{name}` must be an integer of at least {lowest}. "
-            f"Received: {name}={value!r}"
-        )
