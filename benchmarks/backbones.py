@@ -2,7 +2,6 @@
 
     python benchmarks/backbones.py                  # all, about half an hour
     python benchmarks/backbones.py ResNet50 VGG16   # some
-    python benchmarks/backbones.py --table          # the table of the docs
 
 Both models predict the same batch in turn, and the ratio is the median of the
 ratios of the rounds, so that a busy minute falls on both. There are at least
@@ -102,29 +101,14 @@ def read():
         return {row["backbone"]: row for row in csv.DictReader(file)}
 
 
-def markdown(row):
-    plain = int(row["parameters_plain"]) / 1e6
-    ours = int(row["parameters_lfi_cam"]) / 1e6
-    size = row["image_size"]
-    return (
-        f"| `{row['backbone']}` | {size} | {plain:.2f} M | {ours:.2f} M | "
-        f"{row['rows']}x{row['columns']}x{row['channels']} | "
-        f"{float(row['ratio']):.2f} |"
-    )
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     rows = read()
-    if options.table:
-        print("\n".join(markdown(row) for row in rows.values()))
-        return
     from keras_lficam import backbones
 
     for name in options.names or backbones.names():
@@ -132,7 +116,7 @@ def main():
             name, options.batch_size, options.rounds, options.seconds
         )
         write(TABLE, COLUMNS, (rows[name] for name in sorted(rows)))
-        print(markdown(rows[name]), flush=True)
+        print(*rows[name].values(), sep=", ", flush=True)
 
 
 if __name__ == "__main__":

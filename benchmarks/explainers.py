@@ -3,7 +3,6 @@
     pip install -r benchmarks/requirements.txt     # see there
     python benchmarks/explainers.py                # writes explainers.csv
     python benchmarks/explainers.py score_cam_wide # a few cases
-    python benchmarks/explainers.py --table        # the table of the docs
 
 A case is a net, images and a task; its contenders do the same task in turn,
 round after round, in one process. A ratio is the median over the rounds of
@@ -349,20 +348,9 @@ def read():
         return list(csv.DictReader(file))
 
 
-def markdown(row):
-    size = row["image_size"]
-    return (
-        f"| `{row['case']}` | {row['net']}, {row['images']} of {size}x{size} | "
-        f"{row['contender']} | {float(row['seconds_per_image']):.3g} s | "
-        f"{float(row['ours_over_it']):.3g} | "
-        f"{float(row['peak_memory_gb']):.2f} GB |"
-    )
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("cases", nargs="*", metavar="CASE")
-    parser.add_argument("--table", action="store_true")
     parser.add_argument("--seconds-of", help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -373,15 +361,13 @@ def main():
         print(json.dumps(measure_memory(*options.memory_of)))
         return
     rows = read()
-    if options.table:
-        print("\n".join(map(markdown, rows)))
-        return
     for case in options.cases or CASES:
         new = list(rows_of(case))
         rows = [row for row in rows if row["case"] != case] + new
         rows.sort(key=lambda row: list(CASES).index(row["case"]))
         write(TABLE, COLUMNS, rows)
-        print("\n".join(map(markdown, new)), flush=True)
+        for row in new:
+            print(*row.values(), sep=", ", flush=True)
 
 
 if __name__ == "__main__":

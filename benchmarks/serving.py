@@ -2,7 +2,6 @@
 
     python benchmarks/serving.py             # what it costs, some minutes
     python benchmarks/serving.py agreement   # that formats answer alike
-    python benchmarks/serving.py --table     # the tables of the docs
 
 For each runtime and batch size the model answers with the class alone and with
 class and map in turn; `map_over_class` is the median of the ratios of the
@@ -16,7 +15,6 @@ calibrated with 200 training pictures.
 """
 
 import argparse
-import csv
 import os
 import pathlib
 import tempfile
@@ -214,24 +212,8 @@ def agreement():
                     "images": len(images),
                 }
             )
-            print(agreement_markdown(rows[-1]), flush=True)
+            print(*rows[-1].values(), sep=", ", flush=True)
     write(AGREEMENT, list(rows[0]), rows)
-
-
-def agreement_markdown(row):
-    return (
-        f"| {row['format']} | {row['probabilities']} | {row['map']} | "
-        f"{float(row['same_class']):.1%} | {row['rank_correlation']} |"
-    )
-
-
-def markdown(row):
-    return (
-        f"| {row['runtime']} | {row['batch_size']} | "
-        f"{float(row['milliseconds_class']):.1f} | "
-        f"{float(row['milliseconds_map']):.1f} | "
-        f"{float(row['map_over_class']):.2f} |"
-    )
 
 
 def main():
@@ -239,14 +221,7 @@ def main():
     parser.add_argument("question", nargs="?", choices=["agreement"])
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seconds", type=int, default=30)
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    if options.table:
-        with TABLE.open() as file:
-            print("\n".join(map(markdown, csv.DictReader(file))))
-        with AGREEMENT.open() as file:
-            print("\n".join(map(agreement_markdown, csv.DictReader(file))))
-        return
     if options.question == "agreement":
         agreement()
         return
@@ -267,7 +242,7 @@ def main():
                     "version": version,
                 }
                 rows.append(row)
-                print(markdown(row), flush=True)
+                print(*row.values(), sep=", ", flush=True)
                 write(TABLE, COLUMNS, rows)
 
 

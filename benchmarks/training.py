@@ -2,7 +2,6 @@
 
     python benchmarks/training.py                 # all, about half an hour
     python benchmarks/training.py step ResNet50   # one question, some cases
-    python benchmarks/training.py --table         # the tables of the docs
 
 step       seconds of a training step with LFI-CAM, against the plain backbone
 pipeline   seconds in which the input pipeline alone makes a batch, against the
@@ -223,21 +222,6 @@ def read():
         }
 
 
-def markdown(row):
-    if row["question"] == "replicas":
-        return f"| {row['case']} | {row['difference']} |"
-    per_second = int(row["batch_size"]) / float(row["seconds"])
-    if row["question"] == "pipeline":  # Ten batches.
-        return (
-            f"| {row['case']} | {10 * per_second:,.0f} | "
-            f"{float(row['ratio']):.3f} |"
-        )
-    return (
-        f"| `{row['case']}` | {float(row['seconds_other']):.2f} s | "
-        f"{float(row['ratio']):.2f} |"
-    )
-
-
 QUESTIONS = {
     "step": (measure_step, STEP),
     "pipeline": (measure_pipeline, list(PIPELINES)),
@@ -252,12 +236,8 @@ def main():
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=int, default=120)
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     rows = read()
-    if options.table:
-        print("\n".join(markdown(row) for row in rows.values()))
-        return
     import keras
     import tensorflow as tf
 
@@ -286,7 +266,7 @@ def main():
             }
             rows[question, case, backend, device] = row
             write(TABLE, COLUMNS, rows.values())
-            print(markdown(row), flush=True)
+            print(*row.values(), sep=", ", flush=True)
             keras.backend.clear_session()
 
 

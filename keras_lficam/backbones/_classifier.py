@@ -137,6 +137,7 @@ class Classifier:
         """
         expected = self.image_shape
         images = ops.convert_to_numpy(images)
+        given = images.shape
         if images.ndim == 3:
             images = images[np.newaxis]
         fits = images.ndim == 4 and all(
@@ -149,7 +150,7 @@ class Classifier:
             )
             raise ValueError(
                 f"Argument `images` must have shape (batch, {shape}), or be a "
-                f"single image ({shape}). Received: images.shape={images.shape}"
+                f"single image ({shape}). Received: images.shape={given}"
             )
         # The kind of bfloat16, which is none of NumPy's own, is "V".
         if images.dtype.kind not in "biufV":

@@ -1,0 +1,378 @@
+"""Writes the tables and figures of the documentation from the CSV files here.
+
+    python benchmarks/pages.py           # after a benchmark has run
+    python benchmarks/pages.py --check   # fails where a page differs
+
+A table stands in a page behind its mark, `<!-- table: NAME -->`. A figure holds
+the hash of the CSV file it was drawn from, by which it is seen to be old.
+"""
+
+import argparse
+import csv
+import hashlib
+import pathlib
+import re
+import statistics
+import sys
+
+HERE = pathlib.Path(__file__).parent
+DOCS = HERE.parent / "docs"
+PAGES = [HERE.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+BLUE, ORANGE, GRAY = "#4c72b0", "#dd8452", "#9a9a9a"
+
+
+def rows_of(name, **chosen):
+    """Rows of a CSV file, those with the chosen values."""
+    with (HERE / f"{name}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [
+        row
+        for row in rows
+        if all(row[column] == value for column, value in chosen.items())
+    ]
+
+
+def table(header, rows, align=None):
+    """Markdown of a table: `align` has l or r for each column."""
+    marks = {"l": "---", "r": "---:"}
+    lines = [header, [marks[letter] for letter in align or "l" * len(header)]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *rows])
+
+
+def demo():
+    rows = rows_of("demo_seeds")
+    percent = {
+        "right answers": "accuracy",
+        "brightest point of the map inside the digit's box": "pointing_game",
+        "share of the heat inside the box": "energy_in_box",
+    }
+    lines = []
+    for words, column in percent.items():
+        values = [100 * float(row[column]) for row in rows]
+        lines.append([words, _spread(values, ".1f", " %")])
+    lift = [
+        float(row["energy_in_box"]) / float(row["mean_box_area"])
+        for row in rows
+    ]
+    words = "the same, over the share of the picture that the box covers"
+    lines.append([words, _spread(lift, ".2f")])
+    return table(["measured", "five seeds, mean (lowest to highest)"], lines)
+
+
+def _spread(values, form, unit=""):
+    mean, low, high = (
+        f"{value:{form}}{unit}"
+        for value in (statistics.mean(values), min(values), max(values))
+    )
+    return f"{mean} ({low} to {high})"
+
+
+def backbones():
+    return table(
+        [
+            "backbone",
+            "image",
+            "weights, plain",
+            "with LFI-CAM",
+            "feature map",
+            "time, LFI-CAM / plain",
+        ],
+        (
+            [
+                f"`{row['backbone']}`",
+                row["image_size"],
+                f"{int(row['parameters_plain']) / 1e6:.2f} M",
+                f"{int(row['parameters_lfi_cam']) / 1e6:.2f} M",
+                f"{row['rows']}x{row['columns']}x{row['channels']}",
+                f"{float(row['ratio']):.2f}",
+            ]
+            for row in rows_of("backbones")
+        ),
+    )
+
+
+def explainers():
+    return table(
+        [
+            "case",
+            "net and images",
+            "contender",
+            "for an image",
+            "ours over it",
+            "peak memory",
+        ],
+        (
+            [
+                f"`{row['case']}`",
+                f"{row['net']}, {row['images']} of "
+                f"{row['image_size']}x{row['image_size']}",
+                row["contender"],
+                f"{float(row['seconds_per_image']):.3g} s",
+                f"{float(row['ours_over_it']):.3g}",
+                f"{float(row['peak_memory_gb']):.2f} GB",
+            ]
+            for row in rows_of("explainers")
+        ),
+        align="lllrrr",
+    )
+
+
+def comparison():
+    rows = rows_of("comparison")
+    explainers = list(dict.fromkeys(row["explainer"] for row in rows))
+    arrow = {"lower": "↓", "higher": "↑"}
+    lines = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        of = [row for row in rows if row["metric"] == metric]
+        lines.append(
+            [
+                f"`{metric}` {arrow[of[0]['better']]}",
+                *(f"{float(row['mean']):.3f}" for row in of),
+            ]
+        )
+    lines += [
+        [
+            "seconds for a picture",
+            *(f"{float(row['seconds_per_image']):.2g}" for row in of),
+        ],
+        ["forward passes", *(row["forward_passes"] for row in of)],
+        ["backward passes", *(row["backward_passes"] for row in of)],
+    ]
+    header = ["", *(f"`{name}`" for name in explainers)]
+    return table(header, lines, align="l" + "r" * len(explainers))
+
+
+def step():
+    return table(
+        ["backbone", "plain", "LFI-CAM / plain"],
+        (
+            [
+                f"`{row['case']}`",
+                f"{float(row['seconds_other']):.2f} s",
+                f"{float(row['ratio']):.2f}",
+            ]
+            for row in rows_of("training", question="step")
+        ),
+    )
+
+
+def pipeline():
+    return table(
+        ["pictures, augmentation, net", "images a second", "pipeline / step"],
+        (
+            [
+                row["case"],
+                # Its seconds are those of ten batches.
+                f"{10 * int(row['batch_size']) / float(row['seconds']):,.0f}",
+                f"{float(row['ratio']):.3f}",
+            ]
+            for row in rows_of("training", question="pipeline")
+        ),
+    )
+
+
+def serving():
+    return table(
+        ["runtime", "batch", "class, ms", "class and map, ms", "ratio"],
+        (
+            [
+                row["runtime"],
+                row["batch_size"],
+                f"{float(row['milliseconds_class']):.1f}",
+                f"{float(row['milliseconds_map']):.1f}",
+                f"{float(row['map_over_class']):.2f}",
+            ]
+            for row in rows_of("serving")
+        ),
+    )
+
+
+def agreement():
+    return table(
+        ["format", "probability", "map", "same class", "rank correlation"],
+        (
+            [
+                row["format"],
+                row["probabilities"],
+                row["map"],
+                f"{float(row['same_class']):.1%}",
+                row["rank_correlation"],
+            ]
+            for row in rows_of("serving_agreement")
+        ),
+    )
+
+
+TABLES = (
+    demo,
+    backbones,
+    explainers,
+    comparison,
+    step,
+    pipeline,
+    serving,
+    agreement,
+)
+
+
+def draw_backbones(axes):
+    """What LFI-CAM adds to the time of every backbone."""
+    rows = sorted(
+        rows_of("backbones", image_size="224"),
+        key=lambda row: float(row["ratio"]),
+    )
+    for place, row in enumerate(rows):
+        axes.plot(
+            [
+                float(row["ratio_lower_quartile"]),
+                float(row["ratio_upper_quartile"]),
+            ],
+            [place, place],
+            color=GRAY,
+            linewidth=1.5,
+            zorder=1,
+        )
+    axes.scatter(
+        [float(row["ratio"]) for row in rows],
+        range(len(rows)),
+        color=BLUE,
+        s=22,
+        zorder=2,
+    )
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(
+        range(len(rows)), [row["backbone"] for row in rows], fontsize=8
+    )
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_xlim(left=0.85)
+    axes.set_xlabel("time with LFI-CAM / plain, median and quartiles")
+
+
+def draw_explainers(axes):
+    """How much faster other libraries' explainers are, or slower."""
+    rows = [
+        row
+        for row in rows_of("explainers")
+        if row["contender"] in ("tf-keras-vis", "xplique", "floor")
+    ]
+    colors = {"tf-keras-vis": BLUE, "xplique": ORANGE, "floor": GRAY}
+    rows.reverse()
+    axes.barh(
+        range(len(rows)),
+        [1 / float(row["ours_over_it"]) - 1 for row in rows],
+        left=1,
+        color=[colors[row["contender"]] for row in rows],
+    )
+    axes.set_yticks(
+        range(len(rows)),
+        [f"{row['case']}, {row['contender']}" for row in rows],
+        fontsize=8,
+    )
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xticks(
+        [0.5, 1, 2, 5, 10, 20, 50, 100],
+        ["0.5", "1", "2", "5", "10", "20", "50", "100"],
+    )
+    axes.minorticks_off()
+    axes.set_xlabel("time of the other / time of keras_lficam")
+
+
+def draw_comparison(figure):
+    """Quality of each explainer with the interval of its mean."""
+    rows = rows_of("comparison")
+    explainers = list(dict.fromkeys(row["explainer"] for row in rows))
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    grid = figure.subplots(3, 3, sharey=True)
+    for axes, metric in zip(grid.flat, metrics, strict=True):
+        of = [row for row in rows if row["metric"] == metric]
+        mean = [float(row["mean"]) for row in of]
+        ends = [
+            [float(row["mean"]) - float(row["low"]) for row in of],
+            [float(row["high"]) - float(row["mean"]) for row in of],
+        ]
+        colors = [ORANGE] + [BLUE] * (len(of) - 1)
+        axes.barh(range(len(of)), mean, xerr=ends, color=colors, ecolor="black")
+        axes.set_title(f"{metric}\n{of[0]['better']} is better", fontsize=9)
+        axes.set_yticks(range(len(of)), explainers, fontsize=8)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set_xlim(0, 1.05)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0, 0].invert_yaxis()
+
+
+# Name of a figure, which is that of its CSV file: size in inches, how to draw.
+FIGURES = {
+    "backbones": ((7, 7.5), draw_backbones),
+    "explainers": ((7, 5), draw_explainers),
+    "comparison": ((8, 6.5), draw_comparison),
+}
+
+
+def drawn_from(name):
+    """The words in a figure that say from what it was drawn."""
+    digest = hashlib.sha256((HERE / f"{name}.csv").read_bytes()).hexdigest()
+    return f"benchmarks/{name}.csv, sha256 {digest}"
+
+
+def draw(name):
+    from matplotlib import pyplot as plt
+
+    size, drawing = FIGURES[name]
+    figure = plt.figure(figsize=size, layout="constrained")
+    if name == "comparison":
+        drawing(figure)
+    else:
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        drawing(axes)
+    path = DOCS / "images" / f"benchmark_{name}.png"
+    figure.savefig(path, dpi=110, metadata={"Description": drawn_from(name)})
+    plt.close(figure)
+
+
+def is_old(name):
+    from PIL import Image
+
+    path = DOCS / "images" / f"benchmark_{name}.png"
+    if not path.exists():
+        return True
+    with Image.open(path) as image:
+        return image.text.get("Description") != drawn_from(name)
+
+
+def written(text):
+    """A page with its tables as the CSV files have them."""
+    for make in TABLES:
+        mark = f"<!-- table: {make.__name__} -->"
+        text = re.sub(
+            rf"{mark}\n\n(\|.*\n)*",
+            lambda match, mark=mark, make=make: f"{mark}\n\n{make()}\n",
+            text,
+        )
+    return text
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    old = [name for name in FIGURES if is_old(name)]
+    pages = {
+        page: text
+        for page in PAGES
+        if (text := written(page.read_text())) != page.read_text()
+    }
+    if check:
+        wrong = [*old, *(page.name for page in pages)]
+        sys.exit(f"not as the CSV files say: {wrong}" if wrong else 0)
+    for page, text in pages.items():
+        page.write_text(text)
+        print(page)
+    for name in old:
+        draw(name)
+        print(name)
+
+
+if __name__ == "__main__":
+    main()

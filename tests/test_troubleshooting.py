@@ -1,0 +1,230 @@
+"""Causes each message of the page on troubleshooting, and compares."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import keras_lficam
+from keras_lficam.cli import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
+
+
+def messages():
+    """Yields heading and message of each block of the page."""
+    for section in re.split(r"^### ", PAGE, flags=re.M)[1:]:
+        heading, _, text = section.partition("\n")
+        for message in re.findall(r"```text\n(.*?)\n```", text, re.S):
+            yield heading, message
+
+
+MESSAGES = list(messages())
+
+
+@pytest.fixture(scope="module")
+def model():
+    return keras_lficam.build("ResNet20", 3, input_shape=(32, 32, 3))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return keras_lficam.build(
+        "ResNet20", 3, input_shape=(32, 32, 3), architecture="plain"
+    )
+
+
+def folder_of(path, **counts):
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (path / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 255, (32, 32, 3), dtype="uint8")
+            Image.fromarray(pixels).save(path / name / f"{number}.png")
+    return str(path)
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+def saved_and_loaded_without_us(model, path):
+    model.save(path / "model.keras")
+    code = "import keras, sys; keras.models.load_model(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path / "model.keras")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    raise ValueError(done.stderr)
+
+
+def without_network(monkeypatch):
+    def get_file(*arguments, **options):
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    keras_lficam.build("ResNet50", weights="imagenet")
+
+
+def begun_twice(path, **changes):
+    """Begins a run where there is one already, or resumes it changed."""
+    source = folder_of(path / "pictures", cat=12, dog=12)
+    model = keras_lficam.build("ResNet20", 2, input_shape=(32, 32, 3))
+    recipe = keras_lficam.Recipe(epochs=1, batch_size=8)
+    keras_lficam.fit(model, source, recipe, folder=path / "run", verbose=0)
+    keras_lficam.fit(
+        model,
+        source,
+        dataclasses.replace(recipe, **changes),
+        folder=path / "run",
+        resume=bool(changes),
+        verbose=0,
+    )
+
+
+def lost_worker(monkeypatch, capsys, path):
+    def lost(*arguments):
+        raise tf.errors.UnavailableError(None, None, "Connection reset by peer")
+
+    monkeypatch.setattr("keras_lficam.cli.train._train", lost)
+    options = ["--data", "any", "--backbone", "ResNet20"]
+    code = main(["train", *options, "--output", str(path / "run")])
+    assert code == 75
+    raise RuntimeError(capsys.readouterr().err)
+
+
+def empty_share(monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
+
+    class Four:
+        num_replicas_in_sync = 4
+
+    data = tf.data.Dataset.range(10)
+    keras_lficam.distribution.for_evaluation(
+        Four(), data.batch(8), 10, batch_size=8
+    )
+
+
+def twice_exported(model, path):
+    for _ in range(2):
+        keras_lficam.export(model, path / "served", version=1)
+
+
+def answered(model, path, signature, **inputs):
+    folder = keras_lficam.export(model, path / "served")
+    answer = tf.saved_model.load(str(folder)).signatures[signature](**inputs)
+    assert answer["class_index"].numpy().tolist() == [-1]
+    raise ValueError(answer["error"].numpy()[0].decode())
+
+
+def asked_of_nobody(path, capsys):
+    (path / "a.png").write_bytes(b"")
+    code = main(
+        ["predict", str(path / "a.png"), "--url", "http://localhost:9"]
+        + ["--model", "digits"]
+    )
+    assert code != 0
+    raise RuntimeError(capsys.readouterr().err)
+
+
+def cause(heading, message, model, plain, path, monkeypatch, capsys):
+    """Does what the section is about."""
+    explainers = keras_lficam.explainers
+    pictures = np.zeros((4, 32, 32, 3))
+    logits = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3),
+        ]
+    )
+    small = {"input_shape": (32, 32, 3)}
+    recipe = keras_lficam.Recipe(epochs=1)
+    one = {"cat": 0, "dog": 4} if "no picture" in message else {"cat": 4}
+    if "answered" in heading:
+        too_bright = tf.fill((1, 32, 32, 3), 300.0)
+        return (
+            answered(model, path, "serving_default", images=too_bright)
+            if "numbers" in message
+            else answered(
+                model, path, "encoded_images", image_bytes=tf.constant([b"abc"])
+            )
+        )
+    return {
+        "A saved model does not load": lambda: saved_and_loaded_without_us(
+            model, path
+        ),
+        "The backbone has no known name": lambda: keras_lficam.build("ResNet5"),
+        "The images are too small": lambda: keras_lficam.build(
+            "MobileNetV2", 10, **small
+        ),
+        "The model is subclassed": lambda: keras_lficam.attach(Subclassed()),
+        "ImageNet's weights cannot be downloaded": lambda: without_network(
+            monkeypatch
+        ),
+        "The model has no map": lambda: explainers.AttentionMap(plain),
+        "Logits or probabilities?": lambda: explainers.ScoreCAM(logits)(
+            pictures
+        ),
+        "Images of another shape": lambda: explainers.GradCAM(plain)(
+            pictures[..., 0]
+        ),
+        "Only one class, or an empty one": lambda: keras_lficam.data.source(
+            folder_of(path / "pictures", **one)
+        ),
+        "The classes do not match": lambda: keras_lficam.fit(
+            model,
+            folder_of(path / "pictures", cat=12, dog=12),
+            recipe,
+            folder=path / "run",
+        ),
+        "A run is there already": lambda: begun_twice(path),
+        "A run that is resumed was another one": lambda: begun_twice(
+            path, batch_size=4
+        ),
+        "A worker was lost": lambda: lost_worker(monkeypatch, capsys, path),
+        "No machines are named": lambda: keras_lficam.distribution.strategy(
+            "multi_worker"
+        ),
+        "Replicas on a CPU and an empty batch": lambda: empty_share(
+            monkeypatch
+        ),
+        "The version is there": lambda: twice_exported(model, path),
+        "No server": lambda: asked_of_nobody(path, capsys),
+        "A format needs more": lambda: keras_lficam.export(
+            model, path / "served", formats=["litert_int8"]
+        ),
+    }[heading]()
+
+
+@pytest.mark.parametrize(
+    ("heading", "message"),
+    MESSAGES,
+    ids=[f"{index}: {heading}" for index, (heading, _) in enumerate(MESSAGES)],
+)
+def test_the_message_is_what_is_said(
+    heading, message, model, plain, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises((OSError, RuntimeError, ValueError)) as raised:
+        cause(heading, message, model, plain, tmp_path, monkeypatch, capsys)
+    said = " ".join(str(raised.value).split())
+    pattern = ".*".join(map(re.escape, message.split("...")))
+    assert re.search(pattern, said), said
+
+
+def test_the_page_has_messages():
+    assert len(MESSAGES) >= 20
