@@ -1,5 +1,5 @@
-.PHONY: setup check test backends every-backbone oracles shipped docs tutorials \
-	demo
+.PHONY: setup check test backends every-backbone oracles shipped docs site \
+	tutorials demo
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -44,7 +44,11 @@ shipped: setup
 
 docs: setup
 	$(BIN)/pip install -q -e ".[docs]"
+	$(BIN)/python benchmarks/pages.py --check
 	$(BIN)/mkdocs build --strict
+
+site: docs
+	$(PYTEST) $(SPREAD) -m site
 
 tutorials: setup
 	$(BIN)/pip install -q -e ".[test,tutorials]"

@@ -1,0 +1,224 @@
+"""Opens the built site in a browser, as `make site` does after building it.
+
+It lies under a path, as on most hosts, and nothing but it can be reached.
+"""
+
+import functools
+import http.server
+import pathlib
+import shutil
+import threading
+import urllib.parse
+
+import pytest
+
+pytestmark = pytest.mark.site
+ROOT = pathlib.Path(__file__).parents[1]
+SITE = ROOT / "site"
+PAGES = sorted(
+    path.parent.relative_to(SITE).as_posix() + "/"
+    for path in SITE.rglob("index.html")
+)
+NOTEBOOKS = [page for page in PAGES if page.startswith("tutorials/0")]
+WIDTHS = {"desk": 1280, "phone": 390}
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Address of the site under a path."""
+    folder = tmp_path_factory.mktemp("host")
+    (folder / "some").mkdir()
+    (folder / "some" / "path").symlink_to(SITE)
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/some/path/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    assert program, "no browser. Way out: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program,
+            args=["--no-sandbox", "--disable-background-networking"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium, address):
+    """Opens a page, and refuses errors and requests of other hosts."""
+    contexts, faults = [], []
+
+    def opened(path, width=1280, scheme="light"):
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on(
+            "console",
+            lambda said: said.type == "error" and faults.append(said.text),
+        )
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith((address, "data:", "blob:"))
+                or faults.append(f"asks {request.url}")
+            ),
+        )
+        page.on(
+            "response",
+            lambda response: (
+                response.status < 400
+                or faults.append(f"{response.status}: {response.url}")
+            ),
+        )
+        page.goto(address + path.removeprefix("./"), wait_until="load")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+def test_the_site_is_built():
+    assert len(PAGES) > 20, f"{SITE} is not built. Way out: make docs"
+    assert len(NOTEBOOKS) == 7
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_loads_and_is_no_wider_than_the_window(path, width, open_page):
+    page = open_page(path, width)
+    assert page.locator("h1").count() == 1
+    wide = page.evaluate(
+        "[document.documentElement.scrollWidth, window.innerWidth]"
+    )
+    assert wide[0] <= wide[1]
+    assert (
+        page.evaluate(
+            "[...document.images].filter("
+            "image => image.loading != 'lazy' && !image.naturalWidth).length"
+        )
+        == 0
+    )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_a_notebook_shows_its_figures(path, open_page):
+    page = open_page(path)
+    widths = page.evaluate(
+        "[...document.querySelectorAll('.jp-OutputArea-output img')]"
+        ".map(image => image.naturalWidth)"
+    )
+    assert widths
+    assert min(widths) > 100
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_light_and_dark(scheme, open_page):
+    for path in ("./", "reference/", NOTEBOOKS[0]):
+        page = open_page(path, scheme=scheme)
+        text = page.evaluate(
+            "getComputedStyle(document.querySelector('article p')).color"
+        )
+        ground = page.evaluate(
+            "getComputedStyle(document.body).backgroundColor"
+        )
+        ground = channels(ground)
+        assert (luminance(ground) < 0.5) == (scheme == "dark")
+        text = channels(text, behind=ground)
+        low, high = sorted([luminance(text), luminance(ground)])
+        # WCAG 2.2, success criterion 1.4.3.
+        assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
+def channels(color, behind=(255, 255, 255)):
+    """Channels of a color of CSS, laid over what is behind it."""
+    numbers = color[color.index("(") + 1 : -1].split(",")
+    *rgb, alpha = [*map(float, numbers), 1.0][:4]
+    pairs = zip(rgb, behind, strict=True)
+    return [alpha * front + (1 - alpha) * back for front, back in pairs]
+
+
+def luminance(rgb):
+    """Relative luminance, as WCAG 2.2 defines it."""
+    linear = [
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in (part / 255 for part in rgb)
+    ]
+    weights = (0.2126, 0.7152, 0.0722)
+    return sum(w * x for w, x in zip(weights, linear, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ("AttentionMechanism", "reference/"),
+        ("TF_CONFIG", "distribute/"),
+        ("shipped model", "tutorials/01_see_what_a_classifier_looks_at/"),
+    ],
+)
+def test_search_finds(words, where, open_page, address):
+    page = open_page("./")
+    page.locator("input.md-search__input").click()
+    page.locator("input.md-search__input").press_sequentially(words)
+    results = page.locator("a.md-search-result__link")
+    results.first.wait_for(timeout=10_000)
+    found = [link.get_attribute("href") for link in results.all()]
+    assert any(where in urllib.parse.unquote(link) for link in found)
+
+
+def test_the_reference_shows_examples_as_code(open_page):
+    page = open_page("reference/")
+    for name in ("build", "export", "AttentionMechanism"):
+        example = page.locator(f".doc-object:has(> h3[id$='.{name}']) pre")
+        assert any(name in text for text in example.all_inner_texts()), name
+
+
+def test_no_link_leads_nowhere():
+    from bs4 import BeautifulSoup
+
+    pages = {
+        path: BeautifulSoup(path.read_text(), "html.parser")
+        for path in SITE.rglob("*.html")
+        if path.name != "404.html"
+    }
+    names = {
+        path: {
+            tag.get("id") or tag.get("name")
+            for tag in page.find_all(lambda t: t.get("id") or t.get("name"))
+        }
+        for path, page in pages.items()
+    }
+    broken = []
+    for path, page in pages.items():
+        for link in page.find_all("a", href=True):
+            parts = urllib.parse.urlsplit(link["href"])
+            if parts.scheme or parts.netloc or link["href"] in ("#", ""):
+                continue
+            target = (path.parent / urllib.parse.unquote(parts.path)).resolve()
+            if parts.path in ("", "."):
+                target = path
+            elif target.is_dir():
+                target = target / "index.html"
+            anchor = urllib.parse.unquote(parts.fragment)
+            missing = anchor and anchor not in names.get(target, {anchor})
+            if not target.exists() or missing:
+                broken.append((path.relative_to(SITE), link["href"]))
+    assert not broken
