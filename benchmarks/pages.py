@@ -346,11 +346,11 @@ def written(text):
     for make in TABLES:
         mark = f"<!-- table: {make.__name__} -->"
         text = re.sub(
-            rf"{mark}\n\n(\|.*\n)*",
-            lambda match, mark=mark, make=make: f"{mark}\n\n{make()}\n",
+            rf"{mark}\n+(\|.*\n)*\n*",
+            lambda match, mark=mark, make=make: f"{mark}\n\n{make()}\n\n",
             text,
         )
-    return text
+    return text.rstrip() + "\n"
 
 
 def main():
