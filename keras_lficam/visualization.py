@@ -455,6 +455,8 @@ def _checked_figure(pixels, heat, titles, masks):
 
 def _checked(images, maps):
     images, maps = np.asarray(images), np.asarray(maps, dtype="float64")
+    if images.ndim == 3 and maps.ndim == 4 and len(maps) == 1:
+        maps = maps[0]  # What an explainer gives for a single image.
     if (
         images.ndim not in (3, 4)
         or images.shape[-1] != 3
