@@ -606,6 +606,7 @@ def test_large_sets_are_shuffled_in_part(monkeypatch):
     ("name", "message"),
     [
         ("no/such/folder", "no/such/folder: there is no such folder"),
+        ("Cats_vs_Dog", "nearest: cats_vs_dogs"),
         ("cifar11", "folder that exists, or .*'cifar11'.*cifar10"),
     ],
 )
