@@ -52,7 +52,8 @@ site: docs
 
 tutorials: setup
 	$(BIN)/pip install -q -e ".[test,tutorials]"
-	$(PYTEST) --nbval tutorials
+	$(PYTEST) --nbval tutorials \
+		--nbval-sanitize-with tutorials/sanitize.cfg
 
 demo: setup
 	$(BIN)/keras-lficam demo

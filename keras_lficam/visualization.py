@@ -1,5 +1,6 @@
 """Draws heat maps: overlays as pixels, grids and plots as figures."""
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
 # Perceptually uniform: equal steps of the map look equally large.
 COLORMAP = "inferno"
 OPACITY = 0.65
+# Of points: dark enough to be read as names, and told apart when color-blind.
+_COLORS = (
+    "#1f5f8b",
+    "#c2570c",
+    "#2f7d4f",
+    "#a3195b",
+    "#6a4fb3",
+    "#7a5c1e",
+    "#4a4a4a",
+)
+_DOT = 5  # Their width, in typographic points.
 
 
 def overlay(
@@ -208,9 +220,11 @@ def quality_against_time(
 ) -> "Figure":
     """Plots how good the maps are against the time that they take.
 
-    A panel is a metric and a point an explainer, with its name beside it.
-    Where lower is better the axis is turned, so that the best explainers are
-    up and left in every panel.
+    A panel is a metric and a point an explainer, of one color in all panels,
+    with its name in that color beside it. A line leads from a name to its
+    point where another point is near. Points that cover one another share a
+    name, such as `"CAM, Grad-CAM"`. Where lower is better the axis is turned,
+    so that the best explainers are up and left in every panel.
 
     Args:
         seconds: Names of explainers, and seconds per image, greater than 0.
@@ -236,6 +250,7 @@ def quality_against_time(
     from matplotlib import pyplot
 
     _check_points(seconds, quality, columns)
+    colors = dict(zip(seconds, itertools.cycle(_COLORS), strict=False))
     columns = min(columns, len(quality))
     rows = -(-len(quality) // columns)
     figure, axes = pyplot.subplots(
@@ -252,8 +267,9 @@ def quality_against_time(
         axis.set_title(metric, fontsize=10, loc="left")
         axis.set_ylabel(f"{word} is better" if word else "", fontsize=8)
         for name, (mean, low, high) in points.items():
-            axis.plot([seconds[name]] * 2, [low, high], color="#9db8cc")
-            axis.plot(seconds[name], mean, "o", color="#1f5f8b", markersize=5)
+            color, place = colors[name], seconds[name]
+            axis.plot([place] * 2, [low, high], color=color, alpha=0.45)
+            axis.plot(place, mean, "o", color=color, markersize=_DOT)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.margins(x=0.3, y=0.12)
@@ -269,7 +285,7 @@ def quality_against_time(
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axis, points in zip(axes.flat, quality.values(), strict=False):
-        _name_points(axis, seconds, points)
+        _name_points(axis, seconds, points, colors)
     pyplot.close(figure)
     return figure
 
@@ -348,7 +364,7 @@ def _outline(axis, mask):
     )
 
 
-def _name_points(axis, seconds, points):
+def _name_points(axis, seconds, points, colors):
     """Writes each name where it covers neither points nor other names."""
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
@@ -363,39 +379,76 @@ def _name_points(axis, seconds, points):
         places[name] = drawn[0]
         taken.append(Bbox([drawn.min(axis=0), drawn.max(axis=0)]).padded(4))
     panel = axis.get_window_extent()
-    for name in sorted(places, key=seconds.__getitem__):
+    for names in _covering(places, _DOT * pixel):
+        place = np.mean([places[name] for name in names], axis=0)
+        others = [places[name] for name in places if name not in names]
         text = axis.annotate(
-            name,
-            (seconds[name], points[name][0]),
+            ", ".join(names),
+            axis.transData.inverted().transform(place),
             xytext=(0, 0),
             textcoords="offset points",
             ha="center",
             va="center",
             fontsize=8,
+            color=colors[names[0]] if len(names) == 1 else "#333333",
             arrowprops={
                 "arrowstyle": "-",
-                "color": "#9a9a9a",
-                "linewidth": 0.6,
+                "color": "#8a8a8a",
+                "linewidth": 0.7,
                 "shrinkA": 0,
-                "shrinkB": 4,
+                "shrinkB": _DOT / 2,
             },
         )
         size = Text.get_window_extent(text)
-        offsets = list(_offsets(size.width / pixel))
-        nearest, choices = offsets[:8], []
-        for x, y in offsets:
-            corner = places[name] + pixel * np.array([x, y])
+        choices = []
+        for x, y in _offsets(size.width / pixel):
+            corner = place + pixel * np.array([x, y])
             corner -= [size.width / 2, size.height / 2]
             box = Bbox.from_bounds(*corner, size.width, size.height).padded(1)
             covered = sum(_shared_area(box, other) for other in taken)
             outside = box.width * box.height - _shared_area(box, panel)
+            near = min((_distance(box, at) for at in others), default=np.inf)
+            led = near < 2.5 * _distance(box, place)
+            # A line over another point would lead astray.
+            astray = led and any(
+                _passes(place, box, at, _DOT * pixel) for at in others
+            )
             # Whole pixels, so that rounding does not choose.
-            choices.append((round(covered + outside), (x, y), box))
+            cost = round(covered + outside + 100 * astray)
+            choices.append((cost, (x, y), box, led))
         # Of the best the first, which is the nearest.
-        _, offset, box = min(choices, key=lambda choice: choice[0])
+        _, offset, box, led = min(choices, key=lambda choice: choice[0])
         text.set_position(offset)
-        text.arrow_patch.set_visible(offset not in nearest)
+        text.arrow_patch.set_visible(led)
         taken.append(box)
+
+
+def _covering(places, reach):
+    """Groups names whose points are nearer to one another than `reach`."""
+    groups = []
+    for name in sorted(places, key=lambda name: places[name][0]):
+        for group in groups:
+            spans = [places[name] - places[other] for other in group]
+            if all(np.hypot(*span) < reach for span in spans):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return groups
+
+
+def _distance(box, point):
+    """Distance of a point from a box, 0 inside."""
+    beyond = np.maximum(box.min - point, point - box.max)
+    return np.hypot(*np.maximum(beyond, 0))
+
+
+def _passes(place, box, point, reach):
+    """Whether the line from a box to a place comes near a point."""
+    start = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
+    along = place - start
+    share = np.clip((point - start) @ along / (along @ along), 0, 1)
+    return np.hypot(*(start + share * along - point)) < reach
 
 
 def _offsets(width):

@@ -156,6 +156,11 @@ def test_sequence_of_bgr_or_other_pixels_is_never_seen_by_the_gray(rng):
             ValueError,
             "nearest names are 'ResNet50'",
         ),
+        (
+            {"backbone": "ResNext50"},
+            ValueError,
+            "nearest names are 'ResNeXt50_32x4d'",
+        ),
         ({"backbone": "xyzzy"}, ValueError, r"backbones\.names\(\)"),
         ({"backbone": 50}, TypeError, "name such as.*50 of type int"),
         ({"backbone": keras.Sequential()}, ValueError, "keras.Input first"),

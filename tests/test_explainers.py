@@ -265,6 +265,19 @@ def test_what_overflows_is_an_error_not_a_map(name, small_images):
 
 
 @pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="only TensorFlow counts how often a function is traced",
+)
+def test_explainer_is_compiled_once_for_images_of_a_shape(model, images):
+    explainer = AttentionMap(model)
+    for _ in range(4):
+        explainer(images)
+        explainer(images[::-1])
+    step = explainer._step.predict_function
+    assert step.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="exports a SavedModel"
 )
 def test_defect_export_of_an_explainer_fails(model, images, tmp_path):

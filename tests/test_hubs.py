@@ -681,6 +681,7 @@ def test_other_weights(name, weights, allowed):
         ),
         ("keras_cv/mit_b0", None, "the path of a folder with all its files"),
         ("keras_cv/resnet_50_v2", None, "The nearest are 'resnet50_v2', "),
+        ("keras_cv/ResNet50-V2", None, "The nearest are 'resnet50_v2', "),
         ("keras_cv/videoswin_tiny", None, "could not be built for"),
     ],
 )

@@ -83,6 +83,14 @@ def test_box_masks_fill_the_tight_box():
     np.testing.assert_array_equal(metrics.box_masks(0 * masks), 0 * masks)
 
 
+def test_box_masks_are_an_array_that_takes_a_list_of_images():
+    masks = np.repeat(MAP, 3, axis=0) > 0
+    boxes = metrics.box_masks(keras.ops.convert_to_tensor(masks))
+    assert isinstance(boxes, np.ndarray)
+    assert boxes.dtype == "float32"
+    np.testing.assert_array_equal(boxes[[0, 2]], boxes[:2])
+
+
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
     reason="only TensorFlow has graphs with unknown sizes",

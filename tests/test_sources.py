@@ -358,7 +358,7 @@ def test_a_cache_gives_the_same_without_making_it_again(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cache": True, "shuffle": True}, "`cache=True`.*Drop one"),
+        ({"cache": True, "shuffle": True}, r"drop one.*source\.stream\("),
         ({"resizing": "crop"}, "'stretch', 'center_crop'.*'crop'"),
         ({"with_masks": True}, "masks of the object.*batches .image, label"),
         ({"split": "dev"}, "train, validation, test.*'dev'"),
@@ -606,6 +606,7 @@ def test_large_sets_are_shuffled_in_part(monkeypatch):
     ("name", "message"),
     [
         ("no/such/folder", "no/such/folder: there is no such folder"),
+        ("Cats_vs_Dog", "nearest: cats_vs_dogs"),
         ("cifar11", "folder that exists, or .*'cifar11'.*cifar10"),
     ],
 )

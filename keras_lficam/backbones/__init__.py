@@ -1,13 +1,13 @@
 """Backbones: a name, a function or a model becomes image, features and head."""
 
 import dataclasses
-import difflib
 import inspect
 import os
 from collections.abc import Callable
 
 import keras
 
+from keras_lficam._names import nearest
 from keras_lficam.backbones import cifar, resnets
 from keras_lficam.backbones._applications import build_application
 from keras_lficam.backbones._checks import check_integer, is_integer
@@ -284,11 +284,9 @@ def _function(name):
     known = {**_applications(), **_OWN}
     if name in known:
         return known[name]
-    folded = {known_name.lower(): known_name for known_name in known}
-    close = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)
-    nearest = ", ".join(repr(folded[match]) for match in close)
+    close = ", ".join(map(repr, nearest(name, known)))
     raise ValueError(
         f"Argument `backbone` is no known name. Received: backbone={name!r}. "
-        + (f"The nearest names are {nearest}. " if close else "")
+        + (f"The nearest names are {close}. " if close else "")
         + "All names: keras_lficam.backbones.names()."
     )

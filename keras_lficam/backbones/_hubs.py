@@ -1,7 +1,6 @@
 """Backbones of keras_cv and keras_hub, with their preprocessing inside."""
 
 import contextlib
-import difflib
 import functools
 import importlib
 import inspect
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+
+from keras_lficam._names import nearest
 
 # Residual networks of keras_cv by their number of layers: kind of block, and
 # blocks in each stage. The library fetches these few numbers from a network.
@@ -326,7 +327,7 @@ def _nearest(library, preset):
         known = list(_families_of_keras_cv())
     else:
         known = list(_installed(library).models.Backbone.presets)
-    close = difflib.get_close_matches(preset, known, n=3, cutoff=0.5)
+    close = nearest(preset, known)
     if preset in known or not close:
         return ""
     return f"The nearest are {', '.join(repr(name) for name in close)}. "

@@ -177,9 +177,12 @@ def _size(dataset: tf.data.Dataset) -> int:
 def _check_cache(cache: bool, shuffle: bool) -> None:
     if cache and shuffle:
         raise ValueError(
-            "`cache=True` keeps batches in the order in which they first "
-            "come, which `shuffle=True` would change. Drop one of the two; "
-            "`stream` keeps images in memory and shuffles them."
+            "`cache=True` keeps batches as they first come, so that with "
+            "`shuffle=True` every pass would repeat the order of the first. "
+            "Ways out: drop one of the two; or, to train, "
+            "fit(source.stream(split, image_size=..., batch_size=...), "
+            "steps_per_epoch=...), which keeps images in memory and shuffles "
+            "them anew for each epoch."
         )
 
 

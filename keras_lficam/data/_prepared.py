@@ -1,6 +1,5 @@
 """Data sets that TensorFlow Datasets (TFDS) prepares."""
 
-import difflib
 import functools
 import importlib
 import os
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from keras_lficam._names import nearest
 from keras_lficam.data.sources import Source
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _builder(
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
-        near = difflib.get_close_matches(name, known) or ["digits_in_photos"]
+        near = nearest(name, known) or ["digits_in_photos"]
         raise ValueError(
             "`name` must be a folder that exists, or a data set that "
             f"TensorFlow Datasets knows. Received: name={name!r}. The "

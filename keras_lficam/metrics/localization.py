@@ -77,7 +77,7 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     return ops.where(nothing, 0.0, inside / ops.where(nothing, 1.0, energy))
 
 
-def box_masks(masks: Tensor) -> Tensor:
+def box_masks(masks: Tensor) -> np.ndarray:
     """Fills the tight box around every object.
 
     Args:
@@ -85,19 +85,22 @@ def box_masks(masks: Tensor) -> Tensor:
             anything else on it.
 
     Returns:
-        Tensor `(B, H, W, 1)`, float32: 1 in the box, 0 elsewhere. A mask
+        Array `(B, H, W, 1)`, float32: 1 in the box, 0 elsewhere. A mask
         without an object gives no box.
 
     Raises:
-        ValueError: If the shape is not `(B, H, W, 1)`.
+        TypeError: If the masks hold no real numbers.
+        ValueError: If the shape is not `(B, H, W, 1)`, or a value is not
+            finite.
 
     Examples:
         boxes = box_masks(maps > 0.5)
     """
-    masks, _ = _checked(masks, masks)
-    rows = _filled(ops.max(masks, axis=2, keepdims=True), axis=1)
-    columns = _filled(ops.max(masks, axis=1, keepdims=True), axis=2)
-    return rows * columns
+    on, _ = _checks.map_arrays(masks, masks, other_name="masks")
+    on = on != 0
+    rows = _filled(on.any(axis=2, keepdims=True), axis=1)
+    columns = _filled(on.any(axis=1, keepdims=True), axis=2)
+    return (rows & columns).astype("float32")
 
 
 def localization_iou(
@@ -267,10 +270,10 @@ def _area(box):
 
 
 def _filled(line, axis):
-    """Sets to 1 what lies between the first and the last 1 along an axis."""
-    forward = ops.cumsum(line, axis=axis)
-    backward = ops.flip(ops.cumsum(ops.flip(line, axis), axis=axis), axis)
-    return ops.cast((forward > 0) & (backward > 0), "float32")
+    """Sets what lies between the first and the last True along an axis."""
+    forward = np.logical_or.accumulate(line, axis=axis)
+    backward = np.logical_or.accumulate(np.flip(line, axis), axis=axis)
+    return forward & np.flip(backward, axis)
 
 
 def _checked(maps, masks):

@@ -1,0 +1,38 @@
+"""Names that were meant, where one is not known."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Finds the known names that are most like a name.
+
+    Case and separators do not count, and a name may stop early: `ResNext50` is
+    most like `ResNeXt50_32x4d`.
+
+    Args:
+        name: What was asked for.
+        known: The names that there are.
+
+    Returns:
+        The three nearest at most, the nearest first; none if all are unlike.
+    """
+    word = _folded(name)
+    likeness = {}
+    for other in known:
+        whole = _folded(other)
+        # A name of the same length that fits as well is the better one.
+        likeness[other] = max(
+            _ratio(word, whole), 0.99 * _ratio(word, whole[: len(word)])
+        )
+    like = [other for other, ratio in likeness.items() if ratio >= 0.6]
+    return sorted(like, key=likeness.__getitem__, reverse=True)[:3]
+
+
+def _folded(name):
+    return re.sub(r"[\W_]", "", name).casefold()
+
+
+def _ratio(one, other):
+    return difflib.SequenceMatcher(None, one, other).ratio()
