@@ -111,6 +111,7 @@ def test_public_surface():
         "functional",
         "layers",
         "metrics",
+        "pretrained",
         "serving",
         "training",
         "visualization",

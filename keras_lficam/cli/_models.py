@@ -53,18 +53,6 @@ def check_file(path):
         raise ValueError(f"{path}: there is no such model file")
 
 
-def shipped_model():
-    """Finds the model that comes with the package."""
-    package = pathlib.Path(__file__).parents[1]
-    for folder in (
-        package / "shipped",
-        package.parent / "saved_models" / "digits_in_photos",
-    ):
-        if (folder / "model.keras").is_file():
-            return folder / "model.keras"
-    raise ValueError("the shipped model is not there; give a model's file")
-
-
 def load_view(path):
     """Loads a model for its map, or says in one line why that cannot be."""
     return view_of(load_model(path), path)

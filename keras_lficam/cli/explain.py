@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import sys
 
+from keras_lficam import pretrained
 from keras_lficam.cli import _models, _output
 
 _OVERLAY_SIDE = 512
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _model_and_images(files):
     """Tells the model from the pictures; without one takes the shipped one."""
     if files[0].suffix.lower() not in _MODELS:
-        return _models.shipped_model(), files
+        return pretrained.digits_in_photos(), files
     if len(files) == 1:
         raise ValueError(f"{files[0]}: give pictures behind the model")
     return files[0], files[1:]
