@@ -11,6 +11,10 @@ PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py \
 	attach.py classifier.py explainers.py cam.py gradient.py perturbation.py \
 	faithfulness.py evaluation.py)
 
+# JAX compiles more than it computes here.
+QUICK = --xla_backend_optimization_level=0 \
+	--xla_llvm_disable_expensive_passes=true
+
 setup: .venv/ready
 
 .venv/ready: pyproject.toml
@@ -28,12 +32,12 @@ test: setup
 
 backends: setup
 	$(BIN)/pip install -q -e ".[test,backends]"
-	KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
+	XLA_FLAGS="$(QUICK)" KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
 	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE)
 	$(PYTEST) -m across_backends
 
 every-backbone: setup
-	$(PYTEST) -m every_backbone
+	$(PYTEST) -n 2 -m every_backbone
 
 oracles: setup
 	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt
@@ -52,7 +56,7 @@ site: docs
 
 tutorials: setup
 	$(BIN)/pip install -q -e ".[test,tutorials]"
-	$(PYTEST) --nbval tutorials \
+	$(PYTEST) $(SPREAD) --nbval tutorials \
 		--nbval-sanitize-with tutorials/sanitize.cfg
 
 demo: setup
