@@ -81,6 +81,21 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         return self.experimental_local_results(value)[0]
 
 
+class _MirroredStrategy(tf.distribute.MirroredStrategy):
+    """TensorFlow's, with batches that replicas cannot share evenly.
+
+    Keras asks for the mean of the first batch here, too, and an odd one has
+    none: of 5 images one replica gets 3 and the other 2.
+    """
+
+    def reduce(self, reduce_op, value, axis=None):
+        if tf.nest.is_nested(value):
+            return tf.nest.map_structure(
+                lambda one: self.experimental_local_results(one)[0], value
+            )
+        return super().reduce(reduce_op, value, axis)
+
+
 def strategy(name: str = "auto") -> tf.distribute.Strategy:
     """Finds the strategy for the devices and machines that there are.
 
@@ -135,7 +150,7 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
     if name == "auto" and len(gpus) < 2:
         return tf.distribute.get_strategy()
     devices = gpus or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return _MirroredStrategy([device.name for device in devices])
 
 
 class DataParallel(keras.distribution.DataParallel):
