@@ -37,7 +37,35 @@ _LOST_PEER_WORDS = (
 )
 
 
-class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
+class _Reductions:
+    """Answers what Keras 3 asks of a strategy and TensorFlow's cannot."""
+
+    def reduce(
+        self, reduce_op: Any, value: Any, axis: int | None = None
+    ) -> Any:
+        """Reduces a value over all replicas.
+
+        Args:
+            reduce_op: `"SUM"` or `"MEAN"`, or a `tf.distribute.ReduceOp`.
+            value: Value of each replica, or a structure of such values.
+            axis: Axis that is reduced as well, which a scalar does not have.
+
+        Returns:
+            The reduced value; of a structure this worker's own.
+        """
+        if tf.nest.is_nested(value):
+            return tf.nest.map_structure(self._own, value)
+        if axis is not None and self._own(value).shape.rank == 0:
+            axis = None
+        return super().reduce(reduce_op, value, axis)  # type: ignore[misc]
+
+    def _own(self, value):
+        return self.experimental_local_results(value)[0]
+
+
+class MultiWorkerMirroredStrategy(
+    _Reductions, tf.distribute.MultiWorkerMirroredStrategy
+):
     """TensorFlow's `MultiWorkerMirroredStrategy`, under which Keras 3 trains.
 
     With that of TensorFlow, `fit` ends in `Attempt to convert a value
@@ -58,42 +86,13 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         https://github.com/keras-team/keras/issues/20585
     """
 
-    def reduce(
-        self, reduce_op: Any, value: Any, axis: int | None = None
-    ) -> Any:
-        """Reduces a value over all replicas.
 
-        Args:
-            reduce_op: `"SUM"` or `"MEAN"`, or a `tf.distribute.ReduceOp`.
-            value: Value of each replica, or a structure of such values.
-            axis: Axis that is reduced as well, which a scalar does not have.
-
-        Returns:
-            The reduced value; of a structure this worker's own.
-        """
-        if tf.nest.is_nested(value):
-            return tf.nest.map_structure(self._own, value)
-        if axis is not None and self._own(value).shape.rank == 0:
-            axis = None
-        return super().reduce(reduce_op, value, axis)
-
-    def _own(self, value):
-        return self.experimental_local_results(value)[0]
-
-
-class _MirroredStrategy(tf.distribute.MirroredStrategy):
+class _MirroredStrategy(_Reductions, tf.distribute.MirroredStrategy):
     """TensorFlow's, with batches that replicas cannot share evenly.
 
     Keras asks for the mean of the first batch here, too, and an odd one has
     none: of 5 images one replica gets 3 and the other 2.
     """
-
-    def reduce(self, reduce_op, value, axis=None):
-        if tf.nest.is_nested(value):
-            return tf.nest.map_structure(
-                lambda one: self.experimental_local_results(one)[0], value
-            )
-        return super().reduce(reduce_op, value, axis)
 
 
 def strategy(name: str = "auto") -> tf.distribute.Strategy:
