@@ -34,7 +34,7 @@ backends: setup
 	$(BIN)/pip install -q -e ".[test,backends]"
 	XLA_FLAGS="$(QUICK)" KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
 	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE)
-	$(PYTEST) -m across_backends
+	$(PYTEST) -n 2 -m across_backends
 
 every-backbone: setup
 	$(PYTEST) -n 2 -m every_backbone
