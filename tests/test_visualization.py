@@ -78,9 +78,16 @@ def test_grid_outlines_masks(images, maps):
 
 
 def test_grid_takes_a_single_image(images, maps):
-    figure = visualization.grid(images[0], maps[0])
-    shown = figure.subfigs[0].axes[0].images[0].get_array()
-    np.testing.assert_array_equal(shown, images[0])
+    # The second as an explainer gives it for a single image.
+    for heat in (maps[0], maps[:1]):
+        figure = visualization.grid(images[0], heat)
+        drawn = [axis.images[0].get_array() for axis in figure.subfigs[0].axes]
+        np.testing.assert_array_equal(drawn[0], images[0])
+        np.testing.assert_array_equal(
+            drawn[2], visualization.overlay(images[0], maps[0])
+        )
+    with pytest.raises(ValueError, match="or both lack the batch"):
+        visualization.grid(images[0], maps[:2])
 
 
 def test_pixels_that_were_divided_by_255_are_warned_of(images, maps):
