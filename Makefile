@@ -5,14 +5,17 @@ PYTHON ?= python3
 BIN = .venv/bin
 # A file of tests at a time on each of two processes.
 PYTEST = $(BIN)/python -m pytest
-SPREAD = -n 2 --dist loadfile
+SPREAD = -n 3 --dist loadfile
 # What runs on every backend of Keras.
 PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py \
 	attach.py classifier.py explainers.py cam.py gradient.py perturbation.py \
 	faithfulness.py evaluation.py)
 
-# JAX compiles more than it computes here. At level 0 training gives NaN.
-QUICK = --xla_backend_optimization_level=1
+# JAX compiles more than it computes here, and much of it more than once. At
+# level 0 training gives NaN.
+QUICK = XLA_FLAGS=--xla_backend_optimization_level=1 \
+	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 setup: .venv/ready
 
@@ -31,12 +34,12 @@ test: setup
 
 backends: setup
 	$(BIN)/pip install -q -e ".[test,backends]"
-	XLA_FLAGS="$(QUICK)" KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
+	$(QUICK) KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
 	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE)
-	$(PYTEST) -n 2 -m across_backends
+	$(QUICK) $(PYTEST) $(SPREAD) -m across_backends
 
 every-backbone: setup
-	$(PYTEST) -n 2 -m every_backbone
+	$(PYTEST) -n 3 -m every_backbone
 
 oracles: setup
 	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt

@@ -263,6 +263,7 @@ def trainable(model):
     return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize(("name", "classes"), list(RELEASES))
 def test_parameters_are_those_of_the_releases(name, classes):
     for (architecture, form), millions in zip(
@@ -282,6 +283,7 @@ def test_parameters_are_those_of_the_releases(name, classes):
             assert count == pytest.approx(millions, abs=0.51 * 10**-digits)
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize(
     "name",
     [

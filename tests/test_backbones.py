@@ -161,10 +161,17 @@ def check_step_and_view(name, rng):
     assert drawn.shape[0] == 2
     assert min(drawn.shape[1:3]) >= 2
     assert drawn.min() >= 0
-    np.testing.assert_allclose(drawn.max(axis=(1, 2, 3)), 1, atol=1e-5)
+    brightest = drawn.max(axis=(1, 2, 3))
+    # Features that can be negative, of a net that has learned nothing, may
+    # have no positive sum in the four cells of the map.
+    if name.startswith("ConvNeXt"):
+        brightest = brightest[brightest > 0]
+    assert brightest.size
+    np.testing.assert_allclose(brightest, 1, atol=1e-5)
     return model, images, shown
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family_is_cut_at_its_last_feature_map(name):
     check_map(name)
@@ -181,10 +188,16 @@ def test_family_learns_draws_and_is_saved_bit_by_bit(name, rng, tmp_path):
         np.testing.assert_array_equal(again[key], value)
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.every_backbone
 @pytest.mark.parametrize("name", sorted(set(MAPS) - set(FAMILIES)))
-def test_every_backbone_is_cut_learns_and_draws(name, rng):
+def test_every_backbone_is_cut_at_its_last_feature_map(name):
     check_map(name)
+
+
+@pytest.mark.every_backbone
+@pytest.mark.parametrize("name", sorted(set(MAPS) - set(FAMILIES)))
+def test_every_backbone_learns_and_draws(name, rng):
     check_step_and_view(name, rng)
     keras.backend.clear_session()
 
@@ -375,6 +388,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
 # -- Strides
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -400,6 +414,7 @@ def test_output_stride_of_16_doubles_the_map(name, shape):
     assert split.features.shape == (None, *shape)
 
 
+@pytest.mark.usefixtures("shapes_alone")
 def test_output_stride_of_8_in_resnet50():
     model = keras_lficam.build("ResNet50", output_stride=8)
     assert model.get_layer("attention_map").output.shape == (None, 28, 28, 1)

@@ -3,6 +3,7 @@
 import ast
 import csv
 import doctest
+import functools
 import importlib
 import inspect
 import os
@@ -226,9 +227,7 @@ def test_docstring_example_runs(name, monkeypatch, tmp_path):
     if not text.strip() or "KERAS_BACKEND=jax" in text:
         return
     monkeypatch.chdir(tmp_path)
-    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
-    model = keras_lficam.build("ResNet20", 10, input_shape=(32, 32, 3))
-    maps = keras_lficam.explainers.AttentionMap(model)(images)
+    images, maps, predictions = seen_images()
     home = vars(importlib.import_module(thing.__module__))
     names = {
         "source": source_of(images),
@@ -236,17 +235,18 @@ def test_docstring_example_runs(name, monkeypatch, tmp_path):
         "np": np,
         "keras": keras,
         "keras_lficam": keras_lficam,
-        "model": model,
         "strategy": tf.distribute.get_strategy(),
         "tf": tf,
         "images": images,
         "image": images[0],
         "labels": np.arange(4),
         "maps": maps,
-        "predictions": model.predict(images, verbose=0),
+        "predictions": predictions,
         "features": np.ones((4, 8, 8, 16), "float32"),
         "attention_map": np.ones((4, 8, 8, 1), "float32"),
     }
+    if "model" in text:  # Some train it, so it is not shared.
+        names["model"] = small_model()
     if "importance" in text and "[image," in text:
         names["image"] = images
     if 'load("cifar10"' in text:
@@ -255,6 +255,20 @@ def test_docstring_example_runs(name, monkeypatch, tmp_path):
             _run_example(text, names)
     else:
         _run_example(text, names)
+
+
+def small_model():
+    backbone = keras_lficam.backbones.cifar.resnet(8)
+    return keras_lficam.build(backbone, 10, input_shape=(32, 32, 3))
+
+
+@functools.cache
+def seen_images():
+    """Images, their maps and what a model predicts of them."""
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
+    shown = keras_lficam.attention_view(small_model()).predict_on_batch(images)
+    maps = keras_lficam.functional.resize(shown["attention_map"], (32, 32))
+    return images, np.asarray(maps), shown["predictions"]
 
 
 def in_the_reference():
