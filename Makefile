@@ -1,5 +1,5 @@
 .PHONY: setup check test backends every-backbone oracles shipped docs site \
-	tutorials demo
+	tutorials demo evidence evidence-quick
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -63,3 +63,18 @@ tutorials: setup
 
 demo: setup
 	$(BIN)/keras-lficam demo
+
+EVIDENCE = $(addprefix benchmarks/evidence/, train.py stability.py quality.py)
+
+# Many hours; `cost.py` wants a machine that does nothing else.
+evidence: setup
+	for script in $(EVIDENCE); do $(BIN)/python $$script || exit; done
+	$(BIN)/python benchmarks/evidence/cost.py
+	$(BIN)/python benchmarks/pages.py
+
+evidence-quick: setup
+	rm -rf runs/quick
+	for script in $(EVIDENCE); do \
+		$(BIN)/python $$script \
+			--protocol benchmarks/evidence/quick.toml || exit; \
+	done

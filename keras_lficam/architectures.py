@@ -54,8 +54,9 @@ def build(
             strides behind are turned to 1, no weight changes and no kernel is
             spread: train afterwards. None for the backbone's own.
         importance_network: Form of the importance network: `"bottleneck"`,
-            `"pointwise"` or `"released"`; or a `FeatureImportanceNetwork`, of
-            which the model gets a new copy named `importance`.
+            `"pooled"`, `"pointwise"` or `"released"`; or a
+            `FeatureImportanceNetwork`, of which the model gets a new copy
+            named `importance`.
         dropout: Rate of the dropout before the classifying layer, in [0, 1);
             None for the backbone's own.
         classifier_activation: Activation of the prediction: `"softmax"`,

@@ -54,14 +54,7 @@ def min_max(
     if smallest_span is None:
         smallest_span = _default_span(x)
     x = _widen(x)
-    low = ops.min(x, axis=axis, keepdims=True)
-    high = ops.max(x, axis=axis, keepdims=True)
-    magnitude = ops.maximum(ops.abs(low), ops.abs(high))
-    floor = ops.maximum(_SMALLEST_RELATIVE_SPAN * magnitude, smallest_span)
-    span = high - low
-    constant = span <= floor
-    # The inner choice keeps the gradient of the one not taken finite.
-    scale = ops.where(constant, 0.0, 1 / ops.where(constant, 1.0, span))
+    low, scale = _low_and_scale(x, axis, smallest_span)
     return (x - low) * scale
 
 
@@ -134,6 +127,40 @@ def importance_masks(
     return stretched * ops.cast(small, stretched.dtype)
 
 
+def pooled_importance_masks(
+    images: Tensor,
+    features: Tensor,
+    value_range: tuple[float, float] = (0, 255),
+) -> Tensor:
+    """Averages the masks over space without making them.
+
+    The mean of `s(F_k) * G` is a scalar product of `F_k` and `G`, moved and
+    scaled, so the features are read and nothing of their size is written.
+
+    Args:
+        images: Images `(B, H, W, 3)` with values in `value_range`.
+        features: Feature maps `(B, h, w, C)`.
+        value_range: Darkest and brightest value that a pixel can have.
+
+    Returns:
+        Means `(B, C)`, float32 or wider, in [0, 1]: those of
+        `importance_masks` over its rows and columns, but for rounding.
+
+    Examples:
+        means = pooled_importance_masks(images, features)
+    """
+    smallest_span = _default_span(features)
+    features = _widen(features)
+    small = gray(resize(images, ops.shape(features)[1:3]), value_range)
+    small = ops.cast(small, features.dtype)
+    low, scale = _low_and_scale(features, (1, 2), smallest_span)
+    seen = ops.einsum("bhwc,bhw->bc", features, small[..., 0])
+    brightness = ops.sum(small, axis=(1, 2))  # (B, 1)
+    count = ops.sum(ops.ones_like(small), axis=(1, 2))
+    low, scale = low[:, 0, 0], scale[:, 0, 0]  # (B, C)
+    return (seen - low * brightness) * scale / count
+
+
 def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:
     """Sums the channels by importance, `A = s(ReLU(sum_k w_k F_k))`.
 
@@ -155,6 +182,19 @@ def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:
     weighted = ops.einsum("bhwc,bc->bhw", _widen(features), _widen(importance))
     positive = ops.expand_dims(ops.relu(weighted), axis=-1)  # (B, h, w, 1)
     return min_max(positive, smallest_span=_default_span(features))
+
+
+def _low_and_scale(x, axis, smallest_span):
+    """Minimum, and what to multiply with; 0 where `x` is constant."""
+    low = ops.min(x, axis=axis, keepdims=True)
+    high = ops.max(x, axis=axis, keepdims=True)
+    magnitude = ops.maximum(ops.abs(low), ops.abs(high))
+    floor = ops.maximum(_SMALLEST_RELATIVE_SPAN * magnitude, smallest_span)
+    span = high - low
+    constant = span <= floor
+    # The inner choice keeps the gradient of the one not taken finite.
+    scale = ops.where(constant, 0.0, 1 / ops.where(constant, 1.0, span))
+    return low, scale
 
 
 def _resize_axis(images, axis, new_length):

@@ -68,13 +68,18 @@ def softmax(x):
     return grown / grown.sum(axis=-1, keepdims=True)
 
 
-def importance(images, features, steps, relu_after, training=False):
+def importance(
+    images, features, steps, relu_after, training=False, pooled=False
+):
     """Applies the network.
 
     `steps` holds kernel, gamma, beta, moving mean and moving variance of each
-    convolution; `relu_after` the numbers, from 1, of those with a ReLU.
+    convolution; `relu_after` the numbers, from 1, of those with a ReLU. If
+    `pooled`, the masks are averaged over space first.
     """
     x = masks(images, features)
+    if pooled:
+        x = x.mean(axis=(1, 2), keepdims=True)
     for number, (kernel, gamma, beta, mean, variance) in enumerate(steps, 1):
         x = convolution(x, kernel)
         if training:

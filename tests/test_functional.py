@@ -75,3 +75,15 @@ def test_resize_equals_keras_where_keras_can(size, rng):
         numpy_of(expected),
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, -50.0])
+def test_pooled_masks_are_the_mean_of_the_masks(offset, rng):
+    images = rng.uniform(0, 255, (3, 23, 18, 3)).astype("float32")
+    features = (offset + rng.normal(size=(3, 5, 7, 6))).astype("float32")
+    features[1, ..., 2] = 4.5  # Constant: the masks are 0.
+    masks = reference.masks(images, features)
+    assert masks.mean() > 0.1
+    actual = numpy_of(functional.pooled_importance_masks(images, features))
+    np.testing.assert_allclose(actual, masks.mean(axis=(1, 2)), atol=1e-5)
+    assert actual[1, 2] == 0

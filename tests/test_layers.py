@@ -11,10 +11,11 @@ from hypothesis.extra import numpy as hnp
 
 from keras_lficam import layers
 
-FORMS = ["bottleneck", "pointwise", "released"]
+FORMS = ["bottleneck", "pooled", "pointwise", "released"]
 RELU_AFTER = {
     ("bottleneck", None): {1, 2, 3},
     ("bottleneck", 2): {2},
+    ("pooled", None): {1, 2},
     ("pointwise", None): {2, 4},
     ("released", None): {2, 4},
     ("released", 1): {1, 2, 3, 4},
@@ -145,7 +146,12 @@ def test_importance_equals_the_rewrite(form, relu_every, training, rng):
     steps = steps_of(randomized(network, rng))
     actual = numpy_of(network([images, features], training=training))
     expected = reference.importance(
-        images, features, steps, RELU_AFTER[form, relu_every], training
+        images,
+        features,
+        steps,
+        RELU_AFTER[form, relu_every],
+        training,
+        pooled=form == "pooled",
     )
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert expected.max() > 2 * expected.min()  # Not the uniform start.
@@ -156,6 +162,7 @@ def test_importance_equals_the_rewrite(form, relu_every, training, rng):
     [
         # Kernels, and gamma, beta, mean and variance of each filter.
         ("bottleneck", [8, 8, 16], 16 * 8 + 9 * 8 * 8 + 8 * 16 + 4 * 32),
+        ("pooled", [8, 16], 16 * 8 + 8 * 16 + 4 * 24),
         ("pointwise", [16, 16, 8, 16], 2 * 256 + 2 * 128 + 4 * 56),
         ("released", [16, 16, 16, 16], 36 * 256 + 4 * 64),
     ],

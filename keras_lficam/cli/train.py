@@ -115,7 +115,7 @@ def _add_what(group):
     )
     group.add_argument(
         "--importance-network",
-        choices=["bottleneck", "pointwise", "released"],
+        choices=["bottleneck", "pooled", "pointwise", "released"],
         metavar="FORM",
         help="form of LFI-CAM's importance network: %(choices)s (default: "
         "bottleneck)",

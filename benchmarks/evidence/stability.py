@@ -1,0 +1,132 @@
+"""Do nets trained otherwise draw the same? A row of stability.csv a pair.
+
+    python benchmarks/evidence/train.py --study stability
+    python benchmarks/evidence/stability.py
+
+Of every contender the nets of a study are compared in pairs, on all test
+pictures: IoU of the regions above a threshold, at the size of the picture, and
+rank correlation. The plain net is explained by Grad-CAM and Score-CAM, which
+are asked for the class that is true. What chance gives stands beside it: the
+maps of one net against those of the other for other pictures.
+"""
+
+import itertools
+
+import keras
+import numpy as np
+import protocol
+
+import keras_lficam
+from keras_lficam import functional, metrics
+
+COLUMNS = [
+    "study",
+    "backbone",
+    "contender",
+    "explainer",
+    "one",
+    "other",
+    "pictures",
+    "iou",
+    "iou_by_chance",
+    "iou_at_half",
+    "iou_by_pixel_row",
+    "rank_correlation",
+    "rank_correlation_by_chance",
+]
+# That of the authors' release, and a higher one.
+THRESHOLDS = {"iou": 100 / 255, "iou_at_half": 0.5}
+
+
+def maps_of(study, training, explainer):
+    """Maps of the test pictures `(N, H, W, 1)`, made once and then kept."""
+    folder = study.folder(training)
+    size = (study.words["data"]["image_size"],) * 2
+    if explainer == "AttentionMap":
+        maps = np.load(folder / "maps.npz")["maps"]
+        return np.asarray(functional.resize(maps, size))
+    kept = folder / f"{explainer}.npz"
+    if not kept.exists():
+        model = keras.models.load_model(folder / "model.keras", compile=False)
+        explain = getattr(keras_lficam.explainers, explainer)(model)
+        batches = study.batches(training, "test")
+        maps = [
+            explain(images.astype("float32"), labels)
+            for images, labels in batches.as_numpy_iterator()
+        ]
+        np.savez_compressed(kept, maps=np.concatenate(maps).astype("float16"))
+    return np.load(kept)["maps"].astype("float32")
+
+
+def iou_by_pixel_row(one, other):
+    """The mean of the authors' script: over rows of pixels, 1 if empty."""
+    one, other = (
+        functional.min_max(maps) >= THRESHOLDS["iou"] for maps in (one, other)
+    )
+    one, other = np.asarray(one), np.asarray(other)
+    shared = (one & other).sum(axis=(2, 3))
+    either = (one | other).sum(axis=(2, 3))
+    rows = np.where(either == 0, 1.0, shared / np.maximum(either, 1))
+    return rows.mean(axis=1)
+
+
+def compared(one, other):
+    """What is written of two nets' maps."""
+    turned = np.roll(other, 1, axis=0)
+    values = {
+        name: metrics.map_iou(one, other, threshold=threshold)
+        for name, threshold in THRESHOLDS.items()
+    }
+    values |= {
+        "iou_by_chance": metrics.map_iou(one, turned),
+        "iou_by_pixel_row": iou_by_pixel_row(one, other),
+        "rank_correlation": metrics.rank_correlation(one, other),
+        "rank_correlation_by_chance": metrics.rank_correlation(one, turned),
+    }
+    means = {name: f"{value.mean():.4f}" for name, value in values.items()}
+    return {"pictures": len(one)} | means
+
+
+def main():
+    study = protocol.parser(__doc__).parse_args().protocol
+    table = protocol.Table(study.tables / "stability.csv", COLUMNS, keys=6)
+    done = table.rows()
+    for name, group in _groups(study):
+        explainers = (
+            ["GradCAM", "ScoreCAM"]
+            if group[0].contender == "plain"
+            else ["AttentionMap"]
+        )
+        pairs = itertools.combinations(group, 2)
+        for explainer, (one, other) in itertools.product(explainers, pairs):
+            row = {
+                "study": name,
+                "backbone": one.backbone,
+                "contender": one.contender,
+                "explainer": explainer,
+                "one": f"{one.setting}-{one.seed}",
+                "other": f"{other.setting}-{other.seed}",
+            }
+            if table.key(row) in done:
+                continue
+            row |= compared(
+                maps_of(study, one, explainer), maps_of(study, other, explainer)
+            )
+            table.add(row)
+            print(*row.values(), sep=", ", flush=True)
+
+
+def _groups(study):
+    """The trained nets of each study, backbone and contender."""
+    for words in study.words["study"]:
+        trained = filter(study.is_trained, study.trainings(words["name"]))
+
+        def which(training):
+            return training.backbone, training.contender
+
+        for _, group in itertools.groupby(sorted(trained, key=which), which):
+            yield words["name"], list(group)
+
+
+if __name__ == "__main__":
+    main()
