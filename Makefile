@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
-# A file of tests at a time on each of two processes.
+# A file of tests at a time on each of three processes: some of them wait.
 PYTEST = $(BIN)/python -m pytest
 SPREAD = -n 3 --dist loadfile
 # What runs on every backend of Keras.
@@ -70,7 +70,6 @@ EVIDENCE = $(addprefix benchmarks/evidence/, train.py stability.py quality.py)
 evidence: setup
 	for script in $(EVIDENCE); do $(BIN)/python $$script || exit; done
 	$(BIN)/python benchmarks/evidence/cost.py
-	$(BIN)/python benchmarks/pages.py
 
 evidence-quick: setup
 	rm -rf runs/quick

@@ -113,7 +113,7 @@ class FeatureImportanceNetwork(keras.layers.Layer):
             `"bottleneck"`: 1x1 to `C / reduction`, 3x3, 1x1 to `C`, about
             `0.16 C**2` weights;
             `"pooled"`: average pooling first, then 1x1 to `C / reduction` and
-            to `C`, about `0.13 C**2` weights and next to no time;
+            to `C`, about `0.13 C**2` weights;
             `"pointwise"`: 1x1 to `C`, `C`, `C / 2` and `C`, `3 C**2` weights,
             the form whose number of parameters agrees with the paper;
             `"released"`: four times 3x3 to `C`, `36 C**2` weights, the form
