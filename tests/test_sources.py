@@ -1,6 +1,7 @@
 """Sources: their splits, the stream for training, what becomes of pixels."""
 
 import collections
+import pathlib
 
 import keras
 import numpy as np
@@ -557,6 +558,50 @@ def test_a_key_is_a_split_and_load_takes_that_of_tfds(tmp_path):
     assert source.count("validation") == 10
     assert source.count("test") == 100
     assert source.count("train[:25%]+validation[:5]") == 30
+
+
+class Shades(tfds.core.GeneratorBasedBuilder):
+    """A data set of three images, for TFDS to prepare."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = pathlib.Path(__file__).parent  # This module is no package.
+    meanwhile = staticmethod(lambda: None)
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(4, 4, 3)),
+            "label": tfds.features.ClassLabel(names=NAMES),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        images, labels = numbered(3, (4, 4))
+        for number, (image, label) in enumerate(
+            zip(images, labels, strict=True)
+        ):
+            yield number, {"image": image, "label": label}
+        self.meanwhile()
+
+
+def test_a_set_may_be_prepared_by_another_process_meanwhile(
+    tmp_path, monkeypatch
+):
+    """As by a second worker of the same machine, in a first training."""
+
+    def by_another():
+        monkeypatch.undo()
+        tfds.builder("shades", data_dir=tmp_path).download_and_prepare()
+
+    monkeypatch.setattr(Shades, "meanwhile", staticmethod(by_another))
+    batches = data.load("shades", "train", data_dir=tmp_path)
+    (found,) = batches.as_numpy_iterator()
+    assert sorted(found[0][:, 0, 0, 0]) == [0, 1, 2]
+    assert Shades.meanwhile() is None  # The other one was there.
 
 
 def test_masks_of_pets_are_what_is_pet_for_sure():

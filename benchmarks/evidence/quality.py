@@ -1,11 +1,11 @@
 """All explainers and all metrics on nets of a study; rows of quality.csv.
 
-    python benchmarks/evidence/train.py --study accuracy
     python benchmarks/evidence/quality.py
 
 Each net is given to `keras-lficam compare`, which explains the class that the
 net predicts of the first test pictures and measures faithfulness, localization
-and the sanity check. Nets that have rows are left out.
+and the sanity check. Nets that have rows are left out, and those whose models
+are not here are trained first.
 """
 
 import csv
@@ -14,6 +14,7 @@ import sys
 import tempfile
 
 import protocol
+import train
 
 COLUMNS = [
     "backbone",
@@ -62,16 +63,17 @@ def main():
     quality = study.words["quality"]
     table = protocol.Table(study.tables / "quality.csv", COLUMNS, keys=5)
     done = {key[:3] for key in table.rows()}
-    for training in study.trainings("accuracy"):
-        which = (training.backbone, training.contender, str(training.seed))
-        explainers = quality["explainers"].get(training.contender)
-        if (
-            explainers is None
-            or training.seed not in quality["seeds"]
-            or which in done
-            or not study.is_trained(training)
-        ):
-            continue
+    left = [
+        training
+        for training in study.trainings("accuracy")
+        if training.contender in quality["explainers"]
+        and training.seed in quality["seeds"]
+        and (training.backbone, training.contender, str(training.seed))
+        not in done
+    ]
+    train.train_missing(study, left)
+    for training in left:
+        explainers = quality["explainers"][training.contender]
         for row in measured(study, training, explainers):
             table.add(row)
 

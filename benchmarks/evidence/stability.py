@@ -1,13 +1,13 @@
 """Do nets trained otherwise draw the same? A row of stability.csv a pair.
 
-    python benchmarks/evidence/train.py --study stability
     python benchmarks/evidence/stability.py
 
 Of every contender the nets of a study are compared in pairs, on all test
-pictures: IoU of the regions above a threshold, at the size of the picture, and
-rank correlation. The plain net is explained by Grad-CAM and Score-CAM, which
-are asked for the class that is true. What chance gives stands beside it: the
-maps of one net against those of the other for other pictures.
+pictures; those whose models are not here are trained first. What is compared is
+IoU of the regions above a threshold, at the size of the picture, and rank
+correlation. The plain net is explained by Grad-CAM and Score-CAM, which are
+asked for the class that is true. What chance gives stands beside it: the maps
+of one net against those of the other for other pictures.
 """
 
 import itertools
@@ -15,6 +15,7 @@ import itertools
 import keras
 import numpy as np
 import protocol
+import train
 
 import keras_lficam
 from keras_lficam import functional, metrics
@@ -91,41 +92,47 @@ def main():
     study = protocol.parser(__doc__).parse_args().protocol
     table = protocol.Table(study.tables / "stability.csv", COLUMNS, keys=6)
     done = table.rows()
-    for name, group in _groups(study):
+    left = [
+        (row, explainer, one, other)
+        for name in study.words["stability"]["studies"]
+        for row, explainer, one, other in _pairs(study, name)
+        if table.key(row) not in done
+    ]
+    nets = [net for _, _, *pair in left for net in pair]
+    train.train_missing(study, list(dict.fromkeys(nets)))
+    for row, explainer, one, other in left:
+        row |= compared(
+            maps_of(study, one, explainer), maps_of(study, other, explainer)
+        )
+        table.add(row)
+        print(*row.values(), sep=", ", flush=True)
+
+
+def _pairs(study, name):
+    """What is compared in a study: its row's keys, explainer and both nets."""
+
+    def which(training):
+        return training.backbone, training.contender
+
+    trainings = sorted(study.trainings(name), key=which)
+    for (backbone, contender), group in itertools.groupby(trainings, which):
+        architecture = study.words["contender"][contender]["architecture"]
         explainers = (
             ["GradCAM", "ScoreCAM"]
-            if group[0].contender == "plain"
+            if architecture == "plain"
             else ["AttentionMap"]
         )
         pairs = itertools.combinations(group, 2)
-        for explainer, (one, other) in itertools.product(explainers, pairs):
+        for (one, other), explainer in itertools.product(pairs, explainers):
             row = {
                 "study": name,
-                "backbone": one.backbone,
-                "contender": one.contender,
+                "backbone": backbone,
+                "contender": contender,
                 "explainer": explainer,
                 "one": f"{one.setting}-{one.seed}",
                 "other": f"{other.setting}-{other.seed}",
             }
-            if table.key(row) in done:
-                continue
-            row |= compared(
-                maps_of(study, one, explainer), maps_of(study, other, explainer)
-            )
-            table.add(row)
-            print(*row.values(), sep=", ", flush=True)
-
-
-def _groups(study):
-    """The trained nets of each study, backbone and contender."""
-    for words in study.words["study"]:
-        trained = filter(study.is_trained, study.trainings(words["name"]))
-
-        def which(training):
-            return training.backbone, training.contender
-
-        for _, group in itertools.groupby(sorted(trained, key=which), which):
-            yield words["name"], list(group)
+            yield row, explainer, one, other
 
 
 if __name__ == "__main__":

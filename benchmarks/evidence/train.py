@@ -3,9 +3,11 @@
     python benchmarks/evidence/train.py                   # all: many hours
     python benchmarks/evidence/train.py --study accuracy  # one study
 
-Two trainings run beside each other, each on one core. What has a row and a
-model is left out, and a training that was stopped goes on from its last
-checkpoint, so the command can be stopped and given again.
+Two trainings run beside each other, each on one core. What has a row is left
+out, and a training that was stopped goes on from its last checkpoint, so the
+command can be stopped and given again. Models are not committed: the scripts
+that need one train it again where it is missing, and its row is replaced, for
+another machine rounds otherwise.
 """
 
 import concurrent.futures
@@ -145,6 +147,29 @@ def run(study, training, table, lock):
     )
 
 
+def train_all(study, trainings, workers=2):
+    """Trains side by side, each in a process of its own."""
+    table = protocol.Table(study.tables / "trainings.csv", COLUMNS, keys=5)
+    print(f"{len(trainings)} trainings to do", flush=True)
+    if not trainings:
+        return
+    # Makes the data set where it is missing; two processes would collide.
+    study.batches(trainings[0], "train")
+    lock = threading.Lock()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        results = [
+            pool.submit(run, study, training, table, lock)
+            for training in trainings
+        ]
+        for result in results:
+            result.result()
+
+
+def train_missing(study, trainings):
+    """Trains those whose models are not on this machine."""
+    train_all(study, [each for each in trainings if not study.is_trained(each)])
+
+
 def main():
     parser = protocol.parser(__doc__)
     parser.add_argument("--study", help="one study of the protocol")
@@ -165,18 +190,8 @@ def main():
     )
     table = protocol.Table(study.tables / "trainings.csv", COLUMNS, keys=5)
     done = table.rows()
-    left = [
-        training
-        for training in wanted
-        if table.key(training.columns) not in done
-        or not study.is_trained(training)
-    ]
-    print(f"{len(left)} of {len(wanted)} trainings to do", flush=True)
-    lock = threading.Lock()
-    with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
-        results = [pool.submit(run, study, each, table, lock) for each in left]
-        for result in results:
-            result.result()
+    left = [each for each in wanted if table.key(each.columns) not in done]
+    train_all(study, left, options.workers)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class Prepared(Source):
 
     def __init__(self, name: str, data_dir: str | os.PathLike[str] | None):
         self.name = name
+        self._data_dir = data_dir
         self._builder = _builder(name, data_dir)
         features = self._builder.info.features
         _check_features(features, name)
@@ -57,7 +58,12 @@ class Prepared(Source):
 
     @functools.cached_property
     def _prepared(self) -> "tfds.core.DatasetBuilder":
-        self._builder.download_and_prepare()
+        try:
+            self._builder.download_and_prepare()
+        except FileExistsError:
+            # A process beside this one, as a second worker, was done first.
+            self._builder = _builder(self.name, self._data_dir)
+            self._builder.download_and_prepare()
         return self._builder
 
     @functools.cached_property
