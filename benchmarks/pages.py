@@ -8,35 +8,23 @@ the hash of the CSV file it was drawn from, by which it is seen to be old.
 """
 
 import argparse
-import csv
 import hashlib
 import pathlib
 import re
 import statistics
 import sys
 
+from tables import rows_of, table
+
 HERE = pathlib.Path(__file__).parent
+# The evidence has a folder, whose scripts find what is beside this file.
+sys.path.append(str(HERE / "evidence"))
+
+import results  # noqa: E402
+
 DOCS = HERE.parent / "docs"
 PAGES = [HERE.parent / "README.md", *sorted(DOCS.glob("*.md"))]
 BLUE, ORANGE, GRAY = "#4c72b0", "#dd8452", "#9a9a9a"
-
-
-def rows_of(name, **chosen):
-    """Rows of a CSV file, those with the chosen values."""
-    with (HERE / f"{name}.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return [
-        row
-        for row in rows
-        if all(row[column] == value for column, value in chosen.items())
-    ]
-
-
-def table(header, rows, align=None):
-    """Markdown of a table: `align` has l or r for each column."""
-    marks = {"l": "---", "r": "---:"}
-    lines = [header, [marks[letter] for letter in align or "l" * len(header)]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *rows])
 
 
 def demo():
@@ -203,7 +191,7 @@ def agreement():
     )
 
 
-TABLES = (
+OURS = (
     demo,
     backbones,
     explainers,
@@ -213,6 +201,8 @@ TABLES = (
     serving,
     agreement,
 )
+# By the names in the marks.
+TABLES = {make.__name__: make for make in OURS} | results.TABLES
 
 
 def draw_backbones(axes):
@@ -343,8 +333,8 @@ def is_old(name):
 
 def written(text):
     """A page with its tables as the CSV files have them."""
-    for make in TABLES:
-        mark = f"<!-- table: {make.__name__} -->"
+    for name, make in TABLES.items():
+        mark = f"<!-- table: {name} -->"
         text = re.sub(
             rf"{mark}\n+(\|.*\n)*\n*",
             lambda match, mark=mark, make=make: f"{mark}\n\n{make()}\n\n",

@@ -65,25 +65,28 @@ for name, (_, size) in MODELS.items():
 """
 
 
-def run(code, backend, *words):
+def run(code, words_of):
+    """Runs code beside each other on backends, with words for each."""
     models = {
         name: (text, SIZES.get(name, (64, 64))) for name, text in MODELS.items()
     }
-    subprocess.run(
-        [sys.executable, "-c", f"{START}MODELS = {models}\n{code}", *words],
-        env={**os.environ, "KERAS_BACKEND": backend},
-        check=True,
-    )
+    program = f"{START}MODELS = {models}\n{code}"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, *words],
+            env={**os.environ, "KERAS_BACKEND": backend},
+        )
+        for backend, words in words_of.items()
+    ]
+    assert [process.wait() for process in running] == [0] * len(running)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    run(SAVE, "tensorflow", folder)
-    for backend in WAYS:
-        run(SAVE_AGAIN, backend, folder)
-    for there, here in WAYS.items():
-        run(LOAD, here, folder, there)
+    run(SAVE, {"tensorflow": [folder]})
+    run(SAVE_AGAIN, dict.fromkeys(WAYS, [folder]))
+    run(LOAD, {here: [folder, there] for there, here in WAYS.items()})
     return folder
 
 

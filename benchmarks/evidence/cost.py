@@ -9,19 +9,19 @@ that predicts, over its size before the model was built.
 """
 
 import argparse
-import csv
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import protocol
+
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.append(str(HERE.parent))
 
-from measuring import in_turn, write  # noqa: E402
+from measuring import in_turn  # noqa: E402
 
-TABLE = HERE / "cost.csv"
 BACKBONES = [
     "DenseNet121",
     "ResNet50",
@@ -130,15 +130,6 @@ def print_peak(backbone, form):
     print((peak - before) / 1e6)
 
 
-def rows():
-    if not TABLE.exists():
-        return {}
-    with TABLE.open() as file:
-        return {
-            (row["backbone"], row["form"]): row for row in csv.DictReader(file)
-        }
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--backbones", nargs="+", default=BACKBONES)
@@ -155,7 +146,7 @@ def main():
         found = measured(*options.one, options.rounds, options.seconds)
         print(json.dumps(found))
         return
-    done = rows()
+    table = protocol.Table(HERE / "cost.csv", COLUMNS, keys=2)
     for backbone in options.backbones:
         for form in options.forms:
             words = [sys.executable, __file__, "--one", backbone, form]
@@ -164,9 +155,9 @@ def main():
             said = subprocess.run(
                 words, check=True, stdout=subprocess.PIPE, text=True
             ).stdout
-            done[backbone, form] = json.loads(said.splitlines()[-1])
-            write(TABLE, COLUMNS, [done[key] for key in sorted(done)])
-            print(*done[backbone, form].values(), sep=", ", flush=True)
+            row = json.loads(said.splitlines()[-1])
+            table.add(row)
+            print(*row.values(), sep=", ", flush=True)
 
 
 if __name__ == "__main__":

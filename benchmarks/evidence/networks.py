@@ -6,75 +6,68 @@ from keras import ops
 from keras_lficam import functional, layers
 
 
-def network(form, **changed):
+def network(form="bottleneck", **changed):
     """The importance network of a contender.
 
     Args:
         form: Form of the library.
-        **changed: What is other, as for `Changed`; nothing gives the layer of
-            the library itself.
+        **changed: What is other than in `"bottleneck"`, as for `Changed`;
+            nothing gives the layer of the library itself.
 
     Returns:
         The layer.
     """
     if changed:
-        return Changed(form, **changed)
+        return Changed(**changed)
     return layers.FeatureImportanceNetwork(form)
 
 
 @keras.saving.register_keras_serializable(package="keras_lficam_evidence")
 class Changed(layers.FeatureImportanceNetwork):
-    """An importance network with something left out or put in.
+    """The bottleneck with something left out or put in.
 
     Args:
-        form: Form that it is otherwise.
         gray: Whether the features mask the gray image, or stand alone.
         stretched: Whether they are stretched to [0, 1] before.
         activation: `"softmax"`; `"sigmoid"`; or `"uniform"`, where every
             channel has the same importance and nothing is learned.
         kernels: Sizes of the kernels, one for each convolution.
-        divisors: Channels of the features over filters of each convolution.
+        width: Filters of all convolutions but the last.
     """
 
     def __init__(
         self,
-        form,
         *,
         gray=True,
         stretched=True,
         activation="softmax",
-        kernels=None,
-        divisors=None,
+        kernels=(1, 3, 1),
+        width=8,
         **kwargs,
     ):
-        super().__init__(form, **kwargs)
+        super().__init__(**kwargs)
         self.gray = gray
         self.stretched = stretched
         self.activation = activation
         self.kernels = kernels
-        self.divisors = divisors
+        self.width = width
 
     def build(self, input_shape):
-        channels = input_shape[1][-1]
-        kernels = self.kernels or [1, 3, 1]
-        divisors = self.divisors or [8, 8, 1]
-        self.convolutions = []
-        self.normalizations = []
-        shape = tuple(input_shape[1])
-        for kernel, divisor in zip(kernels, divisors, strict=True):
-            convolution = keras.layers.Conv2D(
-                max(1, channels // divisor),
-                kernel,
-                padding="same",
-                use_bias=False,
-                kernel_initializer="he_normal",
+        widths = [self.width] * (len(self.kernels) - 1) + [input_shape[1][-1]]
+        self.convolutions = keras.Sequential()
+        for width, kernel in zip(widths, self.kernels, strict=True):
+            self.convolutions.add(
+                keras.layers.Conv2D(
+                    width,
+                    kernel,
+                    padding="same",
+                    use_bias=False,
+                    kernel_initializer="he_normal",
+                )
             )
-            convolution.build(shape)
-            shape = convolution.compute_output_shape(shape)
-            normalization = keras.layers.BatchNormalization()
-            normalization.build(shape)
-            self.convolutions.append(convolution)
-            self.normalizations.append(normalization)
+            self.convolutions.add(keras.layers.BatchNormalization())
+            self.convolutions.add(keras.layers.ReLU())
+        self.convolutions.build(input_shape[1])
         self.built = True
 
     def call(self, inputs, training=None):
@@ -87,9 +80,7 @@ class Changed(layers.FeatureImportanceNetwork):
             x = x * functional.gray(
                 functional.resize(image, size), self.value_range
             )
-        steps = zip(self.convolutions, self.normalizations, strict=True)
-        for convolution, normalization in steps:
-            x = ops.relu(normalization(convolution(x), training=training))
+        x = self.convolutions(x, training=training)
         pooled = ops.mean(x, axis=(1, 2))  # (B, C)
         if self.activation == "sigmoid":
             return ops.sigmoid(pooled)
@@ -102,5 +93,5 @@ class Changed(layers.FeatureImportanceNetwork):
             "stretched": self.stretched,
             "activation": self.activation,
             "kernels": self.kernels,
-            "divisors": self.divisors,
+            "width": self.width,
         }

@@ -1,0 +1,172 @@
+"""Tables of the page of results, from the CSV files beside this file.
+
+A difference is that of nets with the same seed, setting and backbone, and each
+mean has the 95 % interval of other nets: Student's t over trainings, or over
+those left out in turn where pairs of nets are compared.
+"""
+
+import functools
+
+import tables
+
+NAMES = {
+    "plain": "plain",
+    "abn": "ABN",
+    "released": "LFI-CAM, `released`",
+    "pointwise": "LFI-CAM, `pointwise`",
+    "bottleneck": "LFI-CAM, `bottleneck`",
+    "pooled": "LFI-CAM, `pooled`",
+}
+
+
+def _percent(mean, half):
+    return f"{100 * mean:.1f} ± {100 * half:.1f} %"
+
+
+def _points(mean, half):
+    return f"{100 * mean:+.1f} ± {100 * half:.1f}"
+
+
+def _share(mean, half):
+    return f"{mean:.3f} ± {half:.3f}"
+
+
+def _gained(mean, half):
+    return f"{mean:+.3f} ± {half:.3f}"
+
+
+def _trainings(column, **chosen):
+    """Values of a column of trainings.csv by setting and seed."""
+    return {
+        (row["setting"], row["seed"]): float(row[column])
+        for row in tables.rows_of("evidence/trainings", **chosen)
+        if row[column]
+    }
+
+
+def _difference(ones, others):
+    """Of values by setting and seed, those of both."""
+    shared = sorted(ones.keys() & others.keys())
+    return tables.interval([ones[way] - others[way] for way in shared])
+
+
+def accuracy(**chosen):
+    """How often the kinds of nets are right, and where their maps point."""
+
+    def values(contender, column):
+        return _trainings(column, contender=contender, **chosen)
+
+    lines = []
+    for contender, name in NAMES.items():
+        found = values(contender, "accuracy")
+        line = [name, str(len(found))]
+        line += [_percent(*tables.interval(list(found.values())))]
+        for other in ("plain", "abn"):
+            against = values(other, "accuracy")
+            line += [
+                ""
+                if other == contender
+                else _points(*_difference(found, against))
+            ]
+        for column in ("pointing_game", "energy_in_box"):
+            shown = list(values(contender, column).values())
+            line += [_share(*tables.interval(shown)) if shown else ""]
+        (weights,) = set(values(contender, "parameters").values())
+        lines.append([*line, f"{weights / 1000:.0f} k"])
+    header = ["", "nets", "right answers", "minus plain", "minus ABN"]
+    header += ["pointing game", "energy in box", "weights"]
+    return tables.table(header, lines, align="lrrrrrrr")
+
+
+def _of_pairs(column, **chosen):
+    """Values of a column of stability.csv by the two nets."""
+    return {
+        (row["one"], row["other"]): float(row[column])
+        for row in tables.rows_of("evidence/stability", **chosen)
+    }
+
+
+def _difference_of_pairs(ones, others):
+    """Of values by two nets, those of both."""
+    shared = ones.keys() & others.keys()
+    return tables.interval_of_pairs(
+        {pair: ones[pair] - others[pair] for pair in shared}
+    )
+
+
+def _drawn():
+    """Names of what draws maps, with contender and explainer."""
+    for contender, name in NAMES.items():
+        if contender != "plain":
+            yield name, {"contender": contender, "explainer": "AttentionMap"}
+    for explainer, name in {
+        "GradCAM": "Grad-CAM",
+        "ScoreCAM": "Score-CAM",
+    }.items():
+        yield (
+            f"plain, {name}",
+            {"contender": "plain", "explainer": explainer},
+        )
+
+
+def stability(study):
+    """How alike the maps of nets are that were trained otherwise."""
+    of_abn = _of_pairs(
+        "iou", study=study, contender="abn", explainer="AttentionMap"
+    )
+    lines = []
+    for name, which in _drawn():
+        values = functools.partial(_of_pairs, study=study, **which)
+        iou = values("iou")
+        line = [name, _share(*tables.interval_of_pairs(iou))]
+        if which["contender"] == "abn":
+            line += [""]
+        else:
+            line += [_gained(*_difference_of_pairs(iou, of_abn))]
+        line += [
+            _share(*tables.interval_of_pairs(values(column)))
+            for column in ("iou_at_half", "rank_correlation")
+        ]
+        chance = values("iou_by_chance").values()
+        lines.append([*line, f"{sum(chance) / len(chance):.3f}"])
+    header = ["maps of", "IoU", "minus ABN", "IoU at half", "rank correlation"]
+    return tables.table([*header, "IoU by chance"], lines, align="lrrrrr")
+
+
+def forms():
+    """Each form of the importance network against the released one."""
+    lines = []
+    for form in ("pointwise", "bottleneck", "pooled"):
+        line = [f"`{form}`"]
+        for column, written in (
+            ("accuracy", _points),
+            ("pointing_game", _gained),
+            ("energy_in_box", _gained),
+        ):
+            ours, released = (
+                _trainings(
+                    column,
+                    backbone="residual",
+                    contender=contender,
+                    classes="10",
+                )
+                for contender in (form, "released")
+            )
+            line += [written(*_difference(ours, released))]
+        ours, released = (
+            _of_pairs("iou", study="stability", contender=contender)
+            for contender in (form, "released")
+        )
+        lines.append([*line, _gained(*_difference_of_pairs(ours, released))])
+    header = ["minus `released`", "right answers, points", "pointing game"]
+    header += ["energy in box", "IoU of pairs"]
+    return tables.table(header, lines, align="lrrrr")
+
+
+BASE = {"backbone": "residual", "classes": "10", "setting": "base"}
+# By the names in the marks of pages.
+TABLES = {
+    "accuracy": functools.partial(accuracy, **BASE),
+    "stability": functools.partial(stability, "stability"),
+    "forms": forms,
+}

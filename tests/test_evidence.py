@@ -1,0 +1,109 @@
+"""What the evidence rests on: intervals, and importance networks changed."""
+
+import itertools
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+sys.path += [str(BENCHMARKS), str(BENCHMARKS / "evidence")]
+
+import networks  # noqa: E402
+import protocol  # noqa: E402
+import tables  # noqa: E402
+
+from keras_lficam import layers  # noqa: E402
+
+
+def test_an_interval_of_five_is_that_of_student():
+    """t with 4 degrees of freedom is 2.776; deviation sqrt(2.5)."""
+    mean, half = tables.interval([1, 2, 3, 4, 5])
+    assert mean == 3
+    assert half == pytest.approx(2.7764 * 2.5**0.5 / 5**0.5, rel=1e-4)
+
+
+def test_an_interval_of_pairs_counts_members():
+    """Of sums of members the jackknife finds what the members themselves say.
+
+    The mean of all pairs of a + b is twice the mean of the members, and so is
+    its interval.
+    """
+    members = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 5.0}
+    pairs = {
+        (one, other): members[one] + members[other]
+        for one, other in itertools.combinations(members, 2)
+    }
+    mean, half = tables.interval_of_pairs(pairs)
+    expected_mean, expected_half = tables.interval(list(members.values()))
+    assert mean == pytest.approx(2 * expected_mean)
+    assert half == pytest.approx(2 * expected_half)
+
+
+@pytest.fixture
+def inputs(rng):
+    image = rng.uniform(0, 255, (2, 16, 16, 3)).astype("float32")
+    return [image, rng.normal(size=(2, 4, 4, 64)).astype("float32")]
+
+
+def test_what_is_changed_in_nothing_is_the_bottleneck(inputs):
+    """So an ablation is other in one thing only."""
+    ours, same = layers.FeatureImportanceNetwork(), networks.Changed()
+    ours(inputs), same(inputs)
+    for layer, other in zip(
+        (ours.convolutions, ours.normalizations),
+        (keras.layers.Conv2D, keras.layers.BatchNormalization),
+        strict=True,
+    ):
+        others = [
+            one for one in same.convolutions.layers if isinstance(one, other)
+        ]
+        for one, same_one in zip(layer, others, strict=True):
+            same_one.set_weights(one.get_weights())
+    for training in False, True:
+        np.testing.assert_allclose(
+            same(inputs, training=training),
+            ours(inputs, training=training),
+            rtol=1e-5,
+        )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"gray": False},
+        {"stretched": False},
+        {"activation": "sigmoid"},
+        {"activation": "uniform"},
+    ],
+)
+def test_what_is_changed_makes_a_difference(changed, inputs):
+    same, other = networks.Changed(), networks.Changed(**changed)
+    same(inputs), other(inputs)
+    other.set_weights(same.get_weights())
+    differences = np.abs(np.asarray(other(inputs)) - np.asarray(same(inputs)))
+    assert differences.max() > 1e-4
+
+
+def test_the_protocol_names_contenders_and_settings_that_there_are():
+    study = protocol.Protocol(protocol.HERE / "protocol.toml")
+    trainings = study.all_trainings()
+    assert len({training.name for training in trainings}) == len(trainings)
+    for training in trainings:
+        assert training.contender in study.words["contender"]
+        assert study.recipe(training).epochs >= 6
+    names = {words["name"] for words in study.words["study"]}
+    assert names >= set(study.words["stability"]["studies"])
+
+
+def test_a_row_takes_the_place_of_the_older_one(tmp_path):
+    table = protocol.Table(tmp_path / "rows.csv", ["a", "b", "c"], keys=2)
+    for row in (
+        {"a": 1, "b": 2, "c": 3},
+        {"a": 1, "b": 1, "c": 4},
+        {"a": 1, "b": 2, "c": 5},
+    ):
+        table.add(row)
+    assert table.path.read_text() == "a,b,c\n1,1,4\n1,2,5\n"
