@@ -54,7 +54,7 @@ docs: setup
 	$(BIN)/mkdocs build --strict
 
 site: docs
-	$(PYTEST) $(SPREAD) -m site
+	$(PYTEST) -n 2 -m site
 
 tutorials: setup
 	$(BIN)/pip install -q -e ".[test,tutorials]"

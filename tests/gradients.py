@@ -45,7 +45,6 @@ def _total(outputs):
 def _tensorflow(layer, images, features, jit_compile):
     import tensorflow as tf
 
-    @tf.function(jit_compile=jit_compile)
     def run(images, features):
         with tf.GradientTape() as tape:
             tape.watch(features)
@@ -54,6 +53,8 @@ def _tensorflow(layer, images, features, jit_compile):
         variables = [w.value for w in layer.trainable_weights]
         return outputs, tape.gradient(total, [features, *variables])
 
+    if jit_compile:  # One call alone is faster than to trace it.
+        run = tf.function(run, jit_compile=True)
     return run(images, features)
 
 

@@ -201,7 +201,9 @@ def _saved(model):
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     function = tf.function(
-        lambda images: model(images, training=False), input_signature=[spec]
+        lambda images: model(images, training=False),
+        input_signature=[spec],
+        autograph=False,
     )
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(

@@ -119,7 +119,8 @@ class Served(tf.Module):
         return len(self._names)
 
     def _traced(self, function, spec):
-        traced = tf.function(function, input_signature=[spec])
+        # Nothing branches on tensors, so autograph would only cost seconds.
+        traced = tf.function(function, input_signature=[spec], autograph=False)
         return traced.get_concrete_function()
 
     def _shown(self, images):
