@@ -157,13 +157,20 @@ def test_overlay_keeps_the_shape_of_the_picture(model_file, picture, tmp_path):
 def test_names_of_the_classes_are_read_beside_the_model(
     model_file, picture, tmp_path, capsys
 ):
-    model_file.with_name("labels.txt").write_text("ant\nbee\ncow\n")
+    labels = model_file.with_name("labels.txt")
+    explain(model_file, picture, "--output", tmp_path / "numbers")
+    line, hint = capsys.readouterr().out.splitlines()
+    assert line.split(": ")[1][:2] in ("0 ", "1 ", "2 ")
+    assert hint == f"For names instead of numbers: {labels}, one a line"
+    labels.write_text("ant\nbee\ncow\n")
     explain(model_file, picture, "--output", tmp_path / "out")
-    assert capsys.readouterr().out.split(": ")[1][:3] in ("ant", "bee", "cow")
-    model_file.with_name("labels.txt").write_bytes(b"ant\nb\xff\ncow\n")
+    said = capsys.readouterr().out
+    assert said.split(": ")[1][:3] in ("ant", "bee", "cow")
+    assert said.count("\n") == 1
+    labels.write_bytes(b"ant\nb\xff\ncow\n")
     assert explain(model_file, picture, "--output", tmp_path / "more") == 2
     assert "labels.txt: the file is no UTF-8 text" in capsys.readouterr().err
-    model_file.with_name("labels.txt").write_text("ant\n")
+    labels.write_text("ant\n")
     assert explain(model_file, picture, "--output", tmp_path / "more") == 2
     assert "each of the model's 3 classes" in capsys.readouterr().err
 

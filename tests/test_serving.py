@@ -738,6 +738,10 @@ def test_versions_are_counted_and_never_overwritten(tmp_path, small):
     assert before == {
         file: file.stat().st_mtime_ns for file in (path / "1").rglob("*")
     }
+    with pytest.raises(ValueError, match=r"'saved_model'.*small/1/saved_model"):
+        keras_lficam.export(small, path, formats=["onnx"])
+    assert [file.name for file in path.iterdir()] == ["1"]
+    (path / "1" / "saved_model.pb").unlink()
     # As a number 10 is greater than 9, and what is no number does not count.
     for name in ("9", "10", "notes"):
         (path / name).mkdir()

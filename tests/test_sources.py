@@ -652,6 +652,8 @@ def test_large_sets_are_shuffled_in_part(monkeypatch):
     [
         ("no/such/folder", "no/such/folder: there is no such folder"),
         ("Cats_vs_Dog", "nearest: cats_vs_dogs"),
+        ("CIFAR-10", "nearest: cifar10"),
+        ("my pictures", "folder that exists, or .*'my pictures'"),
         ("cifar11", "folder that exists, or .*'cifar11'.*cifar10"),
     ],
 )

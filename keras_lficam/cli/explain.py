@@ -77,6 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
         except (ValueError, OSError) as error:
             failed += 1
             tqdm.tqdm.write(str(error), file=sys.stderr)
+    labels = model.with_name("labels.txt")
+    if not labels.exists() and failed < len(images):
+        print(f"For names instead of numbers: {labels}, one a line")
     if failed:
         print(
             f"{failed} of {len(images)} pictures not explained",

@@ -165,16 +165,29 @@ def _builder(
 
     # Importing our builder registers it with TFDS.
     importlib.import_module("keras_lficam.data.digits_in_photos")
+    if _can_be_a_name(name):
+        try:
+            return tfds.builder(name, data_dir=data_dir)
+        except tfds.core.DatasetNotFoundError:
+            pass  # TFDS's own message names all its hundreds.
+    known = tfds.list_builders(with_community_datasets=False)
+    near = nearest(name, known) or ["digits_in_photos"]
+    raise ValueError(
+        "`name` must be a folder that exists, or a data set that "
+        f"TensorFlow Datasets knows. Received: name={name!r}. The "
+        f"nearest: {', '.join(near)}. `tfds.list_builders()` lists all."
+    )
+
+
+def _can_be_a_name(name: str) -> bool:
+    """Whether TFDS can read it, which it cannot with `CIFAR-10`."""
+    from tensorflow_datasets.core import naming
+
     try:
-        return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        known = tfds.list_builders(with_community_datasets=False)
-        near = nearest(name, known) or ["digits_in_photos"]
-        raise ValueError(
-            "`name` must be a folder that exists, or a data set that "
-            f"TensorFlow Datasets knows. Received: name={name!r}. The "
-            f"nearest: {', '.join(near)}. `tfds.list_builders()` lists all."
-        ) from None  # TFDS's own message names all its hundreds
+        naming.parse_builder_name_kwargs(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_features(features: Any, name: str) -> None:

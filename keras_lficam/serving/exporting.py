@@ -72,8 +72,8 @@ def export(
         Folder of the version.
 
     Raises:
-        ValueError: If the model has no heat map, or an argument is out of
-            range.
+        ValueError: If the model has no heat map, an argument is out of range,
+            or a version without a SavedModel would follow one that has it.
         FileExistsError: If the version is there already.
         ImportError: If the writer of a format is not installed.
         RuntimeError: If Keras runs on another backend than TensorFlow.
@@ -114,6 +114,14 @@ def export(
         raise FileExistsError(
             f"{folder}: this version is there already, and clients may use "
             "it. Give another `version`, or None for the next."
+        )
+    served_before = sorted(path.glob("[0-9]*/saved_model.pb"))
+    if served_before and "saved_model" not in formats:
+        raise ValueError(
+            "Argument `formats` must hold 'saved_model' where a version is "
+            "served already, for TF Serving would try to load the new one. "
+            f"Received: formats={list(formats)} beside {served_before[-1]}. "
+            "Add 'saved_model', or give another `path`."
         )
     path.mkdir(parents=True, exist_ok=True)
     partial = path / f".{folder.name}.partial"
