@@ -1,11 +1,13 @@
-.PHONY: setup check test backends every-backbone oracles shipped docs site \
-	tutorials demo evidence evidence-quick
+.PHONY: setup everything check test backends every-backbone oracles shipped \
+	docs site tutorials demo evidence evidence-quick
 
 PYTHON ?= python3
 BIN = .venv/bin
 # A file of tests at a time on each of three processes: some of them wait.
 PYTEST = $(BIN)/python -m pytest
 SPREAD = -n 3 --dist loadfile
+# Files of tests that bear a mark; to read all of them takes a while.
+MARKED = $(shell grep -l "mark.$(1)" tests/test_*.py)
 # What runs on every backend of Keras.
 PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py \
 	attach.py classifier.py explainers.py cam.py gradient.py perturbation.py \
@@ -24,6 +26,17 @@ setup: .venv/ready
 	$(BIN)/pip install -q -e ".[dev]"
 	touch $@
 
+# An extra of pyproject.toml.
+.venv/with-%: .venv/ready
+	$(BIN)/pip install -q -e ".[$*]"
+	touch $@
+
+.venv/with-oracles: .venv/ready benchmarks/requirements.txt
+	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt
+	touch $@
+
+everything: $(addprefix .venv/with-, backends docs tutorials oracles)
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,32 +45,29 @@ check: setup
 test: setup
 	$(PYTEST) $(SPREAD)
 
-backends: setup
-	$(BIN)/pip install -q -e ".[test,backends]"
+backends: .venv/with-backends
 	$(QUICK) KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
 	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE)
-	$(QUICK) $(PYTEST) $(SPREAD) -m across_backends
+	$(QUICK) $(PYTEST) $(SPREAD) -m across_backends \
+		$(call MARKED,across_backends)
 
 every-backbone: setup
-	$(PYTEST) -n 3 -m every_backbone
+	$(PYTEST) -n 3 -m every_backbone $(call MARKED,every_backbone)
 
-oracles: setup
-	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt
-	$(PYTEST) -m oracles
+oracles: .venv/with-oracles
+	$(PYTEST) -m oracles $(call MARKED,oracles)
 
 shipped: setup
 	$(BIN)/python saved_models/export.py --check
 
-docs: setup
-	$(BIN)/pip install -q -e ".[docs]"
+docs: .venv/with-docs
 	$(BIN)/python benchmarks/pages.py --check
 	$(BIN)/mkdocs build --strict
 
 site: docs
-	$(PYTEST) -n 2 -m site
+	$(PYTEST) -n 2 -m site $(call MARKED,site)
 
-tutorials: setup
-	$(BIN)/pip install -q -e ".[test,tutorials]"
+tutorials: .venv/with-tutorials
 	$(PYTEST) $(SPREAD) --nbval tutorials \
 		--nbval-sanitize-with tutorials/sanitize.cfg
 
