@@ -1,6 +1,7 @@
 """Do nets trained otherwise draw the same? A row of stability.csv a pair.
 
-    python benchmarks/evidence/stability.py
+    python benchmarks/evidence/stability.py                    # all studies
+    python benchmarks/evidence/stability.py --study stability  # one of them
 
 Of every contender the nets of a study are compared in pairs, on all test
 pictures; those whose models are not here are trained first. What is compared is
@@ -89,12 +90,16 @@ def compared(one, other):
 
 
 def main():
-    study = protocol.parser(__doc__).parse_args().protocol
+    parser = protocol.parser(__doc__)
+    parser.add_argument("--study", help="one study of the protocol")
+    options = parser.parse_args()
+    study = options.protocol
+    names = study.words["stability"]["studies"]
     table = protocol.Table(study.tables / "stability.csv", COLUMNS, keys=6)
     done = table.rows()
     left = [
         (row, explainer, one, other)
-        for name in study.words["stability"]["studies"]
+        for name in ([options.study] if options.study else names)
         for row, explainer, one, other in _pairs(study, name)
         if table.key(row) not in done
     ]
