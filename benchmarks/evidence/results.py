@@ -50,11 +50,17 @@ def _difference(ones, others):
     return tables.interval([ones[way] - others[way] for way in shared])
 
 
-def accuracy(**chosen):
-    """How often the kinds of nets are right, and where their maps point."""
+def accuracy(ways, **chosen):
+    """How often the kinds of nets are right, and where their maps point.
+
+    Args:
+        ways: Setting and seed of the nets that are looked at.
+        **chosen: Values of columns of trainings.csv.
+    """
 
     def values(contender, column):
-        return _trainings(column, contender=contender, **chosen)
+        found = _trainings(column, contender=contender, **chosen)
+        return {way: value for way, value in found.items() if way in ways}
 
     lines = []
     for contender, name in NAMES.items():
@@ -118,6 +124,8 @@ def stability(study):
     for name, which in _drawn():
         values = functools.partial(_of_pairs, study=study, **which)
         iou = values("iou")
+        if not iou:  # Not compared yet.
+            continue
         line = [name, _share(*tables.interval_of_pairs(iou))]
         if which["contender"] == "abn":
             line += [""]
@@ -133,40 +141,11 @@ def stability(study):
     return tables.table([*header, "IoU by chance"], lines, align="lrrrrr")
 
 
-def forms():
-    """Each form of the importance network against the released one."""
-    lines = []
-    for form in ("pointwise", "bottleneck", "pooled"):
-        line = [f"`{form}`"]
-        for column, written in (
-            ("accuracy", _points),
-            ("pointing_game", _gained),
-            ("energy_in_box", _gained),
-        ):
-            ours, released = (
-                _trainings(
-                    column,
-                    backbone="residual",
-                    contender=contender,
-                    classes="10",
-                )
-                for contender in (form, "released")
-            )
-            line += [written(*_difference(ours, released))]
-        ours, released = (
-            _of_pairs("iou", study="stability", contender=contender)
-            for contender in (form, "released")
-        )
-        lines.append([*line, _gained(*_difference_of_pairs(ours, released))])
-    header = ["minus `released`", "right answers, points", "pointing game"]
-    header += ["energy in box", "IoU of pairs"]
-    return tables.table(header, lines, align="lrrrr")
-
-
-BASE = {"backbone": "residual", "classes": "10", "setting": "base"}
+RESIDUAL = {"backbone": "residual", "classes": "10"}
+NAMES_OF_SETTINGS = ["base", "slow", "large_batch", "adamw", "fast"]
+SETTINGS = [(name, str(seed)) for seed, name in enumerate(NAMES_OF_SETTINGS)]
 # By the names in the marks of pages.
 TABLES = {
-    "accuracy": functools.partial(accuracy, **BASE),
+    "accuracy_of_settings": functools.partial(accuracy, SETTINGS, **RESIDUAL),
     "stability": functools.partial(stability, "stability"),
-    "forms": forms,
 }
