@@ -189,7 +189,8 @@ def test_bad_pictures_are_named_and_the_others_done(
     for name, line in zip(names, errors, strict=False):
         assert line.startswith(f"{bad / name}: ")
     assert errors[-1] == "4 of 5 pictures not explained"
-    assert len(shown.out.splitlines()) == 1
+    line, _ = shown.out.splitlines()  # The other is the hint of the names.
+    assert line.startswith(f"{picture}: ")
     assert [p.name for p in (tmp_path / "out").iterdir()] == [
         "photo_overlay.png"
     ]
@@ -557,4 +558,6 @@ def test_process_shows_its_own_lines_only(model_file, picture, tmp_path):
     )
     assert finished.returncode == 0
     assert finished.stderr == ""
-    assert finished.stdout.count("\n") == 1
+    line, hint = finished.stdout.splitlines()
+    assert line.startswith(f"{picture}: ")
+    assert hint.startswith("For names instead of numbers: ")
