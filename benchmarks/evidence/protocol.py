@@ -5,11 +5,16 @@ import csv
 import dataclasses
 import itertools
 import pathlib
+import sys
 import tomllib
 
 import networks
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+
+import measuring  # noqa: E402
+
 RUNS = HERE.parent.parent / "runs"
 
 
@@ -208,12 +213,8 @@ class Table:
         """Adds a row, in the place of an older one."""
         rows = self.rows() | {self.key(row): row}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[key] for key in sorted(rows))
-        partial.replace(self.path)
+        ordered = [rows[key] for key in sorted(rows)]
+        measuring.write(self.path, self.columns, ordered)
 
 
 def parser(document):
