@@ -54,7 +54,7 @@ def interval_of_pairs(values):
 
 
 def _student(freedom):
-    """Which share of Student's t lies within: 95 %."""
+    """Deviations from the mean within which 95 % of Student's t lie."""
     from scipy import stats
 
     return float(stats.t.ppf(0.975, freedom))

@@ -153,7 +153,7 @@ def train_all(study, trainings, workers=2):
     print(f"{len(trainings)} trainings to do", flush=True)
     if not trainings:
         return
-    # Makes the data set where it is missing; two processes would collide.
+    # Makes the data set where it is missing; two processes would both do it.
     study.batches(trainings[0], "train")
     lock = threading.Lock()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
