@@ -12,27 +12,33 @@ import tables
 NAMES = {
     "plain": "plain",
     "abn": "ABN",
-    "released": "LFI-CAM, `released`",
-    "pointwise": "LFI-CAM, `pointwise`",
-    "bottleneck": "LFI-CAM, `bottleneck`",
-    "pooled": "LFI-CAM, `pooled`",
+    # Forms of LFI-CAM.
+    "released": "`released`",
+    "pointwise": "`pointwise`",
+    "bottleneck": "`bottleneck`",
+    "pooled": "`pooled`",
 }
 
 
+def _with_half(mean, half, form):
+    """A mean and half of its interval, which no line's end divides."""
+    return f"{mean:{form}}\u00a0±\u00a0{half:{form.removeprefix('+')}}"
+
+
 def _percent(mean, half):
-    return f"{100 * mean:.1f} ± {100 * half:.1f} %"
+    return _with_half(100 * mean, 100 * half, ".1f")
 
 
 def _points(mean, half):
-    return f"{100 * mean:+.1f} ± {100 * half:.1f}"
+    return _with_half(100 * mean, 100 * half, "+.1f")
 
 
 def _share(mean, half):
-    return f"{mean:.3f} ± {half:.3f}"
+    return _with_half(mean, half, ".2f")
 
 
 def _gained(mean, half):
-    return f"{mean:+.3f} ± {half:.3f}"
+    return _with_half(mean, half, "+.2f")
 
 
 def _trainings(column, **chosen):
@@ -65,8 +71,7 @@ def accuracy(ways, **chosen):
     lines = []
     for contender, name in NAMES.items():
         found = values(contender, "accuracy")
-        line = [name, str(len(found))]
-        line += [_percent(*tables.interval(list(found.values())))]
+        line = [name, _percent(*tables.interval(list(found.values())))]
         for other in ("plain", "abn"):
             against = values(other, "accuracy")
             line += [
@@ -74,14 +79,13 @@ def accuracy(ways, **chosen):
                 if other == contender
                 else _points(*_difference(found, against))
             ]
-        for column in ("pointing_game", "energy_in_box"):
-            shown = list(values(contender, column).values())
-            line += [_share(*tables.interval(shown)) if shown else ""]
+        shown = list(values(contender, "pointing_game").values())
+        line += [_share(*tables.interval(shown)) if shown else ""]
         (weights,) = set(values(contender, "parameters").values())
-        lines.append([*line, f"{weights / 1000:.0f} k"])
-    header = ["", "nets", "right answers", "minus plain", "minus ABN"]
-    header += ["pointing game", "energy in box", "weights"]
-    return tables.table(header, lines, align="lrrrrrrr")
+        lines.append([*line, f"{weights / 1000:.0f}\u00a0k"])
+    header = ["", "right, %", "minus plain", "minus ABN"]
+    header += ["pointing game", "weights"]
+    return tables.table(header, lines, align="lrrrrr")
 
 
 def _of_pairs(column, **chosen):
@@ -136,7 +140,7 @@ def stability(study):
             for column in ("iou_at_half", "rank_correlation")
         ]
         chance = values("iou_by_chance").values()
-        lines.append([*line, f"{sum(chance) / len(chance):.3f}"])
+        lines.append([*line, f"{sum(chance) / len(chance):.2f}"])
     header = ["maps of", "IoU", "minus ABN", "IoU at half", "rank correlation"]
     return tables.table([*header, "IoU by chance"], lines, align="lrrrrr")
 
