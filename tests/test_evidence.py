@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import subprocess
 import sys
 
 import keras
@@ -107,3 +108,54 @@ def test_a_row_takes_the_place_of_the_older_one(tmp_path):
     ):
         table.add(row)
     assert table.path.read_text() == "a,b,c\n1,1,4\n1,2,5\n"
+
+
+FUSED_AGAINST_KERAS = '''
+import sys
+
+import keras
+import numpy as np
+
+sys.path.append(sys.argv[1])
+import networks
+
+
+def trained():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((6, 5, 3)),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.BatchNormalization(momentum=0.7),
+            keras.layers.Flatten(),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    draw = np.random.default_rng(0).normal
+    for _ in range(3):
+        model.train_on_batch(3 + draw(size=(7, 6, 5, 3)), draw(size=(7, 2)))
+    return model.get_weights()
+
+
+plain = trained()
+networks.fuse_normalization()
+for one, other in zip(plain, trained(), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+made = keras.layers.BatchNormalization.call.__qualname__
+assert "fuse_normalization" in made
+'''
+
+
+def test_fused_normalization_trains_as_keras_does():
+    """In a process of its own, for it cannot be undone."""
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            FUSED_AGAINST_KERAS,
+            str(BENCHMARKS / "evidence"),
+        ],
+        check=True,
+    )

@@ -1,4 +1,4 @@
-"""Importance networks that are other in one thing, for the ablations."""
+"""Importance networks that are other in one thing, and a faster training."""
 
 import keras
 from keras import ops
@@ -95,3 +95,41 @@ class Changed(layers.FeatureImportanceNetwork):
             "kernels": self.kernels,
             "width": self.width,
         }
+
+
+def fuse_normalization():
+    """Trains every BatchNormalization by one kernel of TensorFlow.
+
+    Keras computes moments, scale and their gradients in a dozen operations,
+    which is a quarter of a step of these small nets on a CPU. The numbers are
+    the same but for rounding. It is for this process and cannot be undone.
+    """
+    import tensorflow as tf
+
+    plain = keras.layers.BatchNormalization.call
+
+    def call(self, inputs, training=None, mask=None):
+        fits = len(inputs.shape) == 4 and self.axis in (-1, 3)
+        if not (training and self.trainable and fits):
+            return plain(self, inputs, training=training, mask=mask)
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs,
+            tf.convert_to_tensor(self.gamma),
+            tf.convert_to_tensor(self.beta),
+            epsilon=self.epsilon,
+        )
+        # The kernel tells the variance of the population, Keras keeps that of
+        # the batch.
+        count = tf.cast(tf.size(inputs) // inputs.shape[-1], variance.dtype)
+        variance *= (count - 1) / count
+        for average, value in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            value = tf.stop_gradient(value)
+            average.assign(
+                average * self.momentum + value * (1 - self.momentum)
+            )
+        return outputs
+
+    keras.layers.BatchNormalization.call = call

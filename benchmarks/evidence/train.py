@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 
+import networks
 import protocol
 
 COLUMNS = [
@@ -55,6 +56,7 @@ def train(study, training):
 
     import keras_lficam
 
+    networks.fuse_normalization()
     began = time.perf_counter()
     model = study.model(training)
     recipe = study.recipe(training)
