@@ -4,7 +4,7 @@
     python benchmarks/pages.py --check   # fails where a page differs
 
 A table stands in a page behind its mark, `<!-- table: NAME -->`. A figure holds
-the hash of the CSV file it was drawn from, by which it is seen to be old.
+the hashes of the CSV files it was drawn from, by which it is seen to be old.
 """
 
 import argparse
@@ -205,6 +205,17 @@ OURS = (
 TABLES = {make.__name__: make for make in OURS} | results.TABLES
 
 
+def _in_one(drawing):
+    """Draws in the only axes of a figure."""
+
+    def draw(figure):
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        drawing(axes)
+
+    return draw
+
+
 def draw_backbones(axes):
     """What LFI-CAM adds to the time of every backbone."""
     rows = sorted(
@@ -291,31 +302,35 @@ def draw_comparison(figure):
     grid[0, 0].invert_yaxis()
 
 
-# Name of a figure, which is that of its CSV file: size in inches, how to draw.
+# Name of a figure: size in inches, how to draw, and from which CSV files.
 FIGURES = {
-    "backbones": ((7, 7.5), draw_backbones),
-    "explainers": ((7, 5), draw_explainers),
-    "comparison": ((8, 6.5), draw_comparison),
+    "backbones": ((7, 7.5), _in_one(draw_backbones), ["backbones"]),
+    "explainers": ((7, 5), _in_one(draw_explainers), ["explainers"]),
+    "comparison": ((8, 6.5), draw_comparison, ["comparison"]),
+    "evidence": (
+        (8, 3.4),
+        results.draw,
+        ["evidence/trainings", "evidence/stability"],
+    ),
 }
 
 
 def drawn_from(name):
     """The words in a figure that say from what it was drawn."""
-    digest = hashlib.sha256((HERE / f"{name}.csv").read_bytes()).hexdigest()
-    return f"benchmarks/{name}.csv, sha256 {digest}"
+    *_, files = FIGURES[name]
+    return "; ".join(
+        f"benchmarks/{file}.csv, sha256 "
+        + hashlib.sha256((HERE / f"{file}.csv").read_bytes()).hexdigest()
+        for file in files
+    )
 
 
 def draw(name):
     from matplotlib import pyplot as plt
 
-    size, drawing = FIGURES[name]
+    size, drawing, _ = FIGURES[name]
     figure = plt.figure(figsize=size, layout="constrained")
-    if name == "comparison":
-        drawing(figure)
-    else:
-        axes = figure.subplots()
-        axes.spines[["top", "right"]].set_visible(False)
-        drawing(axes)
+    drawing(figure)
     path = DOCS / "images" / f"benchmark_{name}.png"
     figure.savefig(path, dpi=110, metadata={"Description": drawn_from(name)})
     plt.close(figure)

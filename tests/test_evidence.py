@@ -14,6 +14,7 @@ sys.path += [str(BENCHMARKS), str(BENCHMARKS / "evidence")]
 
 import networks  # noqa: E402
 import protocol  # noqa: E402
+import results  # noqa: E402
 import tables  # noqa: E402
 
 from keras_lficam import layers  # noqa: E402
@@ -41,6 +42,38 @@ def test_an_interval_of_pairs_counts_members():
     expected_mean, expected_half = tables.interval(list(members.values()))
     assert mean == pytest.approx(2 * expected_mean)
     assert half == pytest.approx(2 * expected_half)
+
+
+def test_a_difference_is_that_of_the_same_seed(monkeypatch):
+    """Of two: t with one degree of freedom is 12.71, times half of the span."""
+    found = {
+        ("plain", "0"): (0.90, ""),
+        ("plain", "1"): (0.92, ""),
+        ("abn", "0"): (0.95, 0.98),
+        ("abn", "1"): (0.96, 0.96),
+        ("abn", "2"): (0.50, 0.97),  # The plain net has no third seed.
+    }
+    rows = [
+        {
+            "contender": contender,
+            "setting": "base",
+            "seed": seed,
+            "accuracy": accuracy,
+            "pointing_game": pointing_game,
+        }
+        for (contender, seed), (accuracy, pointing_game) in found.items()
+    ]
+    monkeypatch.setattr(
+        tables,
+        "rows_of",
+        lambda name, **chosen: [
+            row for row in rows if chosen.items() <= row.items()
+        ],
+    )
+    table = results.accuracy(setting="base").replace("\u00a0", " ")
+    plain, abn = table.splitlines()[2:]
+    assert plain == "| plain | 91.0 ± 12.7 |  | -4.5 ± 6.4 |  |  |"
+    assert "| +4.5 ± 6.4 |  |  | 0.97 ± 0.02 |" in abn
 
 
 @pytest.fixture
@@ -110,7 +143,7 @@ def test_a_row_takes_the_place_of_the_older_one(tmp_path):
     assert table.path.read_text() == "a,b,c\n1,1,4\n1,2,5\n"
 
 
-FUSED_AGAINST_KERAS = '''
+FUSED_AGAINST_KERAS = """
 import sys
 
 import keras
@@ -145,7 +178,7 @@ for one, other in zip(plain, trained(), strict=True):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 made = keras.layers.BatchNormalization.call.__qualname__
 assert "fuse_normalization" in made
-'''
+"""
 
 
 def test_fused_normalization_trains_as_keras_does():

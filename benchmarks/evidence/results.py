@@ -56,36 +56,34 @@ def _difference(ones, others):
     return tables.interval([ones[way] - others[way] for way in shared])
 
 
-def accuracy(ways, **chosen):
+def accuracy(**chosen):
     """How often the kinds of nets are right, and where their maps point.
 
     Args:
-        ways: Setting and seed of the nets that are looked at.
         **chosen: Values of columns of trainings.csv.
     """
 
     def values(contender, column):
-        found = _trainings(column, contender=contender, **chosen)
-        return {way: value for way, value in found.items() if way in ways}
+        return _trainings(column, contender=contender, **chosen)
 
     lines = []
     for contender, name in NAMES.items():
         found = values(contender, "accuracy")
+        if len(found) < 2:  # Not trained yet.
+            continue
         line = [name, _percent(*tables.interval(list(found.values())))]
-        for other in ("plain", "abn"):
+        for other in ("plain", "abn", "released"):
             against = values(other, "accuracy")
+            shared = len(found.keys() & against.keys())
             line += [
                 ""
-                if other == contender
+                if other == contender or shared < 2
                 else _points(*_difference(found, against))
             ]
         shown = list(values(contender, "pointing_game").values())
-        line += [_share(*tables.interval(shown)) if shown else ""]
-        (weights,) = set(values(contender, "parameters").values())
-        lines.append([*line, f"{weights / 1000:.0f}\u00a0k"])
-    header = ["", "right, %", "minus plain", "minus ABN"]
-    header += ["pointing game", "weights"]
-    return tables.table(header, lines, align="lrrrrr")
+        lines.append([*line, _share(*tables.interval(shown)) if shown else ""])
+    header = ["", "right, %", "minus plain", "minus ABN", "minus `released`"]
+    return tables.table([*header, "pointing game"], lines, align="lrrrrr")
 
 
 def _of_pairs(column, **chosen):
@@ -145,11 +143,172 @@ def stability(study):
     return tables.table([*header, "IoU by chance"], lines, align="lrrrrr")
 
 
-RESIDUAL = {"backbone": "residual", "classes": "10"}
-NAMES_OF_SETTINGS = ["base", "slow", "large_batch", "adamw", "fast"]
-SETTINGS = [(name, str(seed)) for seed, name in enumerate(NAMES_OF_SETTINGS)]
+def forms():
+    """Each form of the importance network against the released one."""
+    lines = []
+    for form in ("pointwise", "bottleneck", "pooled"):
+        line = [f"`{form}`"]
+        for column, written in (
+            ("accuracy", _points),
+            ("pointing_game", _gained),
+            ("energy_in_box", _gained),
+        ):
+            ours, released = (
+                _trainings(
+                    column, contender=contender, backbone="residual", **BASE
+                )
+                for contender in (form, "released")
+            )
+            line += [written(*_difference(ours, released))]
+        ours, released = (
+            _of_pairs("iou", study="stability", contender=contender)
+            for contender in (form, "released")
+        )
+        lines.append([*line, _gained(*_difference_of_pairs(ours, released))])
+    header = ["minus `released`", "right, points", "pointing game"]
+    header += ["energy in box", "IoU of pairs"]
+    return tables.table(header, lines, align="lrrrr")
+
+
+def cost():
+    """Time, memory and weights of each form over those of the plain nets."""
+    rows = tables.rows_of("evidence/cost")
+    by = {(row["backbone"], row["form"]): row for row in rows}
+    forms = [form for form in NAMES if any(form == key[1] for key in by)]
+    lines = []
+    for backbone in dict.fromkeys(row["backbone"] for row in rows):
+        line = [f"`{backbone}`"]
+        for form in forms:
+            row = by[backbone, form]
+            added = int(row["parameters"]) - int(row["parameters_plain"])
+            line += [f"{float(row['ratio']):.2f}", f"{added / 1e6:.2f}\u00a0M"]
+        lines.append(line)
+    header = ["time / plain, weights added"]
+    for form in forms:
+        header += [f"`{form}`", ""]
+    return tables.table(header, lines, align="l" + "r" * 2 * len(forms))
+
+
+# What is other in an ablation, by the names of protocol.toml.
+CHANGES = {
+    "bottleneck": "nothing: `bottleneck`",
+    "uniform": "all channels equal, nothing learned",
+    "no_gray": "no gray image",
+    "sigmoid": "sigmoid, not softmax",
+    "no_min_max": "no min-max",
+    "kernel_1": "kernels 1, 1, 1, not 1, 3, 1",
+    "depth_2": "two convolutions, not three",
+    "depth_5": "five convolutions",
+    "wide": "64 filters inside, not 8",
+    "narrow": "2 filters inside",
+    "map_16x16": "map of 16x16, not 8x8",
+}
+
+
+def ablation():
+    """What each part of the importance network is good for."""
+
+    def values(contender, column):
+        return _trainings(
+            column, contender=contender, backbone="residual", **BASE
+        )
+
+    columns = ("accuracy", "pointing_game", "energy_in_box")
+    own = {column: values("bottleneck", column) for column in columns}
+    seeds = values("uniform", "accuracy").keys()
+    lines = []
+    for contender, name in CHANGES.items():
+        line = [name]
+        for column in columns:
+            found = values(contender, column)
+            of_seeds = {way: own[column][way] for way in seeds}
+            here = {way: found[way] for way in seeds}
+            factor, form = (100, ".1f") if column == "accuracy" else (1, ".2f")
+            line += [f"{factor * _mean(here):{form}}"]
+            if column != "accuracy":
+                continue
+            line += [
+                ""
+                if contender == "bottleneck"
+                else f"{factor * (_mean(here) - _mean(of_seeds)):+{form}}"
+            ]
+        lines.append(line)
+    header = ["what is other", "right, %", "minus `bottleneck`"]
+    header += ["pointing game", "energy in box"]
+    return tables.table(header, lines, align="lrrrr")
+
+
+def _mean(values):
+    return sum(values.values()) / len(values)
+
+
+def quality(contender):
+    """All explainers by all metrics, mean over nets of several seeds."""
+    rows = tables.rows_of("evidence/quality", contender=contender)
+    arrow = {"lower": "↓", "higher": "↑"}
+    explainers = list(dict.fromkeys(row["explainer"] for row in rows))
+    lines = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        of = [row for row in rows if row["metric"] == metric]
+        line = [f"`{metric}` {arrow[of[0]['better']]}"]
+        for explainer in explainers:
+            values = [
+                float(row["mean"])
+                for row in of
+                if row["explainer"] == explainer
+            ]
+            line += [_share(*tables.interval(values))]
+        lines.append(line)
+    header = ["", *(f"`{name}`" for name in explainers)]
+    return tables.table(header, lines, align="l" + "r" * len(explainers))
+
+
+def draw(figure):
+    """Every net's share of right answers, and every pair's likeness."""
+    left, right = figure.subplots(1, 2)
+    found = {
+        name: _trainings(
+            "accuracy", contender=contender, backbone="residual", **BASE
+        ).values()
+        for contender, name in NAMES.items()
+    }
+    _dots(left, found, [1, 1, 0, 0, 0, 0])
+    left.set_xlabel("right answers, nets of five seeds")
+    pairs = {
+        name: _of_pairs("iou", study="stability", **which).values()
+        for name, which in _drawn()
+    }
+    _dots(right, pairs, [1, 0, 0, 0, 0, 1, 1])
+    right.set_xlabel("IoU of the maps of two nets")
+
+
+def _dots(axes, groups, others):
+    """A line of dots for each group, with its mean; others are gray."""
+    for place, (values, other) in enumerate(
+        zip(groups.values(), others, strict=True)
+    ):
+        color = "#777777" if other else "#4c72b0"
+        axes.scatter(
+            values, [place] * len(values), s=14, color=color, alpha=0.5
+        )
+        mean = sum(values) / len(values)
+        axes.plot([mean, mean], [place - 0.3, place + 0.3], color=color)
+    names = [name.strip("`") for name in groups]
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+BASE = {"classes": "10", "setting": "base"}
 # By the names in the marks of pages.
 TABLES = {
-    "accuracy_of_settings": functools.partial(accuracy, SETTINGS, **RESIDUAL),
+    "accuracy": functools.partial(accuracy, backbone="residual", **BASE),
+    "accuracy_squeeze": functools.partial(accuracy, backbone="squeeze", **BASE),
+    "accuracy_of_pair": functools.partial(accuracy, classes="2"),
     "stability": functools.partial(stability, "stability"),
+    "stability_of_pair": functools.partial(stability, "few_classes"),
+    "forms": forms,
+    "ablation": ablation,
+    "quality": functools.partial(quality, "pooled"),
+    "cost": cost,
 }
