@@ -51,7 +51,9 @@ def test_a_difference_is_that_of_the_same_seed(monkeypatch):
         ("plain", "1"): (0.92, ""),
         ("abn", "0"): (0.95, 0.98),
         ("abn", "1"): (0.96, 0.96),
-        ("abn", "2"): (0.50, 0.97),  # The plain net has no third seed.
+        ("abn", "2"): (0.50, 0.97),  # The others have no third seed.
+        ("released", "0"): (0.93, 0.9),
+        ("released", "1"): (0.97, 0.9),
     }
     rows = [
         {
@@ -70,10 +72,26 @@ def test_a_difference_is_that_of_the_same_seed(monkeypatch):
             row for row in rows if chosen.items() <= row.items()
         ],
     )
+    names = {name: name for name in ("plain", "abn", "released")}
+    monkeypatch.setattr(results, "NAMES", names)
     table = results.accuracy(setting="base").replace("\u00a0", " ")
-    plain, abn = table.splitlines()[2:]
-    assert plain == "| plain | 91.0 ± 12.7 |  | -4.5 ± 6.4 |  |  |"
-    assert "| +4.5 ± 6.4 |  |  | 0.97 ± 0.02 |" in abn
+    plain, abn, released = table.splitlines()[2:]
+    assert plain == "| plain | 91.0 ± 12.7 |  | -4.5 ± 6.4 | -4.0 ± 12.7 |  |"
+    assert "| +4.5 ± 6.4 |  | +0.5 ± 19.1 | 0.97 ± 0.02 |" in abn
+    assert "| +4.0 ± 12.7 | -0.5 ± 19.1 |  | 0.90 ± 0.00 |" in released
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "verdict"),
+    [
+        (1.2, 0.8, "confirmed"),
+        (-1.2, 0.8, "reversed"),
+        (0.7, 0.8, "not confirmed"),
+        (-0.7, 0.8, "not confirmed"),
+    ],
+)
+def test_a_verdict_is_that_of_the_interval(mean, half, verdict):
+    assert results._verdict(mean, half) == verdict
 
 
 @pytest.fixture
@@ -148,6 +166,7 @@ import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 sys.path.append(sys.argv[1])
 import networks
@@ -172,12 +191,21 @@ def trained():
     return model.get_weights()
 
 
+kernel, asked = tf.compat.v1.nn.fused_batch_norm, []
+
+
+def counted(*arguments, **options):
+    asked.append(options)
+    return kernel(*arguments, **options)
+
+
+tf.compat.v1.nn.fused_batch_norm = counted
 plain = trained()
+assert not asked
 networks.fuse_normalization()
 for one, other in zip(plain, trained(), strict=True):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-made = keras.layers.BatchNormalization.call.__qualname__
-assert "fuse_normalization" in made
+assert asked
 """
 
 

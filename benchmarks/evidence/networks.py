@@ -100,9 +100,10 @@ class Changed(layers.FeatureImportanceNetwork):
 def fuse_normalization():
     """Trains every BatchNormalization by one kernel of TensorFlow.
 
-    Keras computes moments, scale and their gradients in a dozen operations,
-    which is a quarter of a step of these small nets on a CPU. The numbers are
-    the same but for rounding. It is for this process and cannot be undone.
+    Keras, which has no option for it, computes moments, scale and their
+    gradients in a dozen operations, each of which reads all the features. The
+    numbers are the same but for rounding. It is for this process and cannot be
+    undone.
     """
     import tensorflow as tf
 

@@ -18,6 +18,8 @@ NAMES = {
     "bottleneck": "`bottleneck`",
     "pooled": "`pooled`",
 }
+# Of the study of accuracy.
+BASE = {"backbone": "residual", "classes": "10", "setting": "base"}
 
 
 def _with_half(mean, half, form):
@@ -69,15 +71,12 @@ def accuracy(**chosen):
     lines = []
     for contender, name in NAMES.items():
         found = values(contender, "accuracy")
-        if len(found) < 2:  # Not trained yet.
-            continue
         line = [name, _percent(*tables.interval(list(found.values())))]
         for other in ("plain", "abn", "released"):
             against = values(other, "accuracy")
-            shared = len(found.keys() & against.keys())
             line += [
                 ""
-                if other == contender or shared < 2
+                if other == contender
                 else _points(*_difference(found, against))
             ]
         shown = list(values(contender, "pointing_game").values())
@@ -126,21 +125,24 @@ def stability(study):
     for name, which in _drawn():
         values = functools.partial(_of_pairs, study=study, **which)
         iou = values("iou")
-        if not iou:  # Not compared yet.
-            continue
         line = [name, _share(*tables.interval_of_pairs(iou))]
         if which["contender"] == "abn":
             line += [""]
         else:
             line += [_gained(*_difference_of_pairs(iou, of_abn))]
+        without = {
+            pair: value
+            for pair, value in iou.items()
+            if not any(net.startswith("adamw") for net in pair)
+        }
         line += [
-            _share(*tables.interval_of_pairs(values(column)))
-            for column in ("iou_at_half", "rank_correlation")
+            _share(*tables.interval_of_pairs(found))
+            for found in (without, values("rank_correlation"))
         ]
-        chance = values("iou_by_chance").values()
-        lines.append([*line, f"{sum(chance) / len(chance):.2f}"])
-    header = ["maps of", "IoU", "minus ABN", "IoU at half", "rank correlation"]
-    return tables.table([*header, "IoU by chance"], lines, align="lrrrrr")
+        lines.append([*line, f"{_mean(values('iou_by_chance')):.2f}"])
+    header = ["maps of", "IoU", "minus ABN", "IoU without AdamW"]
+    header += ["rank correlation", "IoU by chance"]
+    return tables.table(header, lines, align="lrrrrr")
 
 
 def forms():
@@ -154,9 +156,7 @@ def forms():
             ("energy_in_box", _gained),
         ):
             ours, released = (
-                _trainings(
-                    column, contender=contender, backbone="residual", **BASE
-                )
+                _trainings(column, contender=contender, **BASE)
                 for contender in (form, "released")
             )
             line += [written(*_difference(ours, released))]
@@ -175,9 +175,7 @@ def claims():
     ours = "bottleneck"
 
     def values(contender, column="accuracy"):
-        return _trainings(
-            column, contender=contender, backbone="residual", **BASE
-        )
+        return _trainings(column, contender=contender, **BASE)
 
     def weights(contender):
         (found,) = set(values(contender, "parameters").values())
@@ -254,27 +252,23 @@ def draw(figure):
     """Every net's share of right answers, and every pair's likeness."""
     left, right = figure.subplots(1, 2)
     found = {
-        name: _trainings(
-            "accuracy", contender=contender, backbone="residual", **BASE
-        ).values()
+        name: _trainings("accuracy", contender=contender, **BASE).values()
         for contender, name in NAMES.items()
     }
-    _dots(left, found, [1, 1, 0, 0, 0, 0])
+    _dots(left, found)
     left.set_xlabel("right answers, nets of five seeds")
     pairs = {
         name: _of_pairs("iou", study="stability", **which).values()
         for name, which in _drawn()
     }
-    _dots(right, pairs, [1, 0, 0, 0, 0, 1, 1])
+    _dots(right, pairs)
     right.set_xlabel("IoU of the maps of two nets")
 
 
-def _dots(axes, groups, others):
-    """A line of dots for each group, with its mean; others are gray."""
-    for place, (values, other) in enumerate(
-        zip(groups.values(), others, strict=True)
-    ):
-        color = "#777777" if other else "#4c72b0"
+def _dots(axes, groups):
+    """A line of dots for each group, with its mean; LFI-CAM is blue."""
+    for place, (name, values) in enumerate(groups.items()):
+        color = "#4c72b0" if name.startswith("`") else "#777777"
         axes.scatter(
             values, [place] * len(values), s=14, color=color, alpha=0.5
         )
@@ -286,10 +280,9 @@ def _dots(axes, groups, others):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-BASE = {"classes": "10", "setting": "base"}
 # By the names in the marks of pages.
 TABLES = {
-    "accuracy": functools.partial(accuracy, backbone="residual", **BASE),
+    "accuracy": functools.partial(accuracy, **BASE),
     "stability": functools.partial(stability, "stability"),
     "forms": forms,
     "claims": claims,
