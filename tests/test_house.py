@@ -219,6 +219,15 @@ def test_public_things_have_docstrings_with_their_sections():
     assert seen > 25
 
 
+@pytest.fixture(autouse=True)
+def _eagerly(request):
+    """Traces no step: an example takes one. An export is a trace."""
+    if "_run" in request.node.name and "serving" not in request.node.name:
+        tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.mark.parametrize("name", sorted(dict(documented())))
 def test_docstring_example_runs(name, monkeypatch, tmp_path):
     """Runs the section Examples, with the names that examples may use."""

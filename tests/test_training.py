@@ -68,9 +68,14 @@ class Killed(BaseException):
 
 
 class Kill(keras.callbacks.Callback):
+    """At the end of a step, of all from 1, or after the validation."""
+
     def __init__(self, *, step=None, epoch=None):
         super().__init__()
         self.step, self.epoch, self.seen = step, epoch, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.seen = epoch * self.params["steps"]
 
     def on_train_batch_end(self, batch, logs=None):
         self.seen += 1
@@ -255,34 +260,39 @@ def whole_run(tmp_path_factory, source):
     return folder, weights(model), history
 
 
-@pytest.mark.parametrize(
-    "kill",
-    [
-        {"step": 1},  # Before anything was saved.
-        {"step": 4},  # In the first epoch, two steps after a checkpoint.
-        {"step": 9},  # In the second epoch.
-        {"epoch": 1},  # After validation, before its end was saved.
-        {"step": 18},  # At the last step.
-    ],
-    ids=str,
-)
 def test_a_run_that_was_killed_ends_as_if_it_was_not(
-    tmp_path, source, whole_run, kill
+    tmp_path, source, whole_run
 ):
     folder, expected, history = whole_run
-    options = {"checkpoint_every": 3}
-    with pytest.raises(Killed):
-        run(tmp_path / "run", source, callbacks=[Kill(**kill)], **options)
-    keras.utils.set_random_seed(99)  # Nothing hangs on it.
-    again = classifier()
-    if kill != {"step": 1}:
-        again.set_weights([0 * value for value in again.get_weights()])
-    model, resumed = run(
-        tmp_path / "run", source, model=again, resume=True, **options
-    )
+    options = {"checkpoint_every": 3, "resume": True}
+    checkpoint = tmp_path / "run" / "checkpoint.npz"
+    for kill, saved in [
+        ({"step": 1}, None),  # Before anything was saved.
+        ({"step": 4}, 3),  # In the first epoch, after a checkpoint.
+        ({"step": 10}, 9),  # In the second epoch.
+        ({"epoch": 1}, 9),  # After validation, before its end was saved.
+        ({"step": 18}, 15),  # At the last step.
+    ]:
+        keras.utils.set_random_seed(99)  # Nothing hangs on it.
+        model = classifier()
+        if checkpoint.exists():
+            model.set_weights([0 * value for value in model.get_weights()])
+        callbacks = [Kill(**kill)]
+        with pytest.raises(Killed):
+            run(
+                tmp_path / "run",
+                source,
+                model=model,
+                callbacks=callbacks,
+                **options,
+            )
+        assert checkpoint.exists() == bool(saved)
+        if saved:
+            assert state.load(checkpoint).step == saved
+    model, resumed = run(tmp_path / "run", source, **options)
     assert_equal(weights(model), expected)
     assert_equal(
-        state.load(tmp_path / "run" / "checkpoint.npz").values,
+        state.load(checkpoint).values,
         state.load(folder / "checkpoint.npz").values,
     )
     for name, values in history.history.items():
@@ -329,8 +339,10 @@ def test_steps_before_the_kill_are_not_done_again(tmp_path, source):
 def test_a_run_goes_on_with_several_steps_an_execution(tmp_path, source):
     options = {"steps_per_execution": 2, "checkpoint_every": 2}
     first, _ = run(tmp_path / "first", source, **options)
+    # The second call of the second epoch, a call being two steps.
+    kill = Kill(step=STEPS + 2)
     with pytest.raises(Killed):
-        run(tmp_path / "run", source, callbacks=[Kill(step=5)], **options)
+        run(tmp_path / "run", source, callbacks=[kill], **options)
     assert state.load(tmp_path / "run" / "checkpoint.npz").step == 10
     model, _ = run(tmp_path / "run", source, resume=True, **options)
     assert_equal(weights(model), weights(first))
