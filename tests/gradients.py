@@ -4,23 +4,30 @@ import keras
 import numpy as np
 
 
-def gradients(layer, images, features, *, jit_compile=False):
-    """Runs a layer in training and differentiates the sum of its outputs.
+def differentiated(layer, shapes, *, compiled=False):
+    """Makes a function that differentiates a layer in training.
 
-    The features are given in the layer's compute type, as a backbone would
-    give them.
+    Args:
+        layer: Layer that is called on a pair of images and features.
+        shapes: Shapes of the two.
+        compiled: Whether it is compiled, once for all that it is given.
 
     Returns:
-        The outputs, and the gradients by the features and by every trainable
+        Function of images and features, which are given to the layer in its
+        compute type, as a backbone would give them. It returns the outputs,
+        and the gradients of their sum by the features and by every trainable
         weight, as lists of NumPy arrays.
     """
-    backend = keras.backend.backend()
-    features = keras.ops.cast(features, layer.compute_dtype)
-    images = keras.ops.convert_to_tensor(images)
-    layer([images, features])  # Builds the weights.
-    run = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[backend]
-    outputs, slopes = run(layer, images, features, jit_compile)
-    return _arrays(outputs), _arrays(slopes)
+    layer.build(shapes)
+    ways = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+    run = ways[keras.backend.backend()](layer, compiled)
+
+    def gradients(images, features):
+        features = keras.ops.cast(features, layer.compute_dtype)
+        outputs, slopes = run(keras.ops.convert_to_tensor(images), features)
+        return _arrays(outputs), _arrays(slopes)
+
+    return gradients
 
 
 def _arrays(tensors):
@@ -42,7 +49,7 @@ def _total(outputs):
     return total
 
 
-def _tensorflow(layer, images, features, jit_compile):
+def _tensorflow(layer, compiled):
     import tensorflow as tf
 
     def run(images, features):
@@ -53,35 +60,42 @@ def _tensorflow(layer, images, features, jit_compile):
         variables = [w.value for w in layer.trainable_weights]
         return outputs, tape.gradient(total, [features, *variables])
 
-    if jit_compile:  # One call alone is faster than to trace it.
-        run = tf.function(run, jit_compile=True)
-    return run(images, features)
+    return tf.function(run, jit_compile=True) if compiled else run
 
 
-def _jax(layer, images, features, jit_compile):
+def _jax(layer, compiled):
     import jax
 
     fixed = [w.value for w in layer.non_trainable_variables]
+    weights = [w.value for w in layer.trainable_variables]
 
-    def loss(features, weights):
+    def loss(features, weights, images):
         outputs, _ = layer.stateless_call(
             weights, fixed, [images, features], training=True
         )
         return _total(outputs), outputs
 
-    run = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    if jit_compile:
-        run = jax.jit(run)
-    weights = [w.value for w in layer.trainable_variables]
-    (_, outputs), (by_features, by_weights) = run(features, weights)
-    return outputs, [by_features, *by_weights]
+    differentiate = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    if compiled:
+        differentiate = jax.jit(differentiate)
+
+    def run(images, features):
+        (_, outputs), slopes = differentiate(features, weights, images)
+        return outputs, [slopes[0], *slopes[1]]
+
+    return run
 
 
-def _torch(layer, images, features, jit_compile):
+def _torch(layer, compiled):
     import torch
 
-    features = features.detach().requires_grad_(True)
-    outputs = layer([images, features], training=True)
-    weights = [w.value for w in layer.trainable_weights]
-    slopes = torch.autograd.grad(_total(outputs), [features, *weights])
-    return outputs, slopes
+    assert not compiled
+
+    def run(images, features):
+        features = features.detach().requires_grad_(True)
+        outputs = layer([images, features], training=True)
+        weights = [w.value for w in layer.trainable_weights]
+        slopes = torch.autograd.grad(_total(outputs), [features, *weights])
+        return outputs, slopes
+
+    return run

@@ -1,5 +1,6 @@
 """What augmentation does to pixels and labels, and that it is pure."""
 
+import functools
 import os
 import pathlib
 import random
@@ -22,13 +23,43 @@ def seed_at(position, run=0):
     return tf.stack([tf.constant(run, "int64"), tf.cast(position, "int64")])
 
 
+@functools.cache
+def image_function(names, size):
+    """The same function again, that it is traced once for several tests."""
+    return augmentation.image_function(names, size)
+
+
+@functools.cache
+def over_all(function, shape):
+    """Traces it once, which takes as long as hundreds of images."""
+    images = tf.TensorSpec((None, *shape), "uint8")
+    seeds = tf.TensorSpec((None, 2), "int64")
+
+    @tf.function(input_signature=[images, seeds])
+    def results(images, seeds):
+        return tf.map_fn(
+            lambda pair: function(*pair),
+            (images, seeds),
+            fn_output_signature=tf.float32,
+        )
+
+    return results
+
+
 def augmented(function, images, positions, run=0):
-    """Results `(positions, h, w, 3)` of a parallel map over positions."""
+    """Results `(positions, h, w, 3)` of an image and a seed for each."""
+    seeds = np.stack([np.full_like(positions, run), positions], axis=1)
+    results = over_all(function, images.shape[1:])
+    return results(images[positions % len(images)], seeds).numpy()
+
+
+def augmented_in_parallel(function, images, positions):
+    """The same from a pipeline, as training has it."""
     images = tf.constant(images)
 
     def one(position):
         image = images[position % len(images)]
-        return function(image, seed_at(position, run))
+        return function(image, seed_at(position))
 
     dataset = tf.data.Dataset.from_tensor_slices(np.array(positions, "int64"))
     dataset = dataset.map(one, num_parallel_calls=4).batch(len(positions))
@@ -77,11 +108,11 @@ def test_wrong_names_are_refused(names, error, match):
 
 @pytest.mark.parametrize("names", [(name,) for name in IMAGE_NAMES])
 def test_an_image_depends_on_input_and_seed_alone(pictures, names):
-    function = augmentation.image_function(names, (16, 24))
+    function = image_function(names, (16, 24))
     positions = np.arange(64)
     expected = augmented(function, pictures, positions)
     shuffled = np.random.default_rng(1).permutation(64)
-    again = augmented(function, pictures, shuffled)
+    again = augmented_in_parallel(function, pictures, shuffled)
     np.testing.assert_array_equal(again, expected[shuffled])
 
     tf.random.set_seed(5)
@@ -93,7 +124,7 @@ def test_an_image_depends_on_input_and_seed_alone(pictures, names):
 
 @pytest.mark.parametrize("names", [(name,) for name in IMAGE_NAMES])
 def test_images_of_a_batch_and_seeds_of_a_run_differ(pictures, names):
-    function = augmentation.image_function(names, (16, 24))
+    function = image_function(names, (16, 24))
     same = augmented(function, pictures[:1], np.arange(16))
     assert len({image.tobytes() for image in same}) >= (
         2 if names == ("flip",) else 8
@@ -143,17 +174,18 @@ def test_no_global_random_state_is_read_or_moved(pictures):
 
 
 def test_precision_and_layout_of_the_model_do_not_reach_the_images(pictures):
-    def results():
-        function = augmentation.image_function(["rand_augment"], (16, 24))
+    names = ("rand_augment",)
+
+    def results(function):
         mix = augmentation.batch_function(["mix_up", "cut_mix"], 8)
         images = augmented(function, pictures, np.arange(64))
         return images, *mix(pictures, np.arange(8), seed_at(1))
 
-    expected = results()
+    expected = results(image_function(names, (16, 24)))
     keras.config.set_dtype_policy("mixed_float16")
     keras.config.set_image_data_format("channels_first")
     try:
-        actual = results()
+        actual = results(augmentation.image_function(names, (16, 24)))
     finally:
         keras.config.set_dtype_policy("float32")
         keras.config.set_image_data_format("channels_last")
@@ -298,9 +330,7 @@ def test_a_crop_is_flipped_too(pictures):
         augmentation.image_function(names, (16, 24)), pictures, np.arange(64)
     )
     cropped = augmented(
-        augmentation.image_function(["pad_crop"], (16, 24)),
-        pictures,
-        np.arange(64),
+        image_function(("pad_crop",), (16, 24)), pictures, np.arange(64)
     )
     kept = (both == cropped).all(axis=(1, 2, 3))
     mirrored = (both == cropped[:, :, ::-1]).all(axis=(1, 2, 3))
@@ -478,7 +508,7 @@ def test_rand_augment_moves_pixels_within_its_strength():
 def test_rand_augment_does_two_transforms(rng):
     image = rng.integers(40, 200, (16, 16, 3)).astype("float64")
     image[0, :2] = [[40] * 3, [199] * 3]
-    function = augmentation.image_function(["rand_augment"], (16, 16))
+    function = image_function(("rand_augment",), (16, 16))
     names = [
         transform_of(image, found.astype("float64"))[0]
         for found in augmented(
@@ -495,7 +525,7 @@ def test_rand_augment_does_two_transforms(rng):
 @pytest.mark.parametrize("level", [0, 100, 255])
 def test_rand_augment_stays_in_range_on_flat_images(level):
     image = np.full((1, 16, 16, 3), level, "uint8")
-    function = augmentation.image_function(["rand_augment"], (16, 16))
+    function = image_function(("rand_augment",), (16, 16))
     found = augmented(function, image, np.arange(300))
     assert found.dtype == np.float32
     assert found.min() >= 0
@@ -505,7 +535,7 @@ def test_rand_augment_stays_in_range_on_flat_images(level):
 @pytest.mark.parametrize("names", [(name,) for name in IMAGE_NAMES])
 def test_images_stay_in_range(names, rng):
     images = 255 * rng.integers(0, 2, (4, 16, 16, 3), dtype="uint8")
-    function = augmentation.image_function(names, (16, 16))
+    function = image_function(names, (16, 16))
     found = augmented(function, images, np.arange(300))
     assert found.dtype == np.float32
     assert found.min() >= 0
@@ -525,7 +555,7 @@ def test_mix_up_blends_images_and_labels_by_the_same_share():
     # Where row i of the identity is the color of image i, a blend is its label.
     images = np.eye(3, dtype="float32")[:, None, None] * np.ones((4, 6, 1))
     labels = np.array([4, 0, 2])
-    mix = augmentation.batch_function(["mix_up"], 5)
+    mix = tf.function(augmentation.batch_function(["mix_up"], 5))
     own = []
     for position in range(400):
         mixed, shares = map(np.array, mix(images, labels, seed_at(position)))
@@ -547,7 +577,7 @@ def test_mix_up_blends_images_and_labels_by_the_same_share():
 
 def test_cut_mix_labels_are_the_shares_of_pixels():
     images, labels = flat_images(8), np.array([3, 1, 4, 0, 5, 9, 2, 6])
-    mix = augmentation.batch_function(["cut_mix"], 10)
+    mix = tf.function(augmentation.batch_function(["cut_mix"], 10))
     cut = []
     for position in range(150):
         mixed, shares = map(np.array, mix(images, labels, seed_at(position)))
@@ -585,7 +615,7 @@ def test_keras_still_takes_the_area_of_a_box_that_ends_within_pixels():
 
 def test_with_both_each_batch_is_mixed_in_one_of_two_ways():
     images, labels = flat_images(8), np.arange(8)
-    mix = augmentation.batch_function(["cut_mix", "mix_up"], 8)
+    mix = tf.function(augmentation.batch_function(["cut_mix", "mix_up"], 8))
     blended = 0
     for position in range(200):
         mixed, shares = map(np.array, mix(images, labels, seed_at(position)))

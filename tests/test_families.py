@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+import tensorflow as tf
 
 from keras_lficam.backbones import cifar, resnets
 
@@ -62,6 +63,14 @@ KINDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _eagerly():
+    """To trace a graph, or compile a grouped convolution, takes longer."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def kinds(*names):
     return pytest.mark.parametrize("kind", names or list(KINDS))
 
@@ -99,6 +108,7 @@ def trainable(model):
 # Sizes ----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize("name", [*PHOTOGRAPHS, *SMALL_IMAGES])
 def test_family_has_its_published_size_and_stages(name):
     photographs = name in PHOTOGRAPHS
@@ -213,6 +223,7 @@ def test_size_of_small_images_follows_from_the_layers(classes):
         assert wider == 68_155_210  # ResNeXt-29 16x64d, pytorchcv.
 
 
+@pytest.mark.usefixtures("shapes_alone")
 def test_size_of_photographs_follows_from_the_layers():
     fifty, deep = (3, 4, 6, 3), (3, 4, 23, 3)
 
@@ -399,24 +410,80 @@ def rewritten(kind, model, images):
     }[kind]()
 
 
-@kinds()
-def test_network_equals_its_rewrite(kind, rng):
-    model = small(kind, classifier_activation=None)
+@pytest.fixture(scope="module", params=list(KINDS))
+def network(request):
+    """Kind, its network with weights drawn anew, and images for it."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    model = small(request.param)
     shake(model, rng)
-    images = pictures(rng, KINDS[kind][1], count=2)
+    return request.param, model, pictures(rng, KINDS[request.param][1])
+
+
+def test_network_equals_its_rewrite(network):
+    kind, model, images = network
+    images = images[:2]
     expected = rewritten(kind, model, images)
-    actual = model.predict(images, verbose=0)
+    # The logits, for of large ones the probabilities would say little.
+    pooled, predictions = keras.Model(
+        model.input, [model.get_layer("pooling").output, model.output]
+    )(images)
+    kernel, bias = model.get_layer("classifier").get_weights()
+    actual = np.asarray(pooled) @ kernel + bias
     # Images that do not matter would hide a wrong layer.
     assert np.abs(expected[0] - expected[1]).max() > 1e-3
     scale = np.abs(expected).max()
     np.testing.assert_allclose(actual / scale, expected / scale, atol=1e-5)
+    np.testing.assert_allclose(
+        predictions, reference.softmax(actual), atol=1e-5
+    )
+
+
+def test_open_size_takes_every_size(network, rng):
+    kind, closed, images = network
+    images = images[:2]
+    opened = small(kind, input_shape=(None, None, 3))
+    opened.set_weights(closed.get_weights())
+    np.testing.assert_allclose(
+        called(opened, images), called(closed, images), atol=1e-5
+    )
+    odd = rng.uniform(0, 255, (2, 37, 50, 3)).astype("float32")
+    np.testing.assert_allclose(called(opened, odd).sum(axis=-1), 1, atol=1e-5)
+
+
+def test_one_step_moves_every_weight_and_the_file_keeps_it(network, tmp_path):
+    _, model, images = network
+    before = [weight.numpy().copy() for weight in model.trainable_weights]
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    model.train_on_batch(images, np.array([0, 1, 2, 3]))
+    still = [
+        weight.path
+        for weight, old in zip(model.trainable_weights, before, strict=True)
+        if np.array_equal(weight.numpy(), old)
+    ]
+    assert not still
+    predictions = called(model, images)
+    np.testing.assert_allclose(predictions.sum(axis=-1), 1, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(called(loaded, images), predictions)
 
 
 # Places ---------------------------------------------------------------------
 
 
-def places(function, side, axis, cell, *, centers_only=False):
+def places(features, axis, cell):
     """How much a cell of the map sees of each row, or column, of an image."""
+    side = features.input_shape[1]
+    images = np.full((side + 1, side, side, 3), 150.0, "float32")
+    for index in range(side):
+        np.moveaxis(images[index], axis, 0)[index] += 100
+    seen = called(features, images).sum(axis=-1)
+    return seen[:-1, cell[0], cell[1]] - seen[-1, cell[0], cell[1]]
+
+
+def centers(function, side, cell, *, centers_only=False):
+    """Row and column of the image that a cell of the map is centered on."""
     model = function(input_shape=(side, side, 3))
     features = keras.Model(model.input, model.get_layer("pooling").input)
     for weight in model.weights:
@@ -428,17 +495,8 @@ def places(function, side, axis, cell, *, centers_only=False):
                 kernel[:] = 0
                 kernel[half, half] = center
             weight.assign(kernel)
-    images = np.full((side + 1, side, side, 3), 150.0, "float32")
-    for index in range(side):
-        np.moveaxis(images[index], axis, 0)[index] += 100
-    seen = features.predict(images, verbose=0).sum(axis=-1)
-    return seen[:-1, cell[0], cell[1]] - seen[-1, cell[0], cell[1]]
-
-
-def centers(function, side, cell, **options):
-    """Row and column of the image that a cell of the map is centered on."""
     for axis in (0, 1):
-        seen = places(function, side, axis, cell, **options)
+        seen = places(features, axis, cell)
         assert seen.max() > 0
         yield (seen * np.arange(side)).sum() / seen.sum()
 
@@ -472,40 +530,6 @@ def test_photographs_are_seen_where_torchvision_sees_them():
 # Use ------------------------------------------------------------------------
 
 
-@kinds()
-def test_one_step_moves_every_weight_and_the_file_keeps_it(kind, rng, tmp_path):
-    model = small(kind)
-    images, labels = pictures(rng, KINDS[kind][1]), np.array([0, 1, 2, 3])
-    before = [weight.numpy().copy() for weight in model.trainable_weights]
-    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
-    model.train_on_batch(images, labels)
-    still = [
-        weight.path
-        for weight, old in zip(model.trainable_weights, before, strict=True)
-        if np.array_equal(weight.numpy(), old)
-    ]
-    assert not still
-    predictions = called(model, images)
-    np.testing.assert_allclose(predictions.sum(axis=-1), 1, atol=1e-5)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
-    np.testing.assert_array_equal(called(loaded, images), predictions)
-
-
-@kinds()
-def test_open_size_takes_every_size(kind, rng):
-    closed = small(kind)
-    shake(closed, rng)
-    opened = small(kind, input_shape=(None, None, 3))
-    opened.set_weights(closed.get_weights())
-    images = pictures(rng, KINDS[kind][1], count=2)
-    np.testing.assert_allclose(
-        called(opened, images), called(closed, images), atol=1e-5
-    )
-    odd = rng.uniform(0, 255, (2, 37, 50, 3)).astype("float32")
-    np.testing.assert_allclose(called(opened, odd).sum(axis=-1), 1, atol=1e-5)
-
-
 @kinds("basic", "photographs")
 def test_weights_of_a_file_are_loaded(kind, tmp_path):
     donor = small(kind)
@@ -516,6 +540,7 @@ def test_weights_of_a_file_are_loaded(kind, tmp_path):
         np.testing.assert_array_equal(weight.numpy(), other.numpy())
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @kinds("dense", "photographs")
 def test_function_has_the_arguments_of_keras_applications(kind):
     function, side = KINDS[kind]
@@ -534,6 +559,7 @@ def test_function_has_the_arguments_of_keras_applications(kind):
         function(weights="imagenet")
 
 
+@pytest.mark.usefixtures("shapes_alone")
 def test_numpy_integers_are_integers():
     model = cifar.resnet(np.int64(8), squeeze=np.int32(4))()
     assert model.name == "seresnet8"

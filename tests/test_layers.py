@@ -1,10 +1,12 @@
 """The method against an independent rewrite, on whatever backend is set."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import reference
-from gradients import gradients
+from gradients import differentiated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -184,6 +186,7 @@ def test_bottleneck_is_as_narrow_as_asked(options, filters):
     assert [c.filters for c in network.convolutions] == filters
 
 
+@pytest.mark.usefixtures("shapes_alone")
 def test_released_form_has_the_151_million_parameters_of_resnet50():
     network = layers.FeatureImportanceNetwork("released")
     network.build([(None, 224, 224, 3), (None, 14, 14, 2048)])
@@ -246,21 +249,44 @@ HARD_FEATURES = {
 }
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize(
-    "policy", ["float32", "mixed_float16", "mixed_bfloat16"]
-)
-@pytest.mark.parametrize("kind", list(HARD_FEATURES))
-def test_hard_features_leave_all_finite(kind, policy, jit_compile, rng):
-    if jit_compile and keras.backend.backend() == "torch":
-        jit_compile = False  # Keras runs PyTorch eagerly unless told.
+# Keras compiles on JAX and does not on PyTorch, unless told.
+WAYS = {"tensorflow": [False, True], "jax": [True], "torch": [False]}
+
+
+def branch_under(policy):
+    """Makes the branch under a policy, which is then as it was."""
+    before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
+    branch = Branch()
+    keras.config.set_dtype_policy(before)
+    return branch
+
+
+@pytest.fixture(scope="module", params=WAYS[keras.backend.backend()])
+def compiled(request):
+    return request.param
+
+
+@pytest.fixture(
+    scope="module", params=["float32", "mixed_float16", "mixed_bfloat16"]
+)
+def policy(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def gradients(policy, compiled):
+    """Compiled once, as that takes a hundred times as long as to run it."""
+    keras.utils.set_random_seed(0)
+    shapes = [(2, 16, 16, 3), (2, 4, 4, 16)]
+    return differentiated(branch_under(policy), shapes, compiled=compiled)
+
+
+@pytest.mark.parametrize("kind", list(HARD_FEATURES))
+def test_hard_features_leave_all_finite(kind, policy, gradients, rng):
     images = rng.uniform(0, 255, (2, 16, 16, 3)).astype("float32")
     features = HARD_FEATURES[kind](rng, (2, 4, 4, 16))
-    branch = Branch()
-    outputs, slopes = gradients(
-        branch, images, features, jit_compile=jit_compile
-    )
+    outputs, slopes = gradients(images, features)
     for array in [*outputs, *slopes]:
         assert np.isfinite(array).all()
     weights, attention_map, _ = outputs
@@ -276,6 +302,13 @@ def test_hard_features_leave_all_finite(kind, policy, jit_compile, rng):
         ramp = np.linspace(-1, 1, 16) + 0.1
         expected = np.broadcast_to(ramp / features.size, features.shape)
         np.testing.assert_allclose(slopes[0], expected, rtol=0.02, atol=1e-6)
+
+
+@functools.cache
+def gradients_of(policy, shape):
+    compiled = keras.backend.backend() == "jax"
+    shapes = [(*shape[:1], 6, 6, 3), shape]
+    return differentiated(branch_under(policy), shapes, compiled=compiled)
 
 
 @settings(
@@ -298,9 +331,8 @@ def test_hard_features_leave_all_finite(kind, policy, jit_compile, rng):
     brightness=st.sampled_from([0, 1, 255]),
 )
 def test_no_features_lead_out_of_the_finite(features, policy, brightness):
-    keras.config.set_dtype_policy(policy)
     images = np.full((len(features), 6, 6, 3), brightness, "float32")
-    outputs, slopes = gradients(Branch(), images, features)
+    outputs, slopes = gradients_of(policy, features.shape)(images, features)
     for array in [*outputs, *slopes]:
         assert np.isfinite(array).all()
     weights, attention_map, _ = outputs
@@ -309,24 +341,33 @@ def test_no_features_lead_out_of_the_finite(features, policy, brightness):
     assert 0 <= attention_map.min() <= attention_map.max() <= 1
 
 
-@pytest.mark.parametrize("size", [(2, 2), (2, 9), (7, 7), (14, 14)])
+def model_of(form, image_shape, features_shape):
+    inputs = [keras.Input(image_shape), keras.Input(features_shape)]
+    weights, attention_map, attended = Branch(form)(inputs)
+    assert attention_map.shape[-1] == 1
+    return keras.Model(inputs, [weights, attention_map, attended])
+
+
+# The first two differ in both lengths: of a model of any size, one graph of
+# TensorFlow serves all that follow. JAX compiles each size for itself.
+SIZES = [(2, 9), (7, 7), (2, 2), (14, 14)]
+if keras.backend.backend() == "jax":
+    SIZES = [(2, 9), (7, 7)]
+
+
 @pytest.mark.parametrize("open_size", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_any_feature_size(form, open_size, size, rng):
-    images, features = inputs_of(rng, rows=size[0], columns=size[1])
-    shapes = (
-        [(None, None, 3), (None, None, 16)]
-        if open_size
-        else [images.shape[1:], features.shape[1:]]
-    )
-    inputs = [keras.Input(shape) for shape in shapes]
-    weights, attention_map, attended = Branch(form)(inputs)
-    model = keras.Model(inputs, [weights, attention_map, attended])
-    assert attention_map.shape[-1] == 1
-    drawn = model.predict([images, features], verbose=0)
-    assert [d.shape for d in drawn] == [(3, 16), (3, *size, 1), (3, *size, 16)]
-    expected = reference.activation_map(features, drawn[0])
-    np.testing.assert_allclose(drawn[1], expected, atol=1e-5)
+def test_any_feature_size(form, open_size, rng):
+    model = model_of(form, (None, None, 3), (None, None, 16))
+    for size in SIZES:
+        images, features = inputs_of(rng, rows=size[0], columns=size[1])
+        if not open_size:
+            model = model_of(form, images.shape[1:], features.shape[1:])
+        drawn = model.predict_on_batch([images, features])
+        shapes = [(3, 16), (3, *size, 1), (3, *size, 16)]
+        assert [d.shape for d in drawn] == shapes
+        expected = reference.activation_map(features, drawn[0])
+        np.testing.assert_allclose(drawn[1], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

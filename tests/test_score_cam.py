@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import explainer_contract
 import keras
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import reference
 import small_classifiers
 
 from keras_lficam.explainers import ScoreCAM
+
+untraced = explainer_contract.untraced
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Red stretched is [[0, 1/2], [1, 1/2]], green [[0, 1], [0, 0]], blue constant.
@@ -22,6 +25,7 @@ IMAGE = np.stack(
 KERNEL = [[np.log(27) * 4 / 9, 0], [0, 0], [0, 0]]
 
 
+@pytest.mark.usefixtures("untraced")
 def test_probability_by_hand():
     # The odds of class 0 are 27 and 3, so 27/28 red + 3/4 green is
     # [[0, 165], [162, 81]] / 28. The constant channel, of which half would
@@ -35,6 +39,7 @@ def test_probability_by_hand():
     np.testing.assert_allclose(actual, [[0, 1], [6 / 31, 3 / 31]], atol=1e-6)
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("activation", ["softmax", None])
 def test_increase_by_hand(activation):
     # The softmax over the channels of log 27 and log 3, whatever the black
@@ -44,6 +49,7 @@ def test_increase_by_hand(activation):
     np.testing.assert_allclose(actual, [[0, 31 / 54], [1, 0.5]], atol=1e-6)
 
 
+@pytest.mark.usefixtures("untraced")
 def test_softmax_applied_to_outputs_that_are_already_softmax():
     # Of the probabilities 27/28 and 3/4 once more it were 0.72 and 0.62.
     expected = ScoreCAM(small_classifiers.of_channels(KERNEL))(IMAGE, 0)
@@ -57,6 +63,7 @@ def test_softmax_applied_to_outputs_that_are_already_softmax():
         ScoreCAM(small_classifiers.of_channels(KERNEL), activation="softmax")
 
 
+@pytest.mark.usefixtures("untraced")
 def test_probabilities_that_are_told_need_no_logits():
     logits = small_classifiers.of_channels(KERNEL, activation=None)
     # Its last layer does not show what it does.
@@ -69,6 +76,7 @@ def test_probabilities_that_are_told_need_no_logits():
         ScoreCAM(model, activation="linear", form="increase")
 
 
+@pytest.mark.usefixtures("untraced")
 def test_what_is_constant_or_hopeless_gives_zero():
     model = small_classifiers.of_channels(KERNEL)
     constant = np.full((1, 2, 2, 3), 7.0)
@@ -79,6 +87,7 @@ def test_what_is_constant_or_hopeless_gives_zero():
     assert ScoreCAM(sure, form="increase")(IMAGE, 1).max() == 1
 
 
+@pytest.mark.usefixtures("untraced")
 def test_named_layer():
     image = keras.Input((2, 2, 3))
     base = small_classifiers.of_channels(KERNEL)
@@ -109,15 +118,15 @@ def test_form_is_one_of_two():
 def rewrite(model, feature_model, image, category, form):
     """Explains one image with loops, in float64 NumPy."""
     height, width = image.shape[:2]
-    features = feature_model.predict(image[np.newaxis], verbose=0)[0]
+    features = feature_model.predict_on_batch(image[np.newaxis])[0]
     fine, masked = [], []
     for channel in np.moveaxis(features.astype("float64"), -1, 0):
         fine.append(reference.bilinear(channel, height, width))
         mask = reference.stretch(fine[-1][np.newaxis, ..., np.newaxis])[0]
         masked.append(image * mask)
-    scores = model.predict(np.array(masked), verbose=0)[:, category]
+    scores = model.predict_on_batch(np.array(masked))[:, category]
     if form == "increase":
-        black = model.predict(np.zeros((1, *image.shape)), verbose=0)
+        black = model.predict_on_batch(np.zeros((1, *image.shape)))
         scores = reference.softmax(scores - black[0, category])
     alive = [channel.max() > channel.min() for channel in fine]
     total = sum(
@@ -153,8 +162,9 @@ def test_agrees_with_a_rewrite(form, rng):
         ]
     )
     assert (expected == 0).mean() > 0.01  # The ReLU and its place matter.
-    for chunk_size in (1, 3, 4, 32):
-        explainer = ScoreCAM(model, form=form, chunk_size=chunk_size)
+    explainer = ScoreCAM(model, form=form)
+    for chunk_size in (32, 1, 3, 4):
+        explainer.chunk_size = chunk_size  # Nothing is compiled again.
         actual = explainer(images, classes)
         np.testing.assert_allclose(actual, expected, atol=1e-4)
     assert explainer.passes == (11, 0)

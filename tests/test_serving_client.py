@@ -9,12 +9,20 @@ import types
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 from processes import free_ports
 from serving_server import serving
-from test_serving import DAMAGED, NAMES, digits, digits_model, file_of
+from test_serving import (
+    DAMAGED,
+    NAMES,
+    answers_of,
+    digits,
+    digits_model,
+    file_of,
+    load,
+)
 
 import keras_lficam
-from keras_lficam import explainers
 from keras_lficam.serving import checks
 from keras_lficam.serving import client as client_module
 from keras_lficam.serving.client import Client, ServerError
@@ -23,6 +31,25 @@ from keras_lficam.serving.client import Client, ServerError
 @pytest.fixture(scope="module")
 def model():
     return digits_model()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return digits(6)
+
+
+@pytest.fixture(scope="module")
+def expected(model, images):
+    """Probabilities, maps and importance of Keras."""
+    view = keras_lficam.attention_view(model)
+    shown = view(images, training=False)
+    return *answers_of(model, images), np.asarray(shown["importance"])
+
+
+@pytest.fixture
+def loading_once(monkeypatch):
+    """Spares checks, for each of which a SavedModel is loaded, seconds."""
+    monkeypatch.setattr(tf.saved_model, "load", load)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +94,9 @@ def one_line(error):
 # --------------------------------------------------------------- right answers
 
 
-def test_the_answers_are_those_of_keras(connect, model):
-    images = digits(6)
-    chances = model.predict(images, verbose=0)
-    maps = explainers.AttentionMap(model)(images)
-    shown = keras_lficam.attention_view(model).predict(images, verbose=0)
+def test_the_answers_are_those_of_keras(connect, images, expected):
+    names = ("probabilities", "attention_map", "importance")
+    chances = expected[0]
     client = connect()
     assert client.status() == "AVAILABLE"
     files = [file_of(PIL.Image.fromarray(image)) for image in images]
@@ -81,20 +106,14 @@ def test_the_answers_are_those_of_keras(connect, model):
         ({"image_bytes": files}, "encoded_images"),
     ]:
         answer = client.predict(inputs, signature)
-        for name, expected in {
-            "probabilities": chances,
-            "attention_map": maps,
-            "importance": shown["importance"],
-        }.items():
-            np.testing.assert_allclose(
-                answer[name], expected, rtol=0, atol=1e-4
-            )
+        for name, value in zip(names, expected, strict=True):
+            np.testing.assert_allclose(answer[name], value, rtol=0, atol=1e-4)
             assert answer[name].dtype == "float32"
         best = chances.argmax(-1)
         np.testing.assert_array_equal(answer["class_index"], best)
         assert answer["class_index"].dtype == "int64"
-        names = [NAMES[index].encode() for index in best]
-        assert answer["class_name"].tolist() == names
+        best = [NAMES[index].encode() for index in best]
+        assert answer["class_name"].tolist() == best
         assert answer["error"].tolist() == [b""] * 6
     order = np.argsort(-chances, axis=-1)[:, :5]
     assert answer["top_classes"].tolist() == [
@@ -112,20 +131,23 @@ def test_damaged_pictures_are_named_over_the_wire(connect):
     assert answer["overlay_bytes"].tolist() == [b""] * len(files)
 
 
-def test_rows_are_answered_as_columns(running, model):
+def test_rows_are_answered_as_columns(running, images, expected):
     """As people ask by curl; `Client` asks by columns."""
-    images = digits(3)
+    images = images[:3]
     client = Client(running.rest, "digits")
     body = {"instances": images.tolist()}
     answer = client._rest("POST", "/versions/1:predict", body)["predictions"]
-    chances = model.predict(images, verbose=0)
     np.testing.assert_allclose(
-        [row["probabilities"] for row in answer], chances, rtol=0, atol=1e-4
+        [row["probabilities"] for row in answer],
+        expected[0][:3],
+        rtol=0,
+        atol=1e-4,
     )
     body["instances"] = [{"images": image.tolist()} for image in images]
     assert client._rest("POST", ":predict", body)["predictions"] == answer
 
 
+@pytest.mark.usefixtures("loading_once")
 def test_all_checks_pass_on_a_right_server(connect, folders):
     found = list(checks.check(connect(), folders / "digits" / "1"))
     assert len(found) == 8
@@ -245,6 +267,7 @@ def faults(connect, *arguments):
     return {question: fault for question, fault in found if fault}
 
 
+@pytest.mark.usefixtures("loading_once")
 def test_another_model_is_found(running, folders):
     client = Client(running.grpc, "other")
     found = {q: f for q, f in checks.check(client, folders / "digits/1") if f}
