@@ -1,9 +1,13 @@
 """Every backbone is cut in the right place and prepares its own pixels."""
 
+import functools
+
 import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from keras.src.applications import convnext
 from keras.src.legacy.saving import legacy_h5_format
 
 import keras_lficam
@@ -73,6 +77,63 @@ FAMILIES = [
 ]
 
 
+# Their maps at stride 16, which VGG16 has not.
+FINE_MAPS = {
+    "ConvNeXtTiny": (14, 14, 768),
+    "DenseNet121": (14, 14, 1024),
+    "EfficientNetB0": (14, 14, 1280),
+    "EfficientNetV2B0": (14, 14, 1280),
+    # Their own are 12x12, for they do not pad.
+    "InceptionResNetV2": (12, 12, 1536),
+    "InceptionV3": (12, 12, 2048),
+    "MobileNet": (14, 14, 1024),
+    "MobileNetV2": (14, 14, 1280),
+    "MobileNetV3Small": (14, 14, 576),
+    "NASNetMobile": (14, 14, 1056),
+    "ResNet50": (14, 14, 2048),
+    "ResNet50V2": (14, 14, 2048),
+    "Xception": (14, 14, 2048),
+}
+
+
+@pytest.fixture(autouse=True)
+def _eagerly():
+    """Keras compiles every grouped convolution, for which nothing is gained.
+
+    The slopes of those of ConvNeXt then take fifty times as long.
+    """
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def built_once(monkeypatch):
+    """Lets a function of Keras give again what it has once built.
+
+    What `build` and `load` then make of it has the same layers.
+    """
+
+    def patch(name):
+        function = function_of(name)
+        built = {}
+
+        @functools.wraps(function)
+        def again(weights=None, input_tensor=None, **options):
+            if weights is not None:
+                return function(weights=weights, **options)
+            key = str(options)
+            if key not in built:
+                built[key] = function(
+                    weights=None, input_tensor=input_tensor, **options
+                )
+            return built[key]
+
+        monkeypatch.setattr(keras.applications, name, again)
+
+    return patch
+
+
 def small_size(name):
     if name.startswith("Inception"):
         return 128
@@ -105,11 +166,16 @@ def assert_alike(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
 
 
-def settle(model, images):
-    """Sets batch normalization as training would; the image then matters."""
+def forget(model):
+    """Lets the next pass in training set batch normalization by itself."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
+
+
+def settle(model, images):
+    """Sets batch normalization as training would; the image then matters."""
+    forget(model)
     model(images, training=True)
 
 
@@ -117,6 +183,7 @@ def test_the_table_has_every_name_of_keras():
     functions = set(backbones.names()) - set(cifar.FAMILY)
     assert functions - set(backbones.resnets.FAMILY) == set(MAPS)
     assert len(MAPS) == 40
+    assert {*FAMILIES} == {*FINE_MAPS, "VGG16"}
 
 
 def check_map(name):
@@ -125,24 +192,8 @@ def check_map(name):
     assert split.head.output_shape == (None, 2)
 
 
-def check_step_and_view(name, rng):
-    size = small_size(name)
-    model = keras_lficam.build(name, 3, input_shape=(size, size, 3))
-    images = pictures(rng, size)
-    settle(model, images)
-    before = [weight.numpy() for weight in model.trainable_weights]
-    # Its steps are as small whatever the gradients, which in the deepest of
-    # these random nets are so large that other steps overflow.
-    model.compile(
-        keras.optimizers.Lion(1e-6),
-        "sparse_categorical_crossentropy",
-        run_eagerly=True,
-    )
-    model.train_on_batch(images, np.array([0, 1]))
-    moved = {
-        weight.path: not np.array_equal(weight.numpy(), old)
-        for weight, old in zip(model.trainable_weights, before, strict=True)
-    }
+def check_moved(moved):
+    """Of the weights, by their paths, those that must move have moved."""
     own = [path for path in moved if path.startswith("importance/")]
     assert len(own) == 9
     assert all(moved[path] for path in own)
@@ -151,7 +202,9 @@ def check_step_and_view(name, rng):
     # a millionth, so that some of the gradients round to nothing.
     assert moved[trunk[0]]
     assert sum(moved[path] for path in trunk) > 0.75 * len(trunk)
-    shown = keras_lficam.attention_view(model)(images)
+
+
+def check_shown(name, shown):
     channels = MAPS[name][-1]
     assert shown["importance"].shape == (2, channels)
     np.testing.assert_allclose(
@@ -168,18 +221,59 @@ def check_step_and_view(name, rng):
         brightest = brightest[brightest > 0]
     assert brightest.size
     np.testing.assert_allclose(brightest, 1, atol=1e-5)
-    return model, images, shown
 
 
 @pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize("name", FAMILIES)
-def test_family_is_cut_at_its_last_feature_map(name):
+def test_family_is_cut_and_a_stride_of_16_doubles_the_map(name, built_once):
+    built_once(name)
     check_map(name)
+    if name in FINE_MAPS:
+        fine = backbones.load(name, 2, (224, 224, 3), output_stride=16)
+        assert fine.features.shape == (None, *FINE_MAPS[name])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_family_learns_draws_and_is_saved_bit_by_bit(name, rng, tmp_path):
-    model, images, shown = check_step_and_view(name, rng)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    # An odd size, too, for Keras pads it in another way.
+    [*((name, small_size(name)) for name in FAMILIES), ("MobileNetV2", 75)],
+)
+def test_family_learns_equals_keras_draws_and_is_saved_bit_by_bit(
+    name, size, rng, tmp_path, built_once
+):
+    images = pictures(rng, size)
+    function = function_of(name)
+    built_once(name)
+    options = {"classes": 3, "input_shape": (size, size, 3)}
+    model = keras_lficam.build(name, **options)
+    options["classifier_activation"] = None
+    plain = keras_lficam.build(name, architecture="plain", **options)
+    theirs = function(weights=None, **options)
+    # It learns.
+    forget(model)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    # Its steps are of a millionth whatever the gradients, which in the deepest
+    # of these random nets are so large that other steps overflow; and it has
+    # no variables that would have to be saved.
+    model.compile(
+        keras.optimizers.SGD(1e6, clipvalue=1e-12),
+        "sparse_categorical_crossentropy",
+        run_eagerly=True,
+    )
+    model.train_on_batch(images, np.array([0, 1]))
+    check_moved(
+        {
+            weight.path: not np.array_equal(weight.numpy(), old)
+            for weight, old in zip(model.trainable_weights, before, strict=True)
+        }
+    )
+    # Its backbone equals Keras's own on its own preprocessing.
+    theirs.set_weights(plain.get_weights())
+    assert_alike(plain(images), theirs(prepare(name, images)))
+    # It draws.
+    shown = keras_lficam.attention_view(model)(images)
+    check_shown(name, shown)
+    # And its file has it all.
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     again = keras_lficam.attention_view(loaded)(images)
@@ -188,44 +282,38 @@ def test_family_learns_draws_and_is_saved_bit_by_bit(name, rng, tmp_path):
         np.testing.assert_array_equal(again[key], value)
 
 
-@pytest.mark.usefixtures("shapes_alone")
-@pytest.mark.every_backbone
-@pytest.mark.parametrize("name", sorted(set(MAPS) - set(FAMILIES)))
-def test_every_backbone_is_cut_at_its_last_feature_map(name):
-    check_map(name)
-
-
-@pytest.mark.every_backbone
-@pytest.mark.parametrize("name", sorted(set(MAPS) - set(FAMILIES)))
-def test_every_backbone_learns_and_draws(name, rng):
-    check_step_and_view(name, rng)
+@pytest.fixture
+def cleared():
+    """The largest of the networks leave no room for others."""
+    yield
     keras.backend.clear_session()
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    # An odd size, too, for Keras pads it in another way.
-    [*((name, small_size(name)) for name in FAMILIES), ("MobileNetV2", 75)],
-)
-def test_plain_equals_keras_on_its_own_preprocessing(name, size, rng):
-    images = pictures(rng, size)
-    theirs = function_of(name)(
-        weights=None,
-        classes=5,
-        input_shape=(size, size, 3),
-        classifier_activation=None,
+@pytest.mark.usefixtures("cleared")
+@pytest.mark.every_backbone
+@pytest.mark.parametrize("name", sorted(set(MAPS) - set(FAMILIES)))
+def test_every_backbone_has_slopes_draws_and_is_cut(name, rng):
+    """One pass, forth and back, where its family takes a step and is saved."""
+    size = small_size(name)
+    model = keras_lficam.build(name, 3, input_shape=(size, size, 3))
+    view = keras_lficam.attention_view(model)
+    with tf.GradientTape() as tape:
+        shown = view(pictures(rng, size), training=True)
+        loss = keras.losses.sparse_categorical_crossentropy(
+            np.array([0, 1]), shown["predictions"]
+        )
+    slopes = tape.gradient(loss, model.trainable_weights)
+    check_moved(
+        {
+            weight.path: slope is not None and np.any(slope)
+            for weight, slope in zip(
+                model.trainable_weights, slopes, strict=True
+            )
+        }
     )
-    ours = keras_lficam.build(
-        name,
-        5,
-        input_shape=(size, size, 3),
-        architecture="plain",
-        classifier_activation=None,
-    )
-    prepared = prepare(name, images)
-    settle(theirs, prepared)
-    ours.set_weights(theirs.get_weights())
-    assert_alike(ours(images), theirs(prepared))
+    check_shown(name, shown)
+    with keras.StatelessScope(initialize_variables=False):
+        check_map(name)
 
 
 # -- Weights
@@ -251,37 +339,52 @@ def downloads(monkeypatch, tmp_path):
     return path, asked
 
 
-@pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV2", "ResNet50"])
-def test_weights_from_imagenet_predict_as_in_keras(name, rng, downloads):
+def check_imagenet(name, downloads, images):
+    """Builds with weights from ImageNet, and gives the donor of the weights."""
     path, asked = downloads
-    images = pictures(rng, 224)
     write_as_keras_does(function_of(name)(weights=None), path)
     # EfficientNet has one layer more where its weights are ImageNet's.
     theirs = function_of(name)(weights="imagenet", classifier_activation=None)
+    for layer in theirs.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            mean, variance, count = layer.get_weights()
+            layer.set_weights([mean + 0.4, variance + 0.1, count])
+            layer.finalize_state()
     settle(theirs, prepare(name, images))
     write_as_keras_does(theirs, path)
+    # With LFI-CAM, whose head is that of the plain network.
     ours = keras_lficam.build(
-        name,
+        name, weights="imagenet", classifier_activation=None
+    )
+    assert len(asked) == 2
+    assert asked[0] == asked[1]
+    image, features = ours.get_layer("importance").input
+    head = ours.get_layer("head")
+    answers = np.asarray(theirs(prepare(name, images)))
+    assert_alike(keras.Model(image, head(features))(images), answers)
+    given = theirs.layers[-1].get_weights()
+    for weight, other in zip(head.get_weights(), given, strict=True):
+        np.testing.assert_array_equal(weight, other)
+    return theirs, answers
+
+
+def test_weights_from_imagenet_and_an_open_size(rng, downloads, built_once):
+    """The size keeps the weights of the normalization."""
+    built_once("EfficientNetB0")
+    images = pictures(rng, 224)
+    _, answers = check_imagenet("EfficientNetB0", downloads, images)
+    opened = keras_lficam.build(
+        "EfficientNetB0",
+        input_shape=(None, None, 3),
         weights="imagenet",
         architecture="plain",
         classifier_activation=None,
     )
-    assert len(asked) == 2
-    assert asked[0] == asked[1]
-    assert_alike(ours(images), theirs(prepare(name, images)))
-    # And with LFI-CAM, the head is there, too.
-    shown = keras_lficam.build(name, weights="imagenet")
-    head = shown.get_layer("head").get_weights()
-    given = theirs.layers[-1].get_weights()
-    for weight, other in zip(head, given, strict=True):
-        np.testing.assert_array_equal(weight, other)
+    assert_alike(opened(images), answers)
 
 
-def test_weights_from_imagenet_serve_other_classes_and_sizes(rng, downloads):
-    path, _ = downloads
-    donor = keras.applications.MobileNetV2(weights=None)
-    settle(donor, prepare("MobileNetV2", pictures(rng, 224)))
-    write_as_keras_does(donor, path)
+def test_weights_from_imagenet_and_other_classes_and_sizes(rng, downloads):
+    donor, _ = check_imagenet("MobileNetV2", downloads, pictures(rng, 224))
     model = keras_lficam.build(
         "MobileNetV2", 7, input_shape=(75, 64, 3), weights="imagenet"
     )
@@ -298,56 +401,54 @@ def test_weights_from_imagenet_serve_other_classes_and_sizes(rng, downloads):
     assert not bias.any()
 
 
-def test_open_size_keeps_the_weights_of_normalization(downloads, rng):
-    path, _ = downloads
-    donor = keras.applications.EfficientNetB0(weights=None)
-    normalization = donor.layers[2]
-    mean, variance, count = normalization.get_weights()
-    normalization.set_weights([mean + 0.4, variance + 0.1, count])
-    normalization.finalize_state()
-    settle(donor, pictures(rng, 224))
-    write_as_keras_does(donor, path)
-    closed, opened = (
-        keras_lficam.build(
-            "EfficientNetB0",
-            input_shape=shape,
-            weights="imagenet",
-            architecture="plain",
-            classifier_activation=None,
-        )
-        for shape in [(224, 224, 3), (None, None, 3)]
-    )
-    images = pictures(rng, 224)
-    assert_alike(opened(images), closed(images))
+def test_weights_from_imagenet_and_maps_of_14x14(rng, downloads, built_once):
+    built_once("ResNet50")
+    donor, _ = check_imagenet("ResNet50", downloads, pictures(rng, 224))
+    model = keras_lficam.build("ResNet50", weights="imagenet", output_stride=16)
+    image, features = model.get_layer("importance").input
+    assert features.shape == (None, 14, 14, 2048)
+    for layer in donor.layers:
+        if layer.weights and layer.name != "predictions":
+            copy = model.get_layer(layer.name).get_weights()
+            for weight, other in zip(copy, layer.get_weights(), strict=True):
+                np.testing.assert_array_equal(weight, other)
 
 
+@pytest.mark.usefixtures("shapes_alone")
 def test_a_download_that_fails_names_the_way_out(monkeypatch):
     def get_file(*arguments, **options):
         raise Exception("URL fetch failure on https://example: None -- [Errno]")
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
     with pytest.raises(ValueError, match="could not be downloaded.*its path"):
-        keras_lficam.build("ResNet50", weights="imagenet")
+        keras_lficam.build("MobileNet", weights="imagenet")
+
+
+# The smallest with one layer of its head before the classes, and one that
+# has, without its head, one normalization more than its trunk.
+SMALL = functools.partial(
+    keras.applications.MobileNetV3Small, minimalistic=True
+)
+NORMALIZED = functools.partial(
+    convnext.ConvNeXt, depths=[1, 1, 1, 1], projection_dims=[8, 16, 24, 32]
+)
 
 
 @pytest.mark.parametrize(
     ("backbone", "name", "options"),
     [
-        ("MobileNetV3Small", "new.weights.h5", {"classes": 3}),
-        ("MobileNetV3Small", "old.h5", {"classes": 3}),
-        ("MobileNetV3Small", "new.weights.h5", {"classes": 1000}),
-        ("MobileNetV3Small", "old.h5", {"classes": 1000}),
-        ("MobileNetV3Small", "new.weights.h5", {"include_top": False}),
-        ("MobileNetV3Small", "old.h5", {"include_top": False}),
-        # Without its head it has one normalization more than its trunk.
-        ("ConvNeXtTiny", "old.h5", {"include_top": False}),
+        (SMALL, "new.weights.h5", {"classes": 3}),
+        (SMALL, "old.h5", {"classes": 3}),
+        (SMALL, "new.weights.h5", {"classes": 1000}),
+        (SMALL, "old.h5", {"classes": 1000}),
+        (SMALL, "new.weights.h5", {"include_top": False}),
+        (SMALL, "old.h5", {"include_top": False}),
+        (NORMALIZED, "old.h5", {"include_top": False}),
     ],
 )
 def test_weights_of_a_file_are_loaded(backbone, name, options, tmp_path, rng):
     """With the head, with one of 1000 classes, or without."""
-    donor = function_of(backbone)(
-        weights=None, input_shape=(64, 64, 3), **options
-    )
+    donor = backbone(weights=None, input_shape=(64, 64, 3), **options)
     for weight in donor.weights:
         weight.assign(rng.normal(size=weight.shape))
     path = tmp_path / name
@@ -373,45 +474,26 @@ def test_weights_of_a_file_are_loaded(backbone, name, options, tmp_path, rng):
         for weight, other in zip(kept, given, strict=False)
         if np.array_equal(weight, other)
     ]
-    # MobileNetV3 has one layer of its head before the classes.
     missing = 2 if options == {"include_top": False} else 0
     assert len(same) >= len(kept) - missing
 
 
 def test_weights_of_another_backbone_are_refused(tmp_path):
     path = tmp_path / "other.weights.h5"
-    keras.applications.MobileNet(weights=None, classes=3).save_weights(path)
+    cifar.resnet(8)(classes=3).save_weights(path)
     with pytest.raises(ValueError, match="with its head for 3 or 1000.*other"):
-        keras_lficam.build("MobileNetV2", 3, weights=path)
+        keras_lficam.build(SMALL, 3, weights=path)
 
 
 # -- Strides
 
 
 @pytest.mark.usefixtures("shapes_alone")
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("ConvNeXtTiny", (14, 14, 768)),
-        ("DenseNet121", (14, 14, 1024)),
-        ("EfficientNetB0", (14, 14, 1280)),
-        ("EfficientNetV2B0", (14, 14, 1280)),
-        # Their own maps at stride 16 are 12x12, for they do not pad.
-        ("InceptionResNetV2", (12, 12, 1536)),
-        ("InceptionV3", (12, 12, 2048)),
-        ("MobileNet", (14, 14, 1024)),
-        ("MobileNetV2", (14, 14, 1280)),
-        ("MobileNetV3Small", (14, 14, 576)),
-        ("NASNetMobile", (14, 14, 1056)),
-        ("ResNet50", (14, 14, 2048)),
-        ("ResNet50V2", (14, 14, 2048)),
-        ("Xception", (14, 14, 2048)),
-        ("ResNeXt50_32x4d", (14, 14, 2048)),
-    ],
-)
-def test_output_stride_of_16_doubles_the_map(name, shape):
-    split = backbones.load(name, 2, (224, 224, 3), output_stride=16)
-    assert split.features.shape == (None, *shape)
+def test_output_stride_of_16_in_a_family_of_ours():
+    split = backbones.load(
+        "ResNeXt50_32x4d", 2, (224, 224, 3), output_stride=16
+    )
+    assert split.features.shape == (None, 14, 14, 2048)
 
 
 @pytest.mark.usefixtures("shapes_alone")
@@ -422,22 +504,9 @@ def test_output_stride_of_8_in_resnet50():
     assert model.get_layer("conv3_block1_1_conv").strides == (2, 2)
 
 
-def test_resnet50_with_weights_of_imagenet_gives_14x14(rng, downloads):
-    path, _ = downloads
-    donor = keras.applications.ResNet50(weights=None)
-    write_as_keras_does(donor, path)
-    model = keras_lficam.build("ResNet50", weights="imagenet", output_stride=16)
-    image, features = model.get_layer("importance").input
-    assert features.shape == (None, 14, 14, 2048)
-    for layer in donor.layers:
-        if layer.weights and layer.name != "predictions":
-            copy = model.get_layer(layer.name).get_weights()
-            for weight, other in zip(copy, layer.get_weights(), strict=True):
-                np.testing.assert_array_equal(weight, other)
-
-
-def test_stride_becomes_one_and_nothing_else_changes(rng):
+def test_stride_becomes_one_and_nothing_else_changes(rng, built_once):
     """The last stage at stride 1, wired by hand with the same weights."""
+    built_once("ResNet50")
     closed = backbones.load("ResNet50", 2, (64, 64, 3))
     fine = backbones.load("ResNet50", 2, (64, 64, 3), output_stride=16)
     trunk = keras.Model(closed.image, closed.features)
@@ -446,8 +515,6 @@ def test_stride_becomes_one_and_nothing_else_changes(rng):
     other.set_weights(trunk.get_weights())
 
     def convolve(x, name, padding="VALID"):
-        import tensorflow as tf
-
         layer = trunk.get_layer(f"{name}_conv")
         x = tf.nn.conv2d(x, layer.kernel, 1, padding) + layer.bias
         return trunk.get_layer(f"{name}_bn")(x)
@@ -493,6 +560,7 @@ def test_padding_that_suited_the_stride_goes(rng):
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -505,9 +573,12 @@ def test_padding_that_suited_the_stride_goes(rng):
 )
 def test_impossible_output_stride_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        keras_lficam.build("ResNet20", 3, input_shape=(32, 32, 3), **options)
+        keras_lficam.build(
+            cifar.resnet(8), 3, input_shape=(32, 32, 3), **options
+        )
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize(
     "options", [{"output_stride": 16}, {"input_shape": (None, None, 3)}]
 )
@@ -519,6 +590,7 @@ def test_head_that_flattens_takes_one_size_only(options):
 # -- Names and other arguments
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize(
     "name", ["DenseNet121", "EfficientNetB0", "MobileNetV2", "ResNet50"]
 )
@@ -559,12 +631,12 @@ def test_a_model_is_a_backbone_with_a_new_head(rng):
 
 
 def test_the_trunk_of_a_classifier_gets_a_new_head():
-    trained = keras.applications.MobileNetV2(
+    trained = keras.applications.MobileNet(
         weights=None, classes=9, input_shape=(64, 64, 3)
     )
     model = keras_lficam.build(trained, 4, input_shape=(64, 64, 3))
     assert model.output_shape == (None, 4)
     np.testing.assert_array_equal(
-        model.get_layer("Conv_1").get_weights()[0],
-        trained.get_layer("Conv_1").get_weights()[0],
+        model.get_layer("conv_pw_13").get_weights()[0],
+        trained.get_layer("conv_pw_13").get_weights()[0],
     )

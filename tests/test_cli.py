@@ -5,7 +5,9 @@ import csv
 import functools
 import json
 import os
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -14,12 +16,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
+from small_classifiers import backbone
 from test_pictures import damaged
 
 import keras_lficam
 from keras_lficam import cli, data, explainers, metrics
-from keras_lficam.backbones import cifar
 from keras_lficam.cli import _measuring
+from keras_lficam.cli import compare as compare_command
 from keras_lficam.cli import demo as demo_command
 from keras_lficam.cli import explain as explain_command
 from keras_lficam.data import digits_in_photos
@@ -29,7 +32,7 @@ from keras_lficam.data import digits_in_photos
 def demo(tmp_path_factory):
     """The folder of a demo on few pictures, and where these are."""
     folder = tmp_path_factory.mktemp("demo")
-    small = {"train": 320, "validation": 40, "test": 60}
+    small = {"train": 128, "validation": 20, "test": 60}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits_in_photos, "NUM_EXAMPLES", small)
         for name in ("load", "class_names"):
@@ -43,12 +46,29 @@ def demo(tmp_path_factory):
     return run, folder
 
 
+def small_model(*shape, classes=3, **options):
+    """A model of LFI-CAM, whose answers differ from picture to picture."""
+    model = keras_lficam.build(
+        backbone(shape), classes, input_shape=shape, **options
+    )
+    dense = model.get_layer("head").get_layer("classifier")
+    kernel, bias = dense.get_weights()
+    dense.set_weights([30 * kernel, bias])
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("saved") / "model.keras"
+    small_model(32, 32, 3).save(path)
+    return path
+
+
 @pytest.fixture
-def model_file(tmp_path):
-    model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(32, 32, 3))
+def model_file(tmp_path, saved):
     (tmp_path / "model").mkdir()
-    model.save(tmp_path / "model" / "model.keras")
-    return tmp_path / "model" / "model.keras"
+    return pathlib.Path(shutil.copy(saved, tmp_path / "model"))
 
 
 @pytest.fixture
@@ -90,7 +110,7 @@ def test_metrics_of_the_demo_equal_a_slow_count(demo):
     )
     right, hits, energies, areas = [], [], [], []
     for images, labels, masks in batches.as_numpy_iterator():
-        guesses = model.predict(images, verbose=0).argmax(axis=-1)
+        guesses = np.argmax(model(images, training=False), axis=-1)
         maps = keras_lficam.explainers.AttentionMap(model)(images)
         right.extend(guesses == labels)
         for heat, mask in zip(maps[..., 0], masks[..., 0], strict=True):
@@ -140,18 +160,12 @@ def test_explain_classifies_and_draws(demo, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     for path, line in zip(pictures, lines, strict=True):
         pixels = np.asarray(PIL.Image.open(path))[np.newaxis]
-        scores = model.predict(pixels, verbose=0)[0]
+        scores = np.asarray(model(pixels, training=False))[0]
         expected = f"{scores.argmax()} ({100 * scores.max():.0f} %)"
         overlay = tmp_path / f"{path.stem}_overlay.png"
         assert line == f"{path}: {expected}, {overlay}"
         with PIL.Image.open(overlay) as drawn:
             assert drawn.size == (512, 512)
-
-
-def test_overlay_keeps_the_shape_of_the_picture(model_file, picture, tmp_path):
-    explain(model_file, picture, "--output", tmp_path / "out")
-    with PIL.Image.open(tmp_path / "out" / "photo_overlay.png") as drawn:
-        assert drawn.size == (512, 256)
 
 
 def test_names_of_the_classes_are_read_beside_the_model(
@@ -196,9 +210,13 @@ def test_bad_pictures_are_named_and_the_others_done(
     ]
 
 
-def test_overlay_is_never_overwritten(model_file, picture, tmp_path, capsys):
+def test_overlay_has_the_shape_of_the_picture_and_is_never_overwritten(
+    model_file, picture, tmp_path, capsys
+):
     out = tmp_path / "out"
     assert explain(model_file, picture, "--output", out) == 0
+    with PIL.Image.open(out / "photo_overlay.png") as drawn:
+        assert drawn.size == (512, 256)
     before = (out / "photo_overlay.png").read_bytes()
     assert explain(model_file, picture, "--output", out) == 1
     assert "exists; give another folder" in capsys.readouterr().err
@@ -220,29 +238,24 @@ def test_full_disk_leaves_no_half_overlay(
 
 
 def test_open_size_model_explains_a_picture_as_it_is(picture, tmp_path, capsys):
-    model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(None, None, 3))
+    model = small_model(None, None, 3)
     model.save(tmp_path / "open.keras")
     out = tmp_path / "out"
     assert explain(tmp_path / "open.keras", picture, "--output", out) == 0
     pixels = np.asarray(PIL.Image.open(picture))[np.newaxis]
-    best = model.predict(pixels, verbose=0).max()
+    best = np.max(model(pixels, training=False))
     assert f"({100 * best:.0f} %)" in capsys.readouterr().out
 
 
 def test_scores_of_a_model_that_gives_logits_become_probabilities(
     picture, tmp_path, capsys
 ):
-    model = keras_lficam.build(
-        cifar.resnet(8),
-        3,
-        input_shape=(40, 80, 3),
-        classifier_activation=None,
-    )
+    model = small_model(40, 80, 3, classifier_activation=None)
     model.save(tmp_path / "logits.keras")
     out = tmp_path / "out"
     assert explain(tmp_path / "logits.keras", picture, "--output", out) == 0
     pixels = np.asarray(PIL.Image.open(picture))[np.newaxis]
-    logits = model.predict(pixels, verbose=0)[0].astype("float64")
+    logits = np.asarray(model(pixels, training=False))[0].astype("float64")
     best = np.exp(logits).max() / np.exp(logits).sum()
     assert f"({100 * best:.0f} %)" in capsys.readouterr().out
 
@@ -259,7 +272,7 @@ def test_output_that_is_no_folder_is_refused(
 def test_large_picture_is_reduced_for_a_model_of_open_size(
     tmp_path, monkeypatch
 ):
-    model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(None, None, 3))
+    model = small_model(None, None, 3)
     seen = []
     view = keras_lficam.attention_view(model)
     predict = view.predict_on_batch
@@ -309,14 +322,23 @@ def test_wrong_model_is_refused_in_one_line(
 
 
 @pytest.fixture(scope="module")
-def compared(demo):
+def of_digits(tmp_path_factory):
+    """A model that takes the pictures of the demo."""
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("of_digits") / "model.keras"
+    small_model(64, 64, 3, classes=10).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(demo, of_digits):
     """The folder of a comparison, on the data of the demo."""
-    run, folder = demo
+    _, folder = demo
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         read_from(folder, patch)
-        words = ["compare", str(run / "model.keras"), *ON_DIGITS]
-        words += ["--output", "compared", "--other", str(run / "model.keras")]
+        words = ["compare", str(of_digits), *ON_DIGITS]
+        words += ["--output", "compared", "--other", str(of_digits)]
         words += ["--explainers", "AttentionMap", "GradCAM"]
         assert cli.main(words) == 0
     return folder / "compared"
@@ -363,15 +385,15 @@ def test_compare_leaves_what_it_says(compared):
             assert np.asarray(drawn.convert("L")).std() > 10
 
 
-def test_numbers_of_compare_equal_a_slow_count(compared, demo):
-    run, folder = demo
-    model = keras.models.load_model(run / "model.keras")
+def test_numbers_of_compare_equal_a_slow_count(compared, demo, of_digits):
+    _, folder = demo
+    model = keras.models.load_model(of_digits)
     batches = data.load(
         "digits_in_photos", "test[:10]", data_dir=folder, with_masks=True
     )
     images, labels, masks = next(batches.as_numpy_iterator())
     assert len(images) == 10
-    classes = model.predict(images, verbose=0).argmax(axis=-1)
+    classes = np.argmax(model(images, training=False), axis=-1)
     boxes = metrics.box_masks(masks)
     random = metrics.randomized(model, seed=0)
     values = rows_of(compared / "images.csv")
@@ -404,9 +426,8 @@ def test_numbers_of_compare_equal_a_slow_count(compared, demo):
             assert means[name, metric] == pytest.approx(np.mean(actual))
 
 
-def test_compare_never_overwrites(compared, demo, capsys):
-    run, _ = demo
-    words = ["compare", str(run / "model.keras"), *ON_DIGITS]
+def test_compare_never_overwrites(compared, of_digits, capsys):
+    words = ["compare", str(of_digits), *ON_DIGITS]
     assert cli.main([*words, "--output", str(compared)]) == 2
     assert "exists already" in capsys.readouterr().err
 
@@ -424,15 +445,26 @@ def plain_model(classes=10, activation="softmax"):
     )
 
 
+@pytest.fixture(scope="module")
+def plain_models(tmp_path_factory):
+    """A folder with one, one that gives logits, and one of five classes."""
+    folder = tmp_path_factory.mktemp("plain")
+    plain_model().save(folder / "plain.keras")
+    plain_model(activation=None).save(folder / "logits.keras")
+    plain_model(classes=5).save(folder / "five.keras")
+    return folder
+
+
 def test_explainers_that_cannot_are_left_out_in_a_line(
-    tmp_path, monkeypatch, demo, capsys
+    tmp_path, plain_models, monkeypatch, demo, capsys
 ):
-    plain_model().save(tmp_path / "plain.keras")
+    # That it is drawn is seen above, and it takes seconds.
+    monkeypatch.setattr(compare_command, "_write_plot", lambda *_: None)
     read_from(demo[1], monkeypatch)
     monkeypatch.setattr(
         _measuring, "EXPLAINERS", ("AttentionMap", "CAM", "GradCAM")
     )
-    words = ["compare", tmp_path / "plain.keras", *ON_DIGITS]
+    words = ["compare", plain_models / "plain.keras", *ON_DIGITS]
     words += ["--output", tmp_path / "out"]
     assert cli.main(list(map(str, words))) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -444,10 +476,9 @@ def test_explainers_that_cannot_are_left_out_in_a_line(
 
 
 def test_data_without_masks_is_evaluated_without_localization(
-    tmp_path, monkeypatch, capsys
+    tmp_path, plain_models, capsys
 ):
-    plain_model(activation=None).save(tmp_path / "logits.keras")
-    words = ["evaluate", tmp_path / "logits.keras", "--data", "cifar10"]
+    words = ["evaluate", plain_models / "logits.keras", "--data", "cifar10"]
     words += ["--explainer", "GradCAM", "--count", "6"]
     words += ["--output", tmp_path / "out", "--activation", "softmax"]
     with tfds.testing.mock_data(num_examples=8):
@@ -484,17 +515,14 @@ def test_data_without_masks_is_evaluated_without_localization(
     ],
 )
 def test_wrong_measurement_is_refused(
-    change, message, tmp_path, monkeypatch, capsys, demo
+    change, message, tmp_path, plain_models, monkeypatch, capsys, demo
 ):
-    monkeypatch.chdir(tmp_path)
-    plain_model().save("plain.keras")
-    plain_model(activation=None).save("logits.keras")
-    plain_model(classes=5).save("five.keras")
+    monkeypatch.chdir(plain_models)
     read_from(demo[1], monkeypatch)
     options = {
         "--data": "digits_in_photos",
         "--explainer": "GradCAM",
-        "--output": "out",
+        "--output": str(tmp_path / "out"),
         **change,
     }
     words = ["evaluate", options.pop("model", "plain.keras")]

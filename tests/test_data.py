@@ -24,11 +24,33 @@ def examples():
     return {
         split: [compose(split, index) for index in range(number)]
         for split, number in {
-            "train": 600,
+            "train": 300,
             "validation": 100,
-            "test": 300,
+            "test": 200,
         }.items()
     }
+
+
+@pytest.fixture(scope="module")
+def another_process():
+    """What one says that imports the package, and then makes a picture."""
+    code = """if True:
+        import hashlib
+        import sys
+        import tensorflow
+        before = set(sys.modules)
+        import keras_lficam.data.loading
+        imported = set(sys.modules) - before
+        heavy = {"tensorflow_datasets", "matplotlib", "sklearn", "skimage"}
+        print(sorted(heavy & imported))
+        from keras_lficam.data.digits_in_photos import compose
+        image = compose("test", 7)["image"]
+        print(hashlib.sha256(image).hexdigest())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +99,8 @@ def test_a_picture_depends_on_split_index_and_seed_alone():
     assert not set(digests(range(12), "test").values()) & set(first.values())
 
 
-def test_a_picture_is_the_same_in_another_process(examples):
-    code = (
-        "from keras_lficam.data.digits_in_photos import compose; import hashlib"
-        "; print(hashlib.sha256(compose('test', 7)['image']).hexdigest())"
-    )
-    other = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert other.stdout.split()[-1] == digest(examples["test"][7]["image"])
+def test_a_picture_is_the_same_in_another_process(another_process, examples):
+    assert another_process[-1] == digest(examples["test"][7]["image"])
 
 
 def test_unknown_split_of_the_pictures():
@@ -443,14 +458,5 @@ def test_class_names_of_what_has_none():
         data.class_names("coco")
 
 
-def test_import_is_light():
-    code = (
-        "import sys, tensorflow; before = set(sys.modules);"
-        "import keras_lficam.data.loading;"
-        "print(sorted({'tensorflow_datasets', 'matplotlib', 'sklearn',"
-        "'skimage'} & (set(sys.modules) - before)))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+def test_import_is_light(another_process):
+    assert another_process[0] == "[]"

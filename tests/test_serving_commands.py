@@ -1,7 +1,9 @@
 """`export`, `predict` and `serve-check`, as a user runs them."""
 
+import contextlib
 import io
 import pathlib
+import shutil
 import tomllib
 
 import keras
@@ -10,6 +12,7 @@ import PIL.Image
 import pytest
 import serving_server
 import tensorflow as tf
+from test_serving import load, one_signature  # noqa: F401
 
 import keras_lficam
 from keras_lficam import cli
@@ -33,11 +36,20 @@ def model_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(model_file, tmp_path_factory):
-    root = tmp_path_factory.mktemp("models")
-    words = ["export", str(model_file), "--output", str(root / "animals")]
-    assert cli.main(words) == 0
-    return root / "animals" / "1"
+def exporting(model_file, tmp_path_factory):
+    """The folder of a version, and what was said when it was written."""
+    # Has to be made.
+    output = tmp_path_factory.mktemp("root") / "saved_models" / "animals"
+    words = ["export", str(model_file), "--output", str(output)]
+    words += ["--formats", "saved_model", "litert"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert cli.main(words) == 0
+    return output / "1", said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def exported(exporting):
+    return exporting[0]
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +69,25 @@ def urls(server):
     return [server.rest, server.grpc]
 
 
-def test_export_says_what_comes_next(model_file, tmp_path, capsys):
-    output = tmp_path / "saved_models" / "animals"
-    words = ["export", str(model_file), "--output", str(output)]
-    words += ["--formats", "saved_model", "litert"]
-    assert cli.main(words) == 0
-    said = capsys.readouterr().out
-    assert f"Written to {output}/1" in said
+def test_export_says_what_comes_next(exporting):
+    folder, said = exporting
+    assert f"Written to {folder}" in said
     assert "model.tflite" in said
+    assert (folder / "model.tflite").is_file()
     assert "docker compose up" in said
     assert "--model animals" in said
-    assert (output.parent / "compose.yaml").is_file()
-    loaded = tf.saved_model.load(str(output / "1"))
-    answer = loaded.signatures["classify"](images=tf.zeros((2, 32, 32, 3)))
+    assert (folder.parents[1] / "compose.yaml").is_file()
+    classify = load(str(folder)).signatures["classify"]
+    answer = classify(images=tf.zeros((2, 32, 32, 3)))
     assert set(answer["class_name"].numpy()) <= {n.encode() for n in NAMES}
-    assert cli.main(words) == 0  # The next version.
+
+
+@pytest.mark.usefixtures("one_signature")
+def test_the_next_version_is_exported(exported, model_file, tmp_path, capsys):
+    # A copy, as the others are served.
+    output = shutil.copytree(exported.parent, tmp_path / "animals")
+    words = ["export", str(model_file), "--output", str(output)]
+    assert cli.main(words) == 0
     assert (output / "2" / "saved_model.pb").is_file()
     words += ["--version", "2"]
     assert cli.main(words) == 2
@@ -101,20 +117,21 @@ def test_int8_is_calibrated_with_a_folder_of_pictures(
     assert np.int8 in kinds
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["rest", "grpc"])
 def test_predict_answers_as_explain_does(
-    server, model_file, picture, tmp_path, capsys, kind
+    server, model_file, picture, tmp_path, capsys
 ):
-    words = ["predict", str(picture), "--url", urls(server)[kind]]
-    words += ["--model", "animals", "--output", str(tmp_path / "served")]
-    assert cli.main(words) == 0
-    served = capsys.readouterr().out
     words = ["explain", str(model_file), str(picture)]
     assert cli.main([*words, "--output", str(tmp_path / "here")]) == 0
     here = capsys.readouterr().out
-    assert served.split(", ")[0] == here.split(", ")[0]
-    overlay = PIL.Image.open(tmp_path / "served" / "photo_overlay.png")
-    assert overlay.size == (80, 40)
+    for kind, url in enumerate(urls(server)):
+        output = tmp_path / f"served_{kind}"
+        words = ["predict", str(picture), "--url", url]
+        words += ["--model", "animals", "--output", str(output)]
+        assert cli.main(words) == 0
+        served = capsys.readouterr().out
+        assert served.split(", ")[0] == here.split(", ")[0]
+        overlay = PIL.Image.open(output / "photo_overlay.png")
+        assert overlay.size == (80, 40)
 
 
 def test_predict_names_what_is_not_answered(server, picture, tmp_path, capsys):
@@ -135,13 +152,17 @@ def test_predict_names_what_is_not_answered(server, picture, tmp_path, capsys):
     assert "photo_overlay.png exists" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["rest", "grpc"])
-def test_serve_check_says_yes_to_a_right_server(server, exported, capsys, kind):
-    words = ["serve-check", urls(server)[kind], "--model", "animals"]
-    assert cli.main([*words, "--saved-model", str(exported)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
-    assert all(line.startswith("yes  ") for line in lines)
+def test_serve_check_says_yes_to_a_right_server(
+    server, exported, capsys, monkeypatch
+):
+    # What is compared with is loaded once.
+    monkeypatch.setattr(tf.saved_model, "load", load)
+    for url in urls(server):
+        words = ["serve-check", url, "--model", "animals"]
+        assert cli.main([*words, "--saved-model", str(exported)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 8
+        assert all(line.startswith("yes  ") for line in lines)
 
 
 def test_serve_check_says_no(server, capsys):

@@ -45,6 +45,12 @@ def steps_of(source, steps=8, **options):
     return take(source.stream("train", **options), steps)
 
 
+@pytest.fixture(scope="module")
+def begun_at_0(source):
+    """Forty epochs of the stream."""
+    return steps_of(source, steps=10 * COUNT)
+
+
 def numbers(batches):
     return [int(n) for images, _ in batches for n in images[:, 0, 0, 0]]
 
@@ -59,8 +65,8 @@ def assert_same(first, second):
 # --------------------------------------------------------------- the stream
 
 
-def test_every_epoch_has_every_image_once_in_an_order_of_its_own(source):
-    batches = steps_of(source, steps=4 * COUNT)
+def test_every_epoch_has_every_image_once_in_an_order_of_its_own(begun_at_0):
+    batches = begun_at_0[: 4 * COUNT]
     order = numbers(batches)
     epochs = [order[i : i + COUNT] for i in range(0, 16 * COUNT, COUNT)]
     assert [sorted(epoch) for epoch in epochs] == 16 * [list(range(COUNT))]
@@ -75,8 +81,8 @@ def test_every_epoch_has_every_image_once_in_an_order_of_its_own(source):
         )
 
 
-def test_images_that_are_first_and_last_change_from_epoch_to_epoch(source):
-    order = numbers(steps_of(source, steps=10 * COUNT))
+def test_images_that_are_first_and_last_change_from_epoch_to_epoch(begun_at_0):
+    order = numbers(begun_at_0)
     firsts = collections.Counter(order[::COUNT])
     # 40 epochs; an image would be first in 10 or more of them less than once
     # in 600 trials, as a binomial with p = 1/13 says.
@@ -86,9 +92,12 @@ def test_images_that_are_first_and_last_change_from_epoch_to_epoch(source):
 
 # Epochs begin at the steps 3.25, 6.5, 9.75 and 13.
 @pytest.mark.parametrize("first", [1, 3, 4, 6, 7, 13, 14, 100])
-def test_what_begins_at_a_step_goes_on_as_if_it_had_begun_at_0(source, first):
-    whole = source.stream("train", image_size=(4, 6), batch_size=4)
-    assert_same(take(whole.skip(first), 8), steps_of(source, first_step=first))
+def test_what_begins_at_a_step_goes_on_as_if_it_had_begun_at_0(
+    source, begun_at_0, first
+):
+    assert_same(
+        begun_at_0[first : first + 8], steps_of(source, first_step=first)
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,14 +112,14 @@ def test_augmentations_go_on_from_a_step_as_well(names):
     )
     options = {"image_size": (16, 16), "batch_size": 4, "augmentation": names}
     whole = take(source.stream("train", **options), 12)
-    for first in (0, 2, 6, 10):
+    for first in (2, 10):
         stream = source.stream("train", first_step=first, **options)
         assert_same(take(stream, 2), whole[first : first + 2])
     assert whole[0][1].shape == ((4, 2) if "cut_mix" in names else (4,))
 
 
 @pytest.mark.parametrize("shards", [2, 4])
-def test_the_shards_of_a_step_are_its_batch(source, shards):
+def test_the_shards_of_a_step_are_its_batch(source, begun_at_0, shards):
     parts = [
         steps_of(source, shard=(index, shards), first_step=2)
         for index in range(shards)
@@ -122,7 +131,7 @@ def test_the_shards_of_a_step_are_its_batch(source, shards):
     assert {len(labels) for part in parts for _, labels in part} == {
         4 // shards
     }
-    assert_same(joined, steps_of(source, first_step=2))
+    assert_same(joined, begun_at_0[2:10])
 
 
 def test_order_follows_the_seed(source):
@@ -145,11 +154,10 @@ def test_seeds_are_taken_from_a_wide_range(source, seed):
     assert sorted(order) == list(range(COUNT))
 
 
-def test_order_does_not_follow_the_seed_of_the_program(source):
-    first = numbers(steps_of(source))
+def test_order_does_not_follow_the_seed_of_the_program(source, begun_at_0):
     for seed in (1, 2):
         keras.utils.set_random_seed(seed)
-        assert numbers(steps_of(source)) == first
+        assert_same(steps_of(source), begun_at_0[:8])
 
 
 def test_a_small_buffer_leaves_none_out(source, monkeypatch):

@@ -1,6 +1,5 @@
 """Causes each message of the page on troubleshooting, and compares."""
 
-import dataclasses
 import os
 import pathlib
 import re
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from small_classifiers import backbone
 
 import keras_lficam
 from keras_lficam.cli import main
@@ -31,16 +31,43 @@ def messages():
 MESSAGES = list(messages())
 
 
+def built(classes, **options):
+    shape = (32, 32, 3)
+    return keras_lficam.build(
+        backbone(shape), classes, input_shape=shape, **options
+    )
+
+
 @pytest.fixture(scope="module")
 def model():
-    return keras_lficam.build("ResNet20", 3, input_shape=(32, 32, 3))
+    return built(3)
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return keras_lficam.build(
-        "ResNet20", 3, input_shape=(32, 32, 3), architecture="plain"
-    )
+    return built(3, architecture="plain")
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """Gives a function that runs a training in a folder where one has been."""
+    path = tmp_path_factory.mktemp("begun")
+    source = folder_of(path / "pictures", cat=12, dog=12)
+    model = built(2)
+
+    def fit(batch_size=8, **options):
+        recipe = keras_lficam.Recipe(epochs=1, batch_size=batch_size)
+        options |= {"folder": path / "run", "verbose": 0}
+        keras_lficam.fit(model, source, recipe, **options)
+
+    fit()
+    return fit
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, model):
+    path = tmp_path_factory.mktemp("models") / "served"
+    return keras_lficam.export(model, path, version=1)
 
 
 def folder_of(path, **counts):
@@ -75,23 +102,7 @@ def without_network(monkeypatch):
         raise Exception("URL fetch failure")
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
-    keras_lficam.build("ResNet50", weights="imagenet")
-
-
-def begun_twice(path, **changes):
-    """Begins a run where there is one already, or resumes it changed."""
-    source = folder_of(path / "pictures", cat=12, dog=12)
-    model = keras_lficam.build("ResNet20", 2, input_shape=(32, 32, 3))
-    recipe = keras_lficam.Recipe(epochs=1, batch_size=8)
-    keras_lficam.fit(model, source, recipe, folder=path / "run", verbose=0)
-    keras_lficam.fit(
-        model,
-        source,
-        dataclasses.replace(recipe, **changes),
-        folder=path / "run",
-        resume=bool(changes),
-        verbose=0,
-    )
+    keras_lficam.build("MobileNet", weights="imagenet")
 
 
 def lost_worker(monkeypatch, capsys, path):
@@ -117,14 +128,8 @@ def empty_share(monkeypatch):
     )
 
 
-def twice_exported(model, path):
-    for _ in range(2):
-        keras_lficam.export(model, path / "served", version=1)
-
-
-def answered(model, path, signature, **inputs):
-    folder = keras_lficam.export(model, path / "served")
-    answer = tf.saved_model.load(str(folder)).signatures[signature](**inputs)
+def answered(served, signature, **inputs):
+    answer = tf.saved_model.load(str(served)).signatures[signature](**inputs)
     assert answer["class_index"].numpy().tolist() == [-1]
     raise ValueError(answer["error"].numpy()[0].decode())
 
@@ -139,8 +144,11 @@ def asked_of_nobody(path, capsys):
     raise RuntimeError(capsys.readouterr().err)
 
 
-def cause(heading, message, model, plain, path, monkeypatch, capsys):
+def cause(heading, message, path, request):
     """Does what the section is about."""
+    model, plain, monkeypatch, capsys = map(
+        request.getfixturevalue, ["model", "plain", "monkeypatch", "capsys"]
+    )
     explainers = keras_lficam.explainers
     pictures = np.zeros((4, 32, 32, 3))
     logits = keras.Sequential(
@@ -151,17 +159,16 @@ def cause(heading, message, model, plain, path, monkeypatch, capsys):
             keras.layers.Dense(3),
         ]
     )
-    small = {"input_shape": (32, 32, 3)}
     recipe = keras_lficam.Recipe(epochs=1)
     one = {"cat": 0, "dog": 4} if "no picture" in message else {"cat": 4}
     if "answered" in heading:
+        served = request.getfixturevalue("served")
         too_bright = tf.fill((1, 32, 32, 3), 300.0)
+        no_picture = tf.constant([b"abc"])
         return (
-            answered(model, path, "serving_default", images=too_bright)
+            answered(served, "serving_default", images=too_bright)
             if "numbers" in message
-            else answered(
-                model, path, "encoded_images", image_bytes=tf.constant([b"abc"])
-            )
+            else answered(served, "encoded_images", image_bytes=no_picture)
         )
     return {
         "A saved model does not load": lambda: saved_and_loaded_without_us(
@@ -169,7 +176,7 @@ def cause(heading, message, model, plain, path, monkeypatch, capsys):
         ),
         "The backbone has no known name": lambda: keras_lficam.build("ResNet5"),
         "The images are too small": lambda: keras_lficam.build(
-            "MobileNetV2", 10, **small
+            "MobileNet", 10, input_shape=(32, 32, 3)
         ),
         "The model is subclassed": lambda: keras_lficam.attach(Subclassed()),
         "ImageNet's weights cannot be downloaded": lambda: without_network(
@@ -191,9 +198,9 @@ def cause(heading, message, model, plain, path, monkeypatch, capsys):
             recipe,
             folder=path / "run",
         ),
-        "A run is there already": lambda: begun_twice(path),
-        "A run that is resumed was another one": lambda: begun_twice(
-            path, batch_size=4
+        "A run is there already": lambda: request.getfixturevalue("begun")(),
+        "A run that is resumed was another one": lambda: (
+            request.getfixturevalue("begun")(batch_size=4, resume=True)
         ),
         "A worker was lost": lambda: lost_worker(monkeypatch, capsys, path),
         "No machines are named": lambda: keras_lficam.distribution.strategy(
@@ -202,7 +209,9 @@ def cause(heading, message, model, plain, path, monkeypatch, capsys):
         "Replicas on a CPU and an empty batch": lambda: empty_share(
             monkeypatch
         ),
-        "The version is there": lambda: twice_exported(model, path),
+        "The version is there": lambda: keras_lficam.export(
+            model, request.getfixturevalue("served").parent, version=1
+        ),
         "No server": lambda: asked_of_nobody(path, capsys),
         "A format needs more": lambda: keras_lficam.export(
             model, path / "served", formats=["litert_int8"]
@@ -216,11 +225,11 @@ def cause(heading, message, model, plain, path, monkeypatch, capsys):
     ids=[f"{index}: {heading}" for index, (heading, _) in enumerate(MESSAGES)],
 )
 def test_the_message_is_what_is_said(
-    heading, message, model, plain, tmp_path, monkeypatch, capsys
+    heading, message, tmp_path, monkeypatch, request
 ):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises((OSError, RuntimeError, ValueError)) as raised:
-        cause(heading, message, model, plain, tmp_path, monkeypatch, capsys)
+        cause(heading, message, tmp_path, request)
     said = " ".join(str(raised.value).split())
     pattern = ".*".join(map(re.escape, message.split("...")))
     assert re.search(pattern, said), said
