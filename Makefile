@@ -15,7 +15,8 @@ PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py \
 
 # JAX compiles more than it computes here, and much of it more than once. At
 # level 0 training gives NaN.
-QUICK = XLA_FLAGS=--xla_backend_optimization_level=1 \
+QUICK = XLA_FLAGS="--xla_backend_optimization_level=1 \
+	--xla_cpu_multi_thread_eigen=false" \
 	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
@@ -35,7 +36,12 @@ setup: .venv/ready
 	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt
 	touch $@
 
-everything: $(addprefix .venv/with-, backends docs tutorials oracles)
+# At once, as every call of pip looks at all packages again.
+everything:
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e ".[dev,backends,docs,tutorials]"
+	touch .venv/ready $(addprefix .venv/with-, backends docs tutorials)
+	$(MAKE) .venv/with-oracles
 
 check: setup
 	$(BIN)/ruff check .

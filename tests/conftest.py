@@ -1,8 +1,17 @@
 import gc
+import os
 
-import keras
-import numpy as np
-import pytest
+# Of the processes that test beside each other each computes on one thread.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_NUM_INTEROP_THREADS": "1",
+    }
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 # Graphs are many objects that live long; looking through them takes a tenth of
 # the time.

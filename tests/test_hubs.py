@@ -492,6 +492,7 @@ def save_cv(backbone, folder):
     (folder / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize("layers", [18, 34, 50, 101, 152])
 @pytest.mark.parametrize("version", ["", "_v2"])
 def test_residual_networks_of_keras_cv_need_no_network(layers, version):
