@@ -15,15 +15,16 @@ PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py \
 
 # JAX compiles more than it computes here, and much of it more than once. At
 # level 0 training gives NaN.
-QUICK = XLA_FLAGS="--xla_backend_optimization_level=1 \
-	--xla_cpu_multi_thread_eigen=false" \
+QUICK = XLA_FLAGS=--xla_backend_optimization_level=1 \
 	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml
-	$(PYTHON) -m venv .venv
+.venv:
+	$(PYTHON) -m venv $@
+
+.venv/ready: pyproject.toml | .venv
 	$(BIN)/pip install -q -e ".[dev]"
 	touch $@
 
@@ -37,8 +38,7 @@ setup: .venv/ready
 	touch $@
 
 # At once, as every call of pip looks at all packages again.
-everything:
-	test -d .venv || $(PYTHON) -m venv .venv
+everything: | .venv
 	$(BIN)/pip install -q -e ".[dev,backends,docs,tutorials]"
 	touch .venv/ready $(addprefix .venv/with-, backends docs tutorials)
 	$(MAKE) .venv/with-oracles

@@ -22,7 +22,6 @@ from test_pictures import damaged
 import keras_lficam
 from keras_lficam import cli, data, explainers, metrics
 from keras_lficam.cli import _measuring
-from keras_lficam.cli import compare as compare_command
 from keras_lficam.cli import demo as demo_command
 from keras_lficam.cli import explain as explain_command
 from keras_lficam.data import digits_in_photos
@@ -458,8 +457,6 @@ def plain_models(tmp_path_factory):
 def test_explainers_that_cannot_are_left_out_in_a_line(
     tmp_path, plain_models, monkeypatch, demo, capsys
 ):
-    # That it is drawn is seen above, and it takes seconds.
-    monkeypatch.setattr(compare_command, "_write_plot", lambda *_: None)
     read_from(demo[1], monkeypatch)
     monkeypatch.setattr(
         _measuring, "EXPLAINERS", ("AttentionMap", "CAM", "GradCAM")

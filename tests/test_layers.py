@@ -306,7 +306,7 @@ def test_hard_features_leave_all_finite(kind, policy, gradients, rng):
 
 
 # Few shapes, for the compilers' sake, of which there are more on JAX.
-SHAPES = [(1, 2, 2, 2), (2, 4, 4, 3), (2, 2, 3, 8)]
+SHAPES = [(1, 2, 2, 2), (2, 2, 3, 8), (2, 4, 4, 3)]
 if keras.backend.backend() == "jax":
     SHAPES = SHAPES[:2]
 
