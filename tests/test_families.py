@@ -30,6 +30,7 @@ PHOTOGRAPHS = {
     "SEResNeXt50_32x4d": (27_559_896, (256, 512, 1024, 2048)),
 }
 SMALL_IMAGES = {
+    "ResNet8": (78_042, (16, 32, 64)),
     "ResNet20": (272_474, (16, 32, 64)),
     "ResNet32": (466_906, (16, 32, 64)),
     "ResNet44": (661_338, (16, 32, 64)),
@@ -198,6 +199,7 @@ def test_size_of_small_images_follows_from_the_layers(classes):
 
     basic, bottleneck = (3, 3), (1, 3, 1)
     expected = {
+        "ResNet8": size(1, basic, 16, 16, 16),
         "ResNet20": size(3, basic, 16, 16, 16),
         "ResNet32": size(5, basic, 16, 16, 16),
         "ResNet44": size(7, basic, 16, 16, 16),

@@ -17,7 +17,7 @@ from keras_lficam import cli
 from keras_lficam.training import _state as state
 
 OPTIONS = [
-    *("--backbone", "ResNet20", "--recipe", "paper", "--batch-size", "16"),
+    *("--backbone", "ResNet8", "--recipe", "paper", "--batch-size", "16"),
     *("--learning-rate", "0.01", "--seed", "3", "--image-size", "16", "16"),
 ]
 
@@ -298,7 +298,7 @@ def test_the_words_of_a_run_are_few_and_useful(whole):
     lines = said.splitlines()
     assert lines[0].startswith("Reading ")
     assert lines[1] == (
-        "Training resnet20_lfi_cam, 275,572 parameters, on 4 classes; "
+        "Training resnet8_lfi_cam, 80,244 parameters, on 4 classes; "
         "pictures: 161 for train, 20 for validation, 19 for test"
     )
     assert f"keras-lficam explain {folder}/model.keras" in said

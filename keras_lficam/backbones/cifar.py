@@ -257,6 +257,7 @@ def _blocks_per_stage(depth, step, rest):
 
 
 FAMILY: Mapping[str, Callable[..., keras.Model]] = {
+    "ResNet8": resnet(8),
     "ResNet20": resnet(20),
     "ResNet32": resnet(32),
     "ResNet44": resnet(44),
