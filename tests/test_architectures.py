@@ -116,7 +116,7 @@ def test_open_size_model_trains_on_batches_of_different_sizes(rng):
 
 
 def test_open_size_model_saves_and_loads(rng, tmp_path):
-    model = keras_lficam.build("MobileNet", 3, input_shape=(None, None, 3))
+    model = small(input_shape=(None, None, 3))
     model.save(tmp_path / "open.keras")
     loaded = keras.models.load_model(tmp_path / "open.keras")
     images = pictures(rng, 2, size=(96, 70))
@@ -574,7 +574,6 @@ def test_function_of_ones_own_takes_its_images_as_they_are(rng):
         (cifar.resnext(11, groups=4, group_width=2), 32),
         (cifar.wide_resnet(10, 2), 32),
         (resnets.resnet(18), 64),
-        (resnets.resnet(50, groups=4, group_width=2, squeeze=16), 64),
     ],
 )
 def test_own_family_draws_the_same_map_after_a_reload(
