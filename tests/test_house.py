@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_classifiers import backbone
 
 import keras_lficam
 
@@ -266,9 +267,9 @@ def test_docstring_example_runs(name, monkeypatch, tmp_path):
         _run_example(text, names)
 
 
-def small_model():
-    backbone = keras_lficam.backbones.cifar.resnet(8)
-    return keras_lficam.build(backbone, 10, input_shape=(32, 32, 3))
+def small_model(classes=10):
+    shape = (32, 32, 3)
+    return keras_lficam.build(backbone(shape), classes, input_shape=shape)
 
 
 @functools.cache
@@ -409,7 +410,7 @@ def test_python_of_a_page_runs(name, rng, monkeypatch, tmp_path):
         "labels": np.arange(4),
         "source": source_of(images),
         "classes": 10,
-        "model": keras_lficam.build("ResNet20", 3, input_shape=(32, 32, 3)),
+        "model": small_model(classes=3),
     }
     for block in blocks:
         exec(compile(block, f"{name}.md", "exec"), names)

@@ -12,11 +12,11 @@ import PIL.Image
 import pytest
 import serving_server
 import tensorflow as tf
+from small_classifiers import backbone
 from test_serving import load, one_signature  # noqa: F401
 
 import keras_lficam
 from keras_lficam import cli
-from keras_lficam.backbones import cifar
 from keras_lficam.data import digits_in_photos
 
 NAMES = ["cat", "dog", "bird"]
@@ -28,8 +28,8 @@ SHIPPED = ROOT / "saved_models" / "digits_in_photos"
 def model_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     keras.utils.set_random_seed(4)
-    backbone = cifar.resnet(8, stem_stride=2)
-    model = keras_lficam.build(backbone, 3, input_shape=(32, 32, 3))
+    shape = (32, 32, 3)
+    model = keras_lficam.build(backbone(shape), 3, input_shape=shape)
     model.save(folder / "model.keras")
     (folder / "labels.txt").write_text("\n".join(NAMES) + "\n")
     return folder / "model.keras"
@@ -188,8 +188,9 @@ def test_a_server_that_is_not_there_is_named(picture, capsys, words, message):
 
 
 def test_a_plain_model_is_refused(tmp_path, capsys):
+    shape = (32, 32, 3)
     model = keras_lficam.build(
-        cifar.resnet(8), 3, input_shape=(32, 32, 3), architecture="plain"
+        backbone(shape), 3, input_shape=shape, architecture="plain"
     )
     model.save(tmp_path / "plain.keras")
     words = ["export", str(tmp_path / "plain.keras")]
