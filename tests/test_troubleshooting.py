@@ -53,11 +53,12 @@ def begun(tmp_path_factory):
     """Gives a function that runs a training in a folder where one has been."""
     path = tmp_path_factory.mktemp("begun")
     source = folder_of(path / "pictures", cat=12, dog=12)
-    model = built(2)
+    model = built(2, architecture="plain")
 
     def fit(batch_size=8, **options):
         recipe = keras_lficam.Recipe(epochs=1, batch_size=batch_size)
         options |= {"folder": path / "run", "verbose": 0}
+        options |= {"heat_maps_every": 0}
         keras_lficam.fit(model, source, recipe, **options)
 
     fit()
