@@ -1,6 +1,7 @@
 """Training on several devices and machines equals that on one."""
 
 import json
+import os
 import textwrap
 
 import distributed_worker
@@ -110,7 +111,8 @@ def test_two_devices_of_jax_compute_what_one_does(tmp_path):
             [tmp_path / "program.py", devices, tmp_path / devices],
             KERAS_BACKEND="jax",
             PYTHONPATH=str(processes.TESTS),
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+            XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} "
+            f"--xla_force_host_platform_device_count={devices}",
         )
         for devices in ("1", "2")
     ]

@@ -10,7 +10,7 @@ import time
 from keras_lficam.cli import _models, _output
 from keras_lficam.cli._words import whole_number
 
-_EPOCHS = 8
+_EPOCHS = 5
 _BATCH = 64
 _TEST_BATCH = 200
 
@@ -158,6 +158,8 @@ def _train(model, training, validation, epochs, folder):
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
+    # Without its momenta the step would be traced twice.
+    model.optimizer.build(model.trainable_variables)
     model.fit(
         augmented,
         epochs=epochs,

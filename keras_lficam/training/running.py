@@ -97,7 +97,7 @@ def fit(
 
     Examples:
         model = keras_lficam.build("ResNet20", 10, input_shape=(64, 64, 3))
-        recipe = keras_lficam.Recipe(epochs=1, optimizer="sgd")
+        recipe = keras_lficam.Recipe(epochs=1, batch_size=8)
         keras_lficam.fit(model, source, recipe, folder="runs/digits")
     """
     backbones.check_integer("checkpoint_every", checkpoint_every, least=1)
