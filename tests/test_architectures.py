@@ -574,6 +574,7 @@ def test_function_of_ones_own_takes_its_images_as_they_are(rng):
         (cifar.resnext(11, groups=4, group_width=2), 32),
         (cifar.wide_resnet(10, 2), 32),
         (resnets.resnet(18), 64),
+        (resnets.resnet(50, groups=4, group_width=2, squeeze=16), 64),
     ],
 )
 def test_own_family_draws_the_same_map_after_a_reload(
