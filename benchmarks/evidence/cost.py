@@ -2,10 +2,12 @@
 
     python benchmarks/evidence/cost.py                    # nothing else running
     python benchmarks/evidence/cost.py --backbones ResNet50 --rounds 5
+    KERAS_BACKEND=jax python benchmarks/evidence/cost.py --repeats 20   # a GPU
 
 A net with LFI-CAM and the plain backbone predict the same batch in turn; the
 ratio is the median of the ratios of the rounds. Memory is the peak of a process
-that predicts, over its size before the model was built.
+that predicts, over its size before the model was built; with JAX it is what the
+compiler says: weights, input, output and what is between.
 """
 
 import argparse
@@ -33,6 +35,8 @@ FORMS = ["pooled", "bottleneck", "pointwise", "released"]
 COLUMNS = [
     "backbone",
     "form",
+    "device",
+    "batch_size",
     "parameters_plain",
     "parameters",
     "seconds_plain",
@@ -43,19 +47,17 @@ COLUMNS = [
     "rounds",
     "peak_megabytes_plain",
     "peak_megabytes",
-    "batch_size",
     "image_size",
     "cores",
     "keras",
-    "tensorflow",
+    "backend",
 ]
-BATCH, SIZE = 8, 224
+SIZE = 224
 
 
 def net(backbone, form):
-    """The net with a form, or the plain one, and a function of it."""
+    """The net with a form, or the plain one."""
     import keras
-    import tensorflow as tf
 
     import keras_lficam
 
@@ -65,67 +67,117 @@ def net(backbone, form):
         if form == "plain"
         else {"importance_network": form}
     )
-    model = keras_lficam.build(backbone, input_shape=(SIZE, SIZE, 3), **words)
-    return model, tf.function(lambda images: model(images))
+    return keras_lficam.build(backbone, input_shape=(SIZE, SIZE, 3), **words)
 
 
-def pictures():
-    import numpy as np
-    import tensorflow as tf
-
-    values = np.random.default_rng(0).uniform(0, 255, (BATCH, SIZE, SIZE, 3))
-    return tf.constant(values, "float32")
-
-
-def measured(backbone, form, rounds, seconds):
+def predictor(model, images, repeats):
+    """A call that predicts so many times, and its peak in megabytes or None."""
     import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        state = [
+            [variable.value for variable in variables]
+            for variables in (
+                model.trainable_variables,
+                model.non_trainable_variables,
+            )
+        ]
+
+        def compute(state, images):
+            return model.stateless_call(*state, images)[0]
+
+        compiled = jax.jit(compute).lower(state, images).compile()
+        sizes = compiled.memory_analysis()
+        peak = (
+            sizes.argument_size_in_bytes
+            + sizes.output_size_in_bytes
+            + sizes.temp_size_in_bytes
+        )
+
+        def predict():
+            for _ in range(repeats):
+                outputs = compiled(state, images)
+            jax.block_until_ready(outputs)
+
+        return predict, round(peak / 1e6)
+
     import tensorflow as tf
 
-    images = pictures()
-    plain, predict_plain = net(backbone, "plain")
-    ours, predict = net(backbone, form)
-    times = in_turn(
-        lambda: predict(images).numpy(),
-        lambda: predict_plain(images).numpy(),
-        rounds,
-        seconds,
+    function = tf.function(lambda images: model(images))
+
+    def predict():
+        for _ in range(repeats):
+            function(images).numpy()
+
+    return predict, None
+
+
+def pictures(batch_size):
+    import keras
+    import numpy as np
+
+    shape = (batch_size, SIZE, SIZE, 3)
+    values = np.random.default_rng(0).uniform(0, 255, shape)
+    return keras.ops.convert_to_tensor(values, "float32")
+
+
+def measured(backbone, form, options):
+    images = pictures(options.batch_size)
+    plain, ours = net(backbone, "plain"), net(backbone, form)
+    predict_plain, peak_plain = predictor(plain, images, options.repeats)
+    predict, peak = predictor(ours, images, options.repeats)
+    times = in_turn(predict, predict_plain, options.rounds, options.seconds)
+    seconds, seconds_plain = (
+        f"{float(times[name]) / options.repeats:.5f}"
+        for name in ("seconds", "seconds_other")
     )
+    if peak is None:
+        peak_plain, peak = (
+            peak_of(backbone, each, options.batch_size)
+            for each in ("plain", form)
+        )
     return {
         "backbone": backbone,
         "form": form,
+        "batch_size": options.batch_size,
         "parameters_plain": plain.count_params(),
         "parameters": ours.count_params(),
-        "seconds_plain": times["seconds_other"],
-        **{name: times[name] for name in COLUMNS[5:10]},
-        "peak_megabytes_plain": peak_of(backbone, "plain"),
-        "peak_megabytes": peak_of(backbone, form),
-        "batch_size": BATCH,
+        "seconds_plain": seconds_plain,
+        "seconds": seconds,
+        **{name: times[name] for name in COLUMNS[8:12]},
+        "peak_megabytes_plain": peak_plain,
+        "peak_megabytes": peak,
         "image_size": SIZE,
         "cores": os.cpu_count(),
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
+        **{
+            name: value
+            for name, value in protocol.versions().items()
+            if name in COLUMNS
+        },
     }
 
 
-def peak_of(backbone, form):
+def peak_of(backbone, form, batch_size):
     """Peak of a process of its own, in megabytes."""
     words = [sys.executable, __file__, "--peak", backbone, form]
+    words += ["--batch-size", str(batch_size)]
     answer = subprocess.run(words, check=True, capture_output=True, text=True)
     return round(float(answer.stdout.split()[-1]))
 
 
-def print_peak(backbone, form):
+def print_peak(backbone, form, batch_size):
     import resource
 
     import psutil
 
     import keras_lficam  # noqa: F401
 
-    images = pictures()
+    images = pictures(batch_size)
     before = psutil.Process().memory_info().rss
-    _, predict = net(backbone, form)
-    for _ in range(3):
-        predict(images).numpy()
+    predict, _ = predictor(net(backbone, form), images, 3)
+    predict()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print((peak - before) / 1e6)
 
@@ -136,22 +188,28 @@ def main():
     parser.add_argument("--forms", nargs="+", default=FORMS)
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--seconds", type=int, default=90)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="calls that are timed at once"
+    )
     parser.add_argument("--one", nargs=2)
     parser.add_argument("--peak", nargs=2)
     options = parser.parse_args()
     if options.peak:
-        print_peak(*options.peak)
+        print_peak(*options.peak, options.batch_size)
         return
     if options.one:
-        found = measured(*options.one, options.rounds, options.seconds)
+        found = measured(*options.one, options)
         print(json.dumps(found))
         return
-    table = protocol.Table(HERE / "cost.csv", COLUMNS, keys=2)
+    table = protocol.Table(HERE / "cost.csv", COLUMNS, keys=4)
     for backbone in options.backbones:
         for form in options.forms:
             words = [sys.executable, __file__, "--one", backbone, form]
             words += ["--rounds", str(options.rounds)]
             words += ["--seconds", str(options.seconds)]
+            words += ["--batch-size", str(options.batch_size)]
+            words += ["--repeats", str(options.repeats)]
             said = subprocess.run(
                 words, check=True, stdout=subprocess.PIPE, text=True
             ).stdout

@@ -35,8 +35,7 @@ def main():
         if net.contender in explainers
     ]
     train.train_missing(study, nets)
-    images, _ = next(iter(study.batches(nets[0], "test").as_numpy_iterator()))
-    images = images[:PICTURES]
+    images = study.pictures(nets[0], "test")[0][:PICTURES]
     columns = {}
     for setting in dict.fromkeys(net.setting for net in nets):
         of = {net.contender: net for net in nets if net.setting == setting}

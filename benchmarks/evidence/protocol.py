@@ -1,14 +1,19 @@
 """Reads a protocol: what is trained, how it is called, and where it is kept."""
 
 import argparse
+import concurrent.futures
 import csv
 import dataclasses
+import functools
+import importlib.metadata
 import itertools
+import multiprocessing
 import pathlib
 import sys
 import tomllib
 
 import networks
+import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
@@ -16,6 +21,9 @@ sys.path.append(str(HERE.parent))
 import measuring  # noqa: E402
 
 RUNS = HERE.parent.parent / "runs"
+# Of a picture of the data set, each a file.
+PARTS = ("image", "label", "mask")
+VERSIONS = ("keras", "backend", "device", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,51 +148,57 @@ class Protocol:
             importance_network=networks.network(**words),
         )
 
-    def batches(self, training, split, *, with_masks=False):
-        """Pictures that a training sees, all or those of two digits."""
-        from keras_lficam import data
+    def pictures(self, training, split, *, with_masks=False):
+        """Pictures that a training sees, all or those of two digits.
 
+        Returns:
+            Images `(N, 64, 64, 3)` and labels `(N,)`, uint8, and if asked for
+            masks `(N, 64, 64, 1)` of 0 and 255.
+        """
         words = self.words["data"]
-        batches = data.load(
-            words["name"], split, batch_size=100, with_masks=with_masks
-        )
+        count = words.get("pictures", {}).get(split)
+        folder = self.runs / "pictures" / split
+        if not folder.exists():
+            _make_pictures(folder, split, count)
+        arrays = [
+            np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in (PARTS if with_masks else PARTS[:2])
+        ]
         if training.pair:
-            batches = _of_pair(batches, *words["pair"])
-        if "most_batches" in words:
-            batches = batches.take(words["most_batches"])
-        return batches
+            first, second = words["pair"]
+            labels = arrays[1]
+            chosen = np.isin(labels, (first, second))
+            arrays = [array[chosen] for array in arrays]
+            # Not in place: the file is open for reading.
+            arrays[1] = (arrays[1] == second).astype(labels.dtype)
+        return arrays
 
-    def source(self, training):
-        """The data set as it is trained on."""
-        from keras_lficam import data
 
-        words = self.words["data"]
-        if not training.pair and "most_batches" not in words:
-            return data.source(words["name"])
-        parts = {
-            split: self.batches(training, split)
-            for split in ("train", "validation", "test")
-        }
-        digits = words["pair"] if training.pair else range(10)
-        return data.from_datasets(
-            parts["train"],
-            parts["validation"],
-            test=parts["test"],
-            class_names=[str(digit) for digit in digits],
+def _make_pictures(folder, split, count):
+    """Makes the pictures of a split by all processors, a file for each part."""
+    from keras_lficam.data import digits_in_photos
+
+    numbers = range(count or digits_in_photos.NUM_EXAMPLES[split])
+    # Processes that are forked would share the threads of TensorFlow.
+    with concurrent.futures.ProcessPoolExecutor(
+        mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        made = pool.map(
+            functools.partial(_picture, split), numbers, chunksize=100
         )
+        columns = list(zip(*made, strict=True))
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    for name, column in zip(PARTS, columns, strict=True):
+        np.save(partial / f"{name}.npy", np.array(column, "uint8"))
+    partial.rename(folder)
 
 
-def _of_pair(batches, first, second):
-    """Batches of two digits, with 0 and 1 as their labels."""
-    import tensorflow as tf
+def _picture(split, number):
+    from keras_lficam.data import digits_in_photos
 
-    def is_one(image, label, *mask):
-        return (label == first) | (label == second)
-
-    def renamed(image, label, *mask):
-        return image, tf.cast(label == second, label.dtype), *mask
-
-    return batches.unbatch().filter(is_one).map(renamed).batch(100)
+    made = digits_in_photos.compose(split, number)
+    return tuple(made[name] for name in PARTS)
 
 
 class Table:
@@ -215,6 +229,24 @@ class Table:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         ordered = [rows[key] for key in sorted(rows)]
         measuring.write(self.path, self.columns, ordered)
+
+
+def versions():
+    """What computes here, as columns of a table."""
+    import keras
+
+    backend = keras.backend.backend()
+    device = "CPU"
+    if backend == "jax":
+        import jax
+
+        device = jax.devices()[0].device_kind.upper()
+    return {
+        "keras": keras.__version__,
+        "backend": f"{backend} {importlib.metadata.version(backend)}",
+        "device": device,
+        "numpy": np.__version__,
+    }
 
 
 def parser(document):

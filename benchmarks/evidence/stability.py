@@ -45,16 +45,19 @@ def maps_of(study, training, explainer):
     folder = study.folder(training)
     size = (study.words["data"]["image_size"],) * 2
     if explainer == "AttentionMap":
-        maps = np.load(folder / "maps.npz")["maps"]
+        maps = np.load(folder / "maps.npz")["maps"].astype("float32")
         return np.asarray(functional.resize(maps, size))
     kept = folder / f"{explainer}.npz"
     if not kept.exists():
         model = keras.models.load_model(folder / "model.keras", compile=False)
         explain = getattr(keras_lficam.explainers, explainer)(model)
-        batches = study.batches(training, "test")
+        pictures, labels = study.pictures(training, "test")
         maps = [
-            explain(images.astype("float32"), labels)
-            for images, labels in batches.as_numpy_iterator()
+            explain(
+                pictures[first : first + 100].astype("float32"),
+                labels[first : first + 100].astype("int32"),
+            )
+            for first in range(0, len(labels), 100)
         ]
         np.savez_compressed(kept, maps=np.concatenate(maps).astype("float16"))
     return np.load(kept)["maps"].astype("float32")
