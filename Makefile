@@ -73,6 +73,8 @@ docs: .venv/with-docs
 site: docs
 	$(PYTEST) -n 2 -m site $(call MARKED,site)
 
+# As the command does: TensorFlow leaves it off on some processors.
+tutorials: export TF_ENABLE_ONEDNN_OPTS = 1
 tutorials: .venv/with-tutorials
 	$(PYTEST) $(SPREAD) --nbval tutorials \
 		--nbval-sanitize-with tutorials/sanitize.cfg
