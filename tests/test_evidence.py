@@ -1,5 +1,6 @@
 """What the evidence rests on: intervals, and importance networks changed."""
 
+import dataclasses
 import itertools
 import pathlib
 import subprocess
@@ -16,8 +17,10 @@ import networks  # noqa: E402
 import protocol  # noqa: E402
 import results  # noqa: E402
 import tables  # noqa: E402
+import train  # noqa: E402
 
-from keras_lficam import layers  # noqa: E402
+from keras_lficam import Recipe, layers  # noqa: E402
+from keras_lficam.data import digits_in_photos  # noqa: E402
 
 
 def test_an_interval_of_five_is_that_of_student():
@@ -57,6 +60,7 @@ def test_a_difference_is_that_of_the_same_seed(monkeypatch):
     }
     rows = [
         {
+            "backbone": "residual",
             "contender": contender,
             "setting": "base",
             "seed": seed,
@@ -137,6 +141,56 @@ def test_what_is_changed_makes_a_difference(changed, inputs):
     other.set_weights(same.get_weights())
     differences = np.abs(np.asarray(other(inputs)) - np.asarray(same(inputs)))
     assert differences.max() > 1e-4
+
+
+def test_batches_hold_every_picture_of_a_pass_once(rng):
+    images = rng.integers(0, 256, (7, 8, 8, 3)).astype("uint8")
+    recipe = Recipe(epochs=1, batch_size=5, augmentation=())
+    batches = train.endless(images, np.arange(7, dtype="uint8"), recipe, 3)
+    shown, labels = zip(*itertools.islice(batches, 7), strict=True)
+    assert {len(batch) for batch in labels} == {5}
+    labels = np.concatenate(labels).reshape(5, 7)  # A pass a row.
+    for one in labels:
+        assert sorted(one) == list(range(7))
+    assert len({tuple(one) for one in labels}) > 1
+    np.testing.assert_array_equal(
+        np.concatenate(shown), images[labels.reshape(-1)]
+    )
+
+
+def test_pictures_are_shifted_and_what_is_beside_them_is_black():
+    """A white picture shows by its black rows and columns how it moved."""
+    white = np.full((200, 16, 16, 3), 255, "uint8")
+    recipe = Recipe(epochs=1, batch_size=200, augmentation=("pad_crop",))
+    shown, _ = next(train.endless(white, np.zeros(200, "uint8"), recipe, 0))
+    black = (shown == 0).all(-1)
+    moves = set()
+    for one in black:
+        rows, columns = one.all(1), one.all(0)
+        np.testing.assert_array_equal(one, rows[:, None] | columns)
+        moves.add((rows.sum() * (1 if rows[0] else -1), columns.sum()))
+    assert {abs(rows) for rows, _ in moves} == {0, 1, 2}
+    assert {rows for rows, _ in moves} == {-2, -1, 0, 1, 2}
+    assert {columns for _, columns in moves} == {0, 1, 2}
+
+
+def test_pictures_are_those_of_the_data_set(tmp_path):
+    study = protocol.Protocol(protocol.HERE / "quick.toml")
+    study.runs = tmp_path
+    study.words["data"] = {
+        "pair": [3, 8],
+        "pictures": {"test": 20},
+    }
+    training = study.all_trainings()[0]
+    images, labels, masks = study.pictures(training, "test", with_masks=True)
+    expected = digits_in_photos.compose("test", 13)
+    np.testing.assert_array_equal(images[13], expected["image"])
+    np.testing.assert_array_equal(masks[13], expected["mask"])
+    assert list(labels) == [*range(10), *range(10)]
+    pair = dataclasses.replace(training, pair=True)
+    images, labels = study.pictures(pair, "test")
+    assert list(labels) == [0, 1, 0, 1]
+    np.testing.assert_array_equal(images[2], expected["image"])
 
 
 def test_the_protocol_names_contenders_and_settings_that_there_are():

@@ -18,9 +18,23 @@ NAMES = {
     "bottleneck": "`bottleneck`",
     "pooled": "`pooled`",
 }
-# Of the study of accuracy, and of that of few classes.
-BASE = {"backbone": "residual", "classes": "10", "setting": "base"}
+# Of the studies of accuracy, and of that of few classes.
+BASE = {"classes": "10", "setting": "base"}
 PAIR = {"backbone": "residual", "classes": "2"}
+# What is other in an ablation, by the names of protocol.toml.
+CHANGES = {
+    "bottleneck": "nothing: `bottleneck`",
+    "uniform": "importance 1 / `C`, nothing learned",
+    "no_gray": "no gray image",
+    "sigmoid": "sigmoid, not softmax",
+    "no_min_max": "no min-max before",
+    "kernel_1": "kernels 1, 1, 1, not 1, 3, 1",
+    "depth_2": "two convolutions, not three",
+    "depth_5": "five convolutions",
+    "wide": "64 filters inside, not 8",
+    "narrow": "2 filters inside",
+    "map_16x16": "a map of 16x16, not 8x8",
+}
 
 
 def _with_half(mean, half, form):
@@ -45,16 +59,16 @@ def _gained(mean, half):
 
 
 def _trainings(column, **chosen):
-    """Values of a column of trainings.csv by setting and seed."""
+    """Values of a column of trainings.csv by backbone, setting and seed."""
     return {
-        (row["setting"], row["seed"]): float(row[column])
+        (row["backbone"], row["setting"], row["seed"]): float(row[column])
         for row in tables.rows_of("evidence/trainings", **chosen)
         if row[column]
     }
 
 
 def _difference(ones, others):
-    """Of values by setting and seed, those of both."""
+    """Of values by backbone, setting and seed, those of both."""
     shared = sorted(ones.keys() & others.keys())
     return tables.interval([ones[way] - others[way] for way in shared])
 
@@ -172,34 +186,117 @@ def forms():
 
 
 def few_classes():
-    """ABN and LFI-CAM where there are two classes."""
+    """The same where there are two classes."""
 
     def of_pairs(contender, column="iou"):
-        return _of_pairs(column, study="few_classes", contender=contender)
+        return _of_pairs(
+            column,
+            study="few_classes",
+            contender=contender,
+            explainer="AttentionMap",
+        )
 
     lines = []
-    for contender in ("abn", "bottleneck"):
-        line = [NAMES[contender]]
-        for column, written in (
-            ("accuracy", _percent),
-            ("pointing_game", _share),
-        ):
-            found = _trainings(column, contender=contender, **PAIR)
-            line += [written(*tables.interval(list(found.values())))]
-        line += [_share(*tables.interval_of_pairs(of_pairs(contender)))]
+    for contender, name in NAMES.items():
+        found = _trainings("accuracy", contender=contender, **PAIR)
+        line = [name, _percent(*tables.interval(list(found.values())))]
+        if contender == "plain":
+            lines.append([*line, *[""] * 5])
+            continue
+        shown = _trainings("pointing_game", contender=contender, **PAIR)
+        line += [_share(*tables.interval(list(shown.values())))]
+        iou = of_pairs(contender)
+        line += [_share(*tables.interval_of_pairs(iou))]
+        line += [
+            ""
+            if contender == other
+            else _gained(*_difference_of_pairs(iou, of_pairs(other)))
+            for other in ("abn", "released")
+        ]
         chance = _mean(of_pairs(contender, "iou_by_chance"))
         lines.append([*line, f"{chance:.2f}"])
-    gained = ["difference"]
-    for column, written in (("accuracy", _points), ("pointing_game", _gained)):
-        ours, others = (
-            _trainings(column, contender=contender, **PAIR)
-            for contender in ("bottleneck", "abn")
+    header = ["", "right, %", "pointing game", "IoU of pairs", "minus ABN"]
+    header += ["minus `released`", "by chance"]
+    return tables.table(header, lines, align="lrrrrrr")
+
+
+def ablation():
+    """What each part of the importance network is good for."""
+
+    def values(contender, column):
+        return _trainings(
+            column, contender=contender, backbone="residual", **BASE
         )
-        gained += [written(*_difference(ours, others))]
-    of_both = of_pairs("bottleneck"), of_pairs("abn")
-    gained += [_gained(*_difference_of_pairs(*of_both)), ""]
-    header = ["", "right, %", "pointing game", "IoU of pairs", "by chance"]
-    return tables.table(header, [*lines, gained], align="lrrrr")
+
+    # Of some there are three seeds.
+    seeds = values("uniform", "accuracy").keys()
+
+    def iou(contender):
+        return _of_pairs("iou", study="ablation", contender=contender)
+
+    lines = []
+    for contender, name in CHANGES.items():
+        line = [name]
+        for column, mean_form, written in (
+            ("accuracy", ".1f", _points),
+            ("pointing_game", ".3f", _gained),
+            ("energy_in_box", ".3f", _gained),
+        ):
+            found = values(contender, column)
+            found = {way: found[way] for way in seeds}
+            factor = 100 if column == "accuracy" else 1
+            line += [f"{factor * _mean(found):{mean_form}}"]
+            if contender != "bottleneck":
+                gained = _difference(found, values("bottleneck", column))
+                line[-1] += f" ({written(*gained)})"
+        line += [f"{_mean(iou(contender)):.2f}"]
+        lines.append(line)
+    header = ["what is other", "right, %", "pointing game", "energy in box"]
+    return tables.table([*header, "IoU"], lines, align="lrrrr")
+
+
+def cost(device):
+    """Time of a form over that of the plain net, and weights added."""
+    rows = tables.rows_of("evidence/cost", device=device)
+    by = {(row["backbone"], row["form"]): row for row in rows}
+    forms = list(dict.fromkeys(form for _, form in by))
+    lines = []
+    for backbone in dict.fromkeys(backbone for backbone, _ in by):
+        line = [f"`{backbone}`"]
+        for form in forms:
+            row = by[backbone, form]
+            added = int(row["parameters"]) - int(row["parameters_plain"])
+            more = int(row["peak_megabytes"]) - int(row["peak_megabytes_plain"])
+            line += [
+                f"{float(row['ratio']):.2f}",
+                f"{added / 1e6:.2f}\u00a0M, {more:+d}\u00a0MB",
+            ]
+        lines.append(line)
+    header = ["time / plain; weights and memory added"]
+    for form in forms:
+        header += [f"`{form}`", ""]
+    return tables.table(header, lines, align="l" + "r" * 2 * len(forms))
+
+
+def quality(contender):
+    """All explainers by all metrics, mean over nets of several seeds."""
+    rows = tables.rows_of("evidence/quality", contender=contender)
+    arrow = {"lower": "↓", "higher": "↑"}
+    explainers = list(dict.fromkeys(row["explainer"] for row in rows))
+    lines = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        of = [row for row in rows if row["metric"] == metric]
+        line = [f"`{metric}` {arrow[of[0]['better']]}"]
+        for explainer in explainers:
+            values = [
+                float(row["mean"])
+                for row in of
+                if row["explainer"] == explainer
+            ]
+            line += [_share(*tables.interval(values))]
+        lines.append(line)
+    header = ["", *(f"`{name}`" for name in explainers)]
+    return tables.table(header, lines, align="l" + "r" * len(explainers))
 
 
 def claims():
@@ -210,7 +307,13 @@ def claims():
         return _trainings(column, contender=contender, **BASE)
 
     def weights(contender):
-        (found,) = set(values(contender, "parameters").values())
+        (found,) = {
+            number
+            for (backbone, *_), number in values(
+                contender, "parameters"
+            ).items()
+            if backbone == "residual"
+        }
         return found / 1000
 
     def iou(contender, study):
@@ -287,7 +390,9 @@ def draw(figure):
     """Every net's share of right answers, and every pair's likeness."""
     left, right = figure.subplots(1, 2)
     found = {
-        name: _trainings("accuracy", contender=contender, **BASE).values()
+        name: _trainings(
+            "accuracy", contender=contender, backbone="residual", **BASE
+        ).values()
         for contender, name in NAMES.items()
     }
     _dots(left, found)
@@ -317,9 +422,15 @@ def _dots(axes, groups):
 
 # By the names in the marks of pages.
 TABLES = {
-    "accuracy": functools.partial(accuracy, **BASE),
+    "accuracy": functools.partial(accuracy, backbone="residual", **BASE),
+    "accuracy_squeeze": functools.partial(accuracy, backbone="squeeze", **BASE),
     "stability": functools.partial(stability, "stability"),
     "few_classes": few_classes,
     "forms": forms,
     "claims": claims,
+    "ablation": ablation,
+    "cost": functools.partial(cost, "CPU"),
+    "cost_gpu": functools.partial(cost, "NVIDIA H200"),
+    "quality": functools.partial(quality, "bottleneck"),
+    "quality_plain": functools.partial(quality, "plain"),
 }
