@@ -100,11 +100,11 @@ def accuracy(**chosen):
     return tables.table([*header, "pointing game"], lines, align="lrrrrr")
 
 
-def _of_pairs(column, **chosen):
+def _of_pairs(column, file="stability", **chosen):
     """Values of a column of stability.csv by the two nets."""
     return {
         (row["one"], row["other"]): float(row[column])
-        for row in tables.rows_of("evidence/stability", **chosen)
+        for row in tables.rows_of(f"evidence/{file}", **chosen)
     }
 
 
@@ -175,14 +175,23 @@ def forms():
                 for contender in (form, "released")
             )
             line += [written(*_difference(ours, released))]
-        ours, released = (
-            _of_pairs("iou", study="stability", contender=contender)
-            for contender in (form, "released")
-        )
-        lines.append([*line, _gained(*_difference_of_pairs(ours, released))])
+        rounds = [
+            [
+                _of_pairs("iou", file, study="stability", contender=contender)
+                for contender in (form, "released")
+            ]
+            for file in ("stability", "stability_first")
+        ]
+        line += [_gained(*_difference_of_pairs(*nets)) for nets in rounds]
+        # A pair of settings is then of two pairs of nets.
+        of_both = [
+            {pair: (one[pair] + other[pair]) / 2 for pair in one}
+            for one, other in zip(*rounds, strict=True)
+        ]
+        lines.append([*line, _gained(*_difference_of_pairs(*of_both))])
     header = ["minus `released`", "right, points", "pointing game"]
-    header += ["energy in box", "IoU of pairs"]
-    return tables.table(header, lines, align="lrrrr")
+    header += ["energy in box", "IoU of pairs", "in the first round"]
+    return tables.table([*header, "in both"], lines, align="lrrrrrr")
 
 
 def few_classes():
