@@ -54,9 +54,9 @@ def test_build_needs_no_argument():
     assert model.input_shape == (None, 224, 224, 3)
     assert model.output_shape == (None, 1000)
     assert model.get_layer("attention_map").output.shape == (None, 7, 7, 1)
-    # DenseNet121 as Keras counts it, and the bottleneck's share: 1x1 to 64,
+    # DenseNet121 as Keras counts it, and the bottleneck's share: 1x1 to 32,
     # 3x3, 1x1 to 1024, four numbers a filter.
-    branch = 1024 * 64 + 9 * 64 * 64 + 64 * 1024 + 4 * (64 + 64 + 1024)
+    branch = 1024 * 32 + 9 * 32 * 32 + 32 * 1024 + 4 * (32 + 32 + 1024)
     assert model.count_params() == 8_062_504 + branch
 
 

@@ -21,7 +21,7 @@ from test_pictures import damaged
 
 import keras_lficam
 from keras_lficam import cli, data, explainers, metrics
-from keras_lficam.cli import _measuring
+from keras_lficam.cli import _measuring, _models
 from keras_lficam.cli import demo as demo_command
 from keras_lficam.cli import explain as explain_command
 from keras_lficam.data import digits_in_photos
@@ -586,3 +586,12 @@ def test_process_shows_its_own_lines_only(model_file, picture, tmp_path):
     line, hint = finished.stdout.splitlines()
     assert line.startswith(f"{picture}: ")
     assert hint.startswith("For names instead of numbers: ")
+
+
+def test_command_asks_for_onednn_unless_told_otherwise(monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    _models.start_keras()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    _models.start_keras()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
