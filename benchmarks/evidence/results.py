@@ -288,24 +288,33 @@ def cost(device):
 
 
 def quality(contender):
-    """All explainers by all metrics, mean over nets of several seeds."""
+    """All explainers of a kind of nets by all metrics."""
     rows = tables.rows_of("evidence/quality", contender=contender)
+    return _by_metric(rows, "explainer", lambda name: f"`{name}`")
+
+
+def quality_of_attention():
+    """The attention map of each kind of nets by all metrics."""
+    rows = tables.rows_of("evidence/quality", explainer="AttentionMap")
+    order = list(NAMES)
+    rows.sort(key=lambda row: order.index(row["contender"]))
+    return _by_metric(rows, "contender", NAMES.__getitem__)
+
+
+def _by_metric(rows, column, named):
+    """Means over nets: a metric a row, and a column for each of a column's."""
     arrow = {"lower": "↓", "higher": "↑"}
-    explainers = list(dict.fromkeys(row["explainer"] for row in rows))
+    columns = list(dict.fromkeys(row[column] for row in rows))
     lines = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
         of = [row for row in rows if row["metric"] == metric]
         line = [f"`{metric}` {arrow[of[0]['better']]}"]
-        for explainer in explainers:
-            values = [
-                float(row["mean"])
-                for row in of
-                if row["explainer"] == explainer
-            ]
+        for name in columns:
+            values = [float(row["mean"]) for row in of if row[column] == name]
             line += [_share(*tables.interval(values))]
         lines.append(line)
-    header = ["", *(f"`{name}`" for name in explainers)]
-    return tables.table(header, lines, align="l" + "r" * len(explainers))
+    header = ["", *map(named, columns)]
+    return tables.table(header, lines, align="l" + "r" * len(columns))
 
 
 def claims():
@@ -441,5 +450,6 @@ TABLES = {
     "cost": functools.partial(cost, "CPU"),
     "cost_gpu": functools.partial(cost, "NVIDIA H200"),
     "quality": functools.partial(quality, "bottleneck"),
+    "quality_of_attention": quality_of_attention,
     "quality_plain": functools.partial(quality, "plain"),
 }
