@@ -193,6 +193,14 @@ def test_pictures_are_those_of_the_data_set(tmp_path):
     np.testing.assert_array_equal(images[2], expected["image"])
 
 
+def test_nets_that_are_compared_were_trained_on_one_kind_of_machine():
+    rows = tables.rows_of("evidence/trainings")
+    study = protocol.Protocol(protocol.HERE / "protocol.toml")
+    assert len(rows) == len(study.all_trainings())
+    for column in protocol.VERSIONS:
+        assert len({row[column] for row in rows}) == 1
+
+
 def test_the_protocol_names_contenders_and_settings_that_there_are():
     study = protocol.Protocol(protocol.HERE / "protocol.toml")
     trainings = study.all_trainings()
