@@ -275,16 +275,14 @@ def cost(device):
         for form in forms:
             row = by[backbone, form]
             added = int(row["parameters"]) - int(row["parameters_plain"])
-            line += [f"{float(row['ratio']):.2f}", f"{added / 1e6:.2f}\u00a0M"]
+            words = f"{added / 1e6:.2f}\u00a0M"
             if device != "CPU":  # There it differs from run to run.
                 plain = int(row["peak_megabytes_plain"])
-                more = int(row["peak_megabytes"]) - plain
-                line[-1] += f", {more}\u00a0MB"
+                words += f", {int(row['peak_megabytes']) - plain}\u00a0MB"
+            line += [f"{float(row['ratio']):.2f} ({words})"]
         lines.append(line)
-    header = ["time / plain; what is added"]
-    for form in forms:
-        header += [f"`{form}`", ""]
-    return tables.table(header, lines, align="l" + "r" * 2 * len(forms))
+    header = ["time / plain (added)", *(f"`{form}`" for form in forms)]
+    return tables.table(header, lines, align="l" + "r" * len(forms))
 
 
 def quality(contender):
