@@ -53,7 +53,7 @@ COLUMNS = [
     "keras",
     "backend",
 ]
-SIZE = 224
+BATCH, SIZE = 8, 224
 
 
 def net(backbone, form):
@@ -115,17 +115,17 @@ def predictor(model, images, repeats):
     return predict, None
 
 
-def pictures(batch_size):
+def pictures():
     import keras
     import numpy as np
 
-    shape = (batch_size, SIZE, SIZE, 3)
+    shape = (BATCH, SIZE, SIZE, 3)
     values = np.random.default_rng(0).uniform(0, 255, shape)
     return keras.ops.convert_to_tensor(values, "float32")
 
 
 def measured(backbone, form, options):
-    images = pictures(options.batch_size)
+    images = pictures()
     plain, ours = net(backbone, "plain"), net(backbone, form)
     predict_plain, peak_plain = predictor(plain, images, options.repeats)
     predict, peak = predictor(ours, images, options.repeats)
@@ -135,14 +135,11 @@ def measured(backbone, form, options):
         for name in ("seconds", "seconds_other")
     )
     if peak is None:
-        peak_plain, peak = (
-            peak_of(backbone, each, options.batch_size)
-            for each in ("plain", form)
-        )
+        peak_plain, peak = (peak_of(backbone, each) for each in ("plain", form))
     return {
         "backbone": backbone,
         "form": form,
-        "batch_size": options.batch_size,
+        "batch_size": BATCH,
         "parameters_plain": plain.count_params(),
         "parameters": ours.count_params(),
         "seconds_plain": seconds_plain,
@@ -160,18 +157,17 @@ def measured(backbone, form, options):
     }
 
 
-def peak_of(backbone, form, batch_size):
+def peak_of(backbone, form):
     """Peak of a process of its own, in megabytes."""
     words = [sys.executable, __file__, "--peak", backbone, form]
-    words += ["--batch-size", str(batch_size)]
     answer = subprocess.run(words, check=True, capture_output=True, text=True)
     return round(float(answer.stdout.split()[-1]))
 
 
-def print_peak(backbone, form, batch_size):
+def print_peak(backbone, form):
     import keras_lficam  # noqa: F401
 
-    images = pictures(batch_size)
+    images = pictures()
     before = _memory("VmRSS")
     predict, _ = predictor(net(backbone, form), images, 3)
     predict()
@@ -195,7 +191,6 @@ def main():
     parser.add_argument("--forms", nargs="+", default=FORMS)
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--seconds", type=int, default=90)
-    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument(
         "--repeats", type=int, default=1, help="calls that are timed at once"
     )
@@ -203,19 +198,18 @@ def main():
     parser.add_argument("--peak", nargs=2)
     options = parser.parse_args()
     if options.peak:
-        print_peak(*options.peak, options.batch_size)
+        print_peak(*options.peak)
         return
     if options.one:
         found = measured(*options.one, options)
         print(json.dumps(found))
         return
-    table = protocol.Table(HERE / "cost.csv", COLUMNS, keys=4)
+    table = protocol.Table(HERE / "cost.csv", COLUMNS, keys=3)
     for backbone in options.backbones:
         for form in options.forms:
             words = [sys.executable, __file__, "--one", backbone, form]
             words += ["--rounds", str(options.rounds)]
             words += ["--seconds", str(options.seconds)]
-            words += ["--batch-size", str(options.batch_size)]
             words += ["--repeats", str(options.repeats)]
             said = subprocess.run(
                 words, check=True, stdout=subprocess.PIPE, text=True

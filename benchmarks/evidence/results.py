@@ -195,7 +195,7 @@ def forms():
 
 
 def few_classes():
-    """The same where there are two classes."""
+    """All kinds of nets where there are two classes."""
 
     def of_pairs(contender, column="iou"):
         return _of_pairs(
@@ -319,17 +319,13 @@ def claims():
     """What the paper says of LFI-CAM, and what the default form does here."""
     ours = "bottleneck"
 
-    def values(contender, column="accuracy"):
-        return _trainings(column, contender=contender, **BASE)
+    def values(contender, column="accuracy", **chosen):
+        return _trainings(column, contender=contender, **BASE, **chosen)
 
     def weights(contender):
-        (found,) = {
-            number
-            for (backbone, *_), number in values(
-                contender, "parameters"
-            ).items()
-            if backbone == "residual"
-        }
+        (found,) = set(
+            values(contender, "parameters", backbone="residual").values()
+        )
         return found / 1000
 
     def iou(contender, study):

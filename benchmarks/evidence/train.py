@@ -41,8 +41,7 @@ COLUMNS = [
 ONE_CORE = dict.fromkeys(
     ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1"
 )
-# TensorFlow leaves them off on some processors, where its own take twice as
-# long.
+# TensorFlow leaves them off on some processors, where its own are slower.
 FAST_CONVOLUTIONS = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 

@@ -11,7 +11,7 @@ def start_keras():
     """Imports Keras without the lines that TensorFlow logs at its start."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow leaves oneDNN off on processors without AVX-512, as many of
-    # AMD, where its own convolutions take twice as long.
+    # AMD, where its own convolutions are slower.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # It warns of small models, compiled in a row, that are none of a loop.
     logging.getLogger("tensorflow").setLevel("ERROR")
