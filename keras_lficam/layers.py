@@ -94,7 +94,7 @@ class _Form:
 _LEAST_FILTERS = 8
 
 _FORMS = {
-    "bottleneck": _Form((1, 3, 1), (None, None, 1), relu_every=1),
+    "bottleneck": _Form((1, 3, 1), (None, None, 1), relu_every=2),
     "pooled": _Form((1, 1), (None, 1), relu_every=1, pooled=True),
     "pointwise": _Form((1, 1, 1, 1), (1, 1, 2, 1), relu_every=2),
     "released": _Form((3, 3, 3, 3), (1, 1, 1, 1), relu_every=2),
@@ -122,9 +122,9 @@ class FeatureImportanceNetwork(keras.layers.Layer):
             features, down to 8 filters; also of `"pooled"`. The other forms
             do not look at it.
         relu_every: A ReLU follows every such convolution. The default is the
-            form's own: 1 for `"bottleneck"` and `"pooled"`, 2 for the others.
-            The release has 2 in its CIFAR networks and 1 in its ImageNet
-            networks.
+            form's own: 1 for `"pooled"`, 2 for the others, so that the last
+            convolution of the bottleneck is linear. The release has 2 in its
+            CIFAR networks and 1 in its ImageNet networks.
         value_range: Pair of the darkest and the brightest value that a pixel
             of the image can have.
 
@@ -217,12 +217,19 @@ class FeatureImportanceNetwork(keras.layers.Layer):
         relu_every = self.relu_every or form.relu_every
         steps = zip(self.convolutions, self.normalizations, strict=True)
         for number, (convolution, normalization) in enumerate(steps, start=1):
-            x = _normalized(convolution, normalization, x, small, training)
-            small = None
-            if number % relu_every == 0:
+            has_relu = number % relu_every == 0
+            is_linear = convolution.kernel_size == (1, 1) and not has_relu
+            if number == len(form.kernels) and is_linear and not training:
+                # It says of the mean what it says of the pixels in the mean.
+                # A training needs the pixels, for their statistics.
+                x = _mean(x)
+            x = convolution(x)
+            if number == 1 and small is not None:
+                x = x * small
+            x = normalization(x, training=training)
+            if has_relu:
                 x = ops.relu(x)
-        pooled = ops.mean(ops.cast(x, "float32"), axis=(1, 2))  # (B, C)
-        return ops.softmax(pooled, axis=-1)
+        return ops.softmax(_mean(x)[:, 0, 0], axis=-1)
 
     def _masks(self, image, features):
         """The masks, or what they are products of: features and gray image."""
@@ -354,23 +361,9 @@ class AttentionMechanism(keras.layers.Layer):
         return tuple(input_shape[0])
 
 
-def _normalized(convolution, normalization, x, small, training):
-    """Convolves, multiplies by `small` if there is one, and normalizes."""
-    kernel = convolution.kernel
-    widens = 4 * kernel.shape[-2] <= kernel.shape[-1]
-    if training or small is not None or not widens:
-        x = convolution(x)
-        if small is not None:
-            x = x * small
-        return normalization(x, training=training)
-    # To scale a small kernel spares reading and writing all that it makes.
-    scale = normalization.gamma * ops.rsqrt(
-        normalization.moving_variance + normalization.epsilon
-    )
-    bias = normalization.beta - normalization.moving_mean * scale
-    kernel = ops.cast(kernel * scale, x.dtype)
-    x = ops.conv(x, kernel, padding="same", data_format="channels_last")
-    return x + ops.cast(bias, x.dtype)
+def _mean(x):
+    """The mean over space, `(B, 1, 1, C)` in float32."""
+    return ops.mean(ops.cast(x, "float32"), axis=(1, 2), keepdims=True)
 
 
 def _checked_range(value_range):

@@ -143,6 +143,35 @@ def test_what_is_changed_makes_a_difference(changed, inputs):
     assert differences.max() > 1e-4
 
 
+def test_a_shared_network_does_not_know_which_channel_it_sees(inputs, rng):
+    image, features = inputs
+    order = rng.permutation(64)
+    moved = [image, features[..., order]]
+    for words, equal in (({"shared": True}, True), ({}, False)):
+        weigh = networks.Changed(**words)
+        np.testing.assert_equal(
+            np.allclose(
+                np.asarray(weigh(inputs))[:, order], weigh(moved), rtol=1e-4
+            ),
+            equal,
+        )
+
+
+def test_a_group_of_channels_does_not_see_the_others(inputs):
+    """Softmax divides all by one sum, so ratios in the group tell."""
+    image, features = inputs
+    changed = features.copy()
+    changed[..., 8:] *= features[..., :1]
+    for groups, equal in ((8, True), (1, False)):
+        weigh = networks.Changed(width=64, groups=groups)
+        ratios = [
+            np.asarray(weigh([image, of]))[:, 1:8]
+            / np.asarray(weigh([image, of]))[:, :1]
+            for of in (features, changed)
+        ]
+        np.testing.assert_equal(np.allclose(*ratios, rtol=1e-4), equal)
+
+
 def test_batches_hold_every_picture_of_a_pass_once(rng):
     images = rng.integers(0, 256, (7, 8, 8, 3)).astype("uint8")
     recipe = Recipe(epochs=1, batch_size=5, augmentation=())

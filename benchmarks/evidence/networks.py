@@ -6,11 +6,12 @@ from keras import ops
 from keras_lficam import functional, layers
 
 
-def network(form="bottleneck", **changed):
+def network(form="bottleneck", relu_every=None, **changed):
     """The importance network of a contender.
 
     Args:
         form: Form of the library.
+        relu_every: How many convolutions of it a ReLU follows.
         **changed: What is other than in `"bottleneck"`, as for `Changed`;
             nothing gives the layer of the library itself.
 
@@ -19,7 +20,7 @@ def network(form="bottleneck", **changed):
     """
     if changed:
         return Changed(**changed)
-    return layers.FeatureImportanceNetwork(form)
+    return layers.FeatureImportanceNetwork(form, relu_every=relu_every)
 
 
 @keras.saving.register_keras_serializable(package="keras_lficam_evidence")
@@ -33,6 +34,8 @@ class Changed(layers.FeatureImportanceNetwork):
             channel has the same importance and nothing is learned.
         kernels: Sizes of the kernels, one for each convolution.
         width: Filters of all convolutions but the last.
+        groups: Groups of channels that every convolution keeps apart.
+        shared: Whether every channel alone goes through the same network.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class Changed(layers.FeatureImportanceNetwork):
         activation="softmax",
         kernels=(1, 3, 1),
         width=8,
+        groups=1,
+        shared=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -51,23 +56,32 @@ class Changed(layers.FeatureImportanceNetwork):
         self.activation = activation
         self.kernels = kernels
         self.width = width
+        self.groups = groups
+        self.shared = shared
 
     def build(self, input_shape):
-        widths = [self.width] * (len(self.kernels) - 1) + [input_shape[1][-1]]
+        *_, channels = shape = input_shape[1]
+        if self.shared:
+            *_, channels = shape = (*shape[:-1], 1)
+        widths = [self.width] * (len(self.kernels) - 1) + [channels]
         self.convolutions = keras.Sequential()
-        for width, kernel in zip(widths, self.kernels, strict=True):
+        for number, (width, kernel) in enumerate(
+            zip(widths, self.kernels, strict=True), start=1
+        ):
             self.convolutions.add(
                 keras.layers.Conv2D(
                     width,
                     kernel,
                     padding="same",
+                    groups=self.groups,
                     use_bias=False,
                     kernel_initializer="he_normal",
                 )
             )
             self.convolutions.add(keras.layers.BatchNormalization())
-            self.convolutions.add(keras.layers.ReLU())
-        self.convolutions.build(input_shape[1])
+            if number % 2 == 0:
+                self.convolutions.add(keras.layers.ReLU())
+        self.convolutions.build(shape)
         self.built = True
 
     def call(self, inputs, training=None):
@@ -80,8 +94,14 @@ class Changed(layers.FeatureImportanceNetwork):
             x = x * functional.gray(
                 functional.resize(image, size), self.value_range
             )
+        if self.shared:
+            *space, channels = features.shape[1:]
+            x = ops.transpose(x, (0, 3, 1, 2))
+            x = ops.reshape(x, (-1, *space, 1))  # (B C, h, w, 1)
         x = self.convolutions(x, training=training)
         pooled = ops.mean(x, axis=(1, 2))  # (B, C)
+        if self.shared:
+            pooled = ops.reshape(pooled, (-1, channels))
         if self.activation == "sigmoid":
             return ops.sigmoid(pooled)
         return ops.softmax(pooled)
@@ -94,6 +114,8 @@ class Changed(layers.FeatureImportanceNetwork):
             "activation": self.activation,
             "kernels": self.kernels,
             "width": self.width,
+            "groups": self.groups,
+            "shared": self.shared,
         }
 
 

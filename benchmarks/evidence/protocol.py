@@ -90,7 +90,10 @@ class Protocol:
     def trainings(self, name):
         """What a study trains; what is compared comes one after another."""
         study = self.study(name)
-        seed_of = {each["name"]: each["seed"] for each in self.words["setting"]}
+        seed_of = {
+            each["name"]: each["seed"] + study.get("seeds_after", 0)
+            for each in self.words["setting"]
+        }
         ways = [
             (setting, seed)
             for setting in study["settings"]

@@ -6,6 +6,7 @@ those left out in turn where pairs of nets are compared.
 """
 
 import functools
+import statistics
 
 import tables
 
@@ -18,12 +19,24 @@ NAMES = {
     "bottleneck": "`bottleneck`",
     "pooled": "`pooled`",
 }
+# What is compared with the released form.
+FORMS = {
+    "pointwise": "`pointwise`",
+    "bottleneck": "`bottleneck`",
+    "every_relu": "`bottleneck`, `relu_every=1`",
+    "pooled": "`pooled`",
+}
 # Of the studies of accuracy, and of that of few classes.
 BASE = {"classes": "10", "setting": "base"}
 PAIR = {"backbone": "residual", "classes": "2"}
+SEEDS = ("0", "1", "2", "3", "4")
+# All settings were trained twice, the second time with seeds that are greater.
+TWICE = ("stability", "stability_again")
+SEEDS_AFTER = 10
 # What is other in an ablation, by the names of protocol.toml.
 CHANGES = {
     "bottleneck": "nothing: `bottleneck`",
+    "every_relu": "a ReLU behind all convolutions",
     "uniform": "importance 1 / `C`, nothing learned",
     "no_gray": "no gray image",
     "sigmoid": "sigmoid, not softmax",
@@ -33,6 +46,8 @@ CHANGES = {
     "depth_5": "five convolutions",
     "wide": "64 filters inside, not 8",
     "narrow": "2 filters inside",
+    "grouped": "64 filters in 8 groups of channels",
+    "shared": "each channel alone, all by one network",
     "map_16x16": "a map of 16x16, not 8x8",
 }
 
@@ -63,7 +78,7 @@ def _trainings(column, **chosen):
     return {
         (row["backbone"], row["setting"], row["seed"]): float(row[column])
         for row in tables.rows_of("evidence/trainings", **chosen)
-        if row[column]
+        if row[column] and row["seed"] in SEEDS
     }
 
 
@@ -100,12 +115,31 @@ def accuracy(**chosen):
     return tables.table([*header, "pointing game"], lines, align="lrrrrr")
 
 
-def _of_pairs(column, file="stability", **chosen):
-    """Values of a column of stability.csv by the two nets."""
+def _of_pairs(column, studies, **chosen):
+    """Values of a column of stability.csv by the two nets.
+
+    Of several studies it is their mean, for nets that differ by the greater
+    seeds alone.
+    """
+    found = [
+        {
+            (_first_of(row["one"]), _first_of(row["other"])): float(row[column])
+            for row in tables.rows_of(
+                "evidence/stability", study=study, **chosen
+            )
+        }
+        for study in studies
+    ]
     return {
-        (row["one"], row["other"]): float(row[column])
-        for row in tables.rows_of(f"evidence/{file}", **chosen)
+        pair: statistics.mean(values[pair] for values in found)
+        for pair in found[0]
     }
+
+
+def _first_of(net):
+    """The net of the first training in this setting."""
+    setting, _, seed = net.rpartition("-")
+    return f"{setting}-{int(seed) % SEEDS_AFTER}"
 
 
 def _difference_of_pairs(ones, others):
@@ -131,14 +165,12 @@ def _drawn():
         )
 
 
-def stability(study):
+def stability():
     """How alike the maps of nets are that were trained otherwise."""
-    of_abn = _of_pairs(
-        "iou", study=study, contender="abn", explainer="AttentionMap"
-    )
+    of_abn = _of_pairs("iou", TWICE, contender="abn")
     lines = []
     for name, which in _drawn():
-        values = functools.partial(_of_pairs, study=study, **which)
+        values = functools.partial(_of_pairs, studies=TWICE, **which)
         iou = values("iou")
         line = [name, _share(*tables.interval_of_pairs(iou))]
         if which["contender"] == "abn":
@@ -163,8 +195,8 @@ def stability(study):
 def forms():
     """Each form of the importance network against the released one."""
     lines = []
-    for form in ("pointwise", "bottleneck", "pooled"):
-        line = [f"`{form}`"]
+    for form, name in FORMS.items():
+        line = [name]
         for column, written in (
             ("accuracy", _points),
             ("pointing_game", _gained),
@@ -175,35 +207,22 @@ def forms():
                 for contender in (form, "released")
             )
             line += [written(*_difference(ours, released))]
-        rounds = [
-            [
-                _of_pairs("iou", file, study="stability", contender=contender)
-                for contender in (form, "released")
-            ]
-            for file in ("stability", "stability_first")
+        nets = [
+            _of_pairs("iou", TWICE, contender=contender)
+            for contender in (form, "released")
         ]
-        line += [_gained(*_difference_of_pairs(*nets)) for nets in rounds]
-        # A pair of settings is then of two pairs of nets.
-        of_both = [
-            {pair: (one[pair] + other[pair]) / 2 for pair in one}
-            for one, other in zip(*rounds, strict=True)
-        ]
-        lines.append([*line, _gained(*_difference_of_pairs(*of_both))])
+        mean, half = _difference_of_pairs(*nets)
+        lines.append([*line, _with_half(mean, half, "+.3f")])
     header = ["minus `released`", "right, points", "pointing game"]
-    header += ["energy in box", "IoU of pairs", "in the first round"]
-    return tables.table([*header, "in both"], lines, align="lrrrrrr")
+    header += ["energy in box", "IoU of pairs"]
+    return tables.table(header, lines, align="lrrrr")
 
 
 def few_classes():
     """All kinds of nets where there are two classes."""
 
     def of_pairs(contender, column="iou"):
-        return _of_pairs(
-            column,
-            study="few_classes",
-            contender=contender,
-            explainer="AttentionMap",
-        )
+        return _of_pairs(column, ["few_classes"], contender=contender)
 
     lines = []
     for contender, name in NAMES.items():
@@ -237,11 +256,8 @@ def ablation():
             column, contender=contender, backbone="residual", **BASE
         )
 
-    # Of some there are three seeds.
-    seeds = values("uniform", "accuracy").keys()
-
     def iou(contender):
-        return _of_pairs("iou", study="ablation", contender=contender)
+        return _of_pairs("iou", ["ablation"], contender=contender)
 
     lines = []
     for contender, name in CHANGES.items():
@@ -252,13 +268,15 @@ def ablation():
             ("energy_in_box", ".3f", _gained),
         ):
             found = values(contender, column)
-            found = {way: found[way] for way in seeds}
             factor = 100 if column == "accuracy" else 1
             line += [f"{factor * _mean(found):{mean_form}}"]
             if contender != "bottleneck":
                 gained = _difference(found, values("bottleneck", column))
                 line[-1] += f" ({written(*gained)})"
         line += [f"{_mean(iou(contender)):.2f}"]
+        if contender != "bottleneck":
+            gained = _difference_of_pairs(iou(contender), iou("bottleneck"))
+            line[-1] += f" ({_gained(*gained)})"
         lines.append(line)
     header = ["what is other", "right, %", "pointing game", "energy in box"]
     return tables.table([*header, "IoU"], lines, align="lrrrr")
@@ -328,8 +346,8 @@ def claims():
         )
         return found / 1000
 
-    def iou(contender, study):
-        return _of_pairs("iou", study=study, contender=contender)
+    def iou(contender, studies):
+        return _of_pairs("iou", studies, contender=contender)
 
     lines = []
     for claim, other in (
@@ -340,15 +358,15 @@ def claims():
         lines.append(
             [claim, "yes", f"{_points(*gained)} points", _verdict(*gained)]
         )
-    for claim, study, paper in (
+    for claim, studies, paper in (
         (
             "draws stabler maps than ABN",
-            "stability",
+            TWICE,
             "IoU 0.60 and 0.64; ABN 0.29 and 0.32",
         ),
-        ("... and with two classes", "few_classes", "IoU 0.73; ABN 0.30"),
+        ("... and with two classes", ["few_classes"], "IoU 0.73; ABN 0.30"),
     ):
-        found, of_abn = iou(ours, study), iou("abn", study)
+        found, of_abn = iou(ours, studies), iou("abn", studies)
         gained = _difference_of_pairs(found, of_abn)
         here = (
             f"IoU {_mean(found):.2f}; ABN {_mean(of_abn):.2f}; "
@@ -410,7 +428,7 @@ def draw(figure):
     _dots(left, found)
     left.set_xlabel("right answers, nets of five seeds")
     pairs = {
-        name: _of_pairs("iou", study="stability", **which).values()
+        name: _of_pairs("iou", TWICE, **which).values()
         for name, which in _drawn()
     }
     _dots(right, pairs)
@@ -436,7 +454,7 @@ def _dots(axes, groups):
 TABLES = {
     "accuracy": functools.partial(accuracy, backbone="residual", **BASE),
     "accuracy_squeeze": functools.partial(accuracy, backbone="squeeze", **BASE),
-    "stability": functools.partial(stability, "stability"),
+    "stability": stability,
     "few_classes": few_classes,
     "forms": forms,
     "claims": claims,
