@@ -432,7 +432,7 @@ def draw(figure):
         for name, which in _drawn()
     }
     _dots(right, pairs)
-    right.set_xlabel("IoU of the maps of two nets")
+    right.set_xlabel("IoU of the maps of two settings")
 
 
 def _dots(axes, groups):
