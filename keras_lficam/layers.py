@@ -161,7 +161,6 @@ class FeatureImportanceNetwork(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.form = form
         self.reduction = reduction
-        self.relu_every = relu_every
         self.value_range = _checked_range(value_range)
         if not isinstance(form, str) or form not in _FORMS:
             raise ValueError(
@@ -177,6 +176,7 @@ class FeatureImportanceNetwork(keras.layers.Layer):
                     f"Argument `{name}` must be an integer of at least 1. "
                     f"Received: {name}={value!r}"
                 )
+        self.relu_every = relu_every or _FORMS[form].relu_every
 
     def build(self, input_shape):
         _check_image_and_features(self, input_shape)
@@ -214,10 +214,9 @@ class FeatureImportanceNetwork(keras.layers.Layer):
     def call(self, inputs, training=None):
         form = _FORMS[self.form]
         x, small = self._masks(*inputs)
-        relu_every = self.relu_every or form.relu_every
         steps = zip(self.convolutions, self.normalizations, strict=True)
         for number, (convolution, normalization) in enumerate(steps, start=1):
-            has_relu = number % relu_every == 0
+            has_relu = number % self.relu_every == 0
             is_linear = convolution.kernel_size == (1, 1) and not has_relu
             if number == len(form.kernels) and is_linear and not training:
                 # It says of the mean what it says of the pixels in the mean.

@@ -16,6 +16,7 @@ sys.path += [str(BENCHMARKS), str(BENCHMARKS / "evidence")]
 import networks  # noqa: E402
 import protocol  # noqa: E402
 import results  # noqa: E402
+import stability  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
 
@@ -57,6 +58,9 @@ def test_a_difference_is_that_of_the_same_seed(monkeypatch):
         ("abn", "2"): (0.50, 0.97),  # The others have no third seed.
         ("released", "0"): (0.93, 0.9),
         ("released", "1"): (0.97, 0.9),
+        ("plain", "10"): (0.10, ""),  # Of the study of stability.
+        ("abn", "10"): (0.99, 0.1),
+        ("released", "10"): (0.10, 0.1),
     }
     rows = [
         {
@@ -149,6 +153,7 @@ def test_a_shared_network_does_not_know_which_channel_it_sees(inputs, rng):
     moved = [image, features[..., order]]
     for words, equal in (({"shared": True}, True), ({}, False)):
         weigh = networks.Changed(**words)
+        assert np.std(weigh(inputs)) > 1e-4
         np.testing.assert_equal(
             np.allclose(
                 np.asarray(weigh(inputs))[:, order], weigh(moved), rtol=1e-4
@@ -225,9 +230,59 @@ def test_pictures_are_those_of_the_data_set(tmp_path):
 def test_nets_that_are_compared_were_trained_on_one_kind_of_machine():
     rows = tables.rows_of("evidence/trainings")
     study = protocol.Protocol(protocol.HERE / "protocol.toml")
-    assert len(rows) == len(study.all_trainings())
+    expected = [training.columns for training in study.all_trainings()]
+    names = expected[0].keys()
+    found = [tuple(row[name] for name in names) for row in rows]
+    assert sorted(found) == sorted(tuple(each.values()) for each in expected)
     for column in protocol.VERSIONS:
         assert len({row[column] for row in rows}) == 1
+
+
+def test_every_pair_of_every_study_is_compared():
+    study = protocol.Protocol(protocol.HERE / "protocol.toml")
+    expected = [
+        tuple(row.values())
+        for name in study.words["stability"]["studies"]
+        for row, *_ in stability._pairs(study, name)
+    ]
+    rows = tables.rows_of("evidence/stability")
+    found = [tuple(row[name] for name in stability.KEYS) for row in rows]
+    assert sorted(found) == sorted(expected)
+
+
+def test_pages_know_the_seeds_of_the_protocol():
+    study = protocol.Protocol(protocol.HERE / "protocol.toml")
+    again = study.study(results.TWICE[1])
+    assert again["seeds_after"] == results.SEEDS_AFTER
+    assert {each.seed for each in study.trainings(again["name"])} == {
+        each.seed + results.SEEDS_AFTER
+        for each in study.trainings(results.TWICE[0])
+    }
+    for name in "accuracy", "accuracy_squeeze", "ablation":
+        assert tuple(map(str, study.study(name)["seeds"])) == results.SEEDS
+
+
+def test_pairs_of_two_studies_are_averaged_by_their_setting(monkeypatch):
+    rows = [
+        {"study": study, "one": one, "other": other, "iou": value}
+        for study, one, other, value in (
+            ("stability", "base-0", "slow-1", "0.4"),
+            ("stability", "base-0", "fast-4", "0.5"),
+            ("stability_again", "base-10", "slow-11", "0.8"),
+            ("stability_again", "base-10", "fast-14", "0.6"),
+        )
+    ]
+
+    def rows_of(name, study):
+        return [row for row in rows if row["study"] == study]
+
+    monkeypatch.setattr(tables, "rows_of", rows_of)
+    assert results._of_pairs("iou", results.TWICE) == pytest.approx(
+        {("base-0", "slow-1"): 0.6, ("base-0", "fast-4"): 0.55}
+    )
+    rows.pop()
+    with pytest.raises(ValueError, match="other pairs"):
+        results._of_pairs("iou", results.TWICE)
 
 
 def test_the_protocol_names_contenders_and_settings_that_there_are():

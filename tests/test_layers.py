@@ -163,6 +163,28 @@ def test_importance_equals_the_rewrite(form, relu_every, training, rng):
 
 
 @pytest.mark.parametrize(
+    ("relu_every", "training", "rows"),
+    [(None, False, 1), (None, True, 5), (1, False, 5), (3, False, 5)],
+)
+def test_what_is_linear_at_the_end_is_done_to_the_mean(
+    relu_every, training, rows, rng, monkeypatch
+):
+    network = layers.FeatureImportanceNetwork(relu_every=relu_every)
+    inputs = inputs_of(rng)
+    network(inputs)
+    seen = []
+    convolve = keras.layers.Conv2D.call
+
+    def watched(self, x):
+        seen.append(x.shape[1])
+        return convolve(self, x)
+
+    monkeypatch.setattr(keras.layers.Conv2D, "call", watched)
+    network(inputs, training=training)
+    assert seen == [5, 5, rows]
+
+
+@pytest.mark.parametrize(
     ("form", "filters", "parameters"),
     [
         # Kernels, and gamma, beta, mean and variance of each filter.

@@ -11,21 +11,26 @@ def network(form="bottleneck", relu_every=None, **changed):
 
     Args:
         form: Form of the library.
-        relu_every: How many convolutions of it a ReLU follows.
+        relu_every: A ReLU follows every such convolution; None is the form's
+            own.
         **changed: What is other than in `"bottleneck"`, as for `Changed`;
             nothing gives the layer of the library itself.
 
     Returns:
         The layer.
     """
-    if changed:
-        return Changed(**changed)
-    return layers.FeatureImportanceNetwork(form, relu_every=relu_every)
+    if not changed:
+        return layers.FeatureImportanceNetwork(form, relu_every=relu_every)
+    if (form, relu_every) != ("bottleneck", None):
+        raise ValueError(f"Only the bottleneck is changed, not {form!r}")
+    return Changed(**changed)
 
 
 @keras.saving.register_keras_serializable(package="keras_lficam_evidence")
 class Changed(layers.FeatureImportanceNetwork):
     """The bottleneck with something left out or put in.
+
+    As in the bottleneck a ReLU follows every second convolution.
 
     Args:
         gray: Whether the features mask the gray image, or stand alone.

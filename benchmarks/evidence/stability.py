@@ -21,13 +21,9 @@ import train
 import keras_lficam
 from keras_lficam import functional, metrics
 
+KEYS = ["study", "backbone", "contender", "explainer", "one", "other"]
 COLUMNS = [
-    "study",
-    "backbone",
-    "contender",
-    "explainer",
-    "one",
-    "other",
+    *KEYS,
     "pictures",
     "iou",
     "iou_by_chance",
@@ -98,7 +94,7 @@ def main():
     options = parser.parse_args()
     study = options.protocol
     names = study.words["stability"]["studies"]
-    table = protocol.Table(study.tables / "stability.csv", COLUMNS, keys=6)
+    table = protocol.Table(study.tables / "stability.csv", COLUMNS, len(KEYS))
     done = table.rows()
     left = [
         (row, explainer, one, other)
