@@ -86,7 +86,7 @@ keras-lficam explain saved_models/digits_in_photos/examples/*.png \\
 |---|---|
 | input | RGB pictures of any size, which become 64x64; 0 to 255 |
 | output | probabilities of the digits 0 to 9, a heat map, importance |
-| net | ResNet-8 for small images, stem of stride 2, LFI-CAM, {parameters:,} parameters; map 8x8 |
+| net | ResNet-8 for small images, stem of stride 2, LFI-CAM, {parameters:,} parameters; map 16x16 (`output_stride=4`) |
 | data | `digits_in_photos` of this package, 20,000 training pictures; digits of scikit-learn, photographs of scikit-image and scikit-learn |
 | recipe | {epochs} epochs of SGD with momentum, cosine, averaged weights, random shifts: `python saved_models/train.py FOLDER`, seed {seed} |
 | files | `1/`, the SavedModel for TF Serving; `model.keras` and `labels.txt`; `manifest.toml` with hashes, versions and the whole recipe |
@@ -105,8 +105,8 @@ photographs that training never saw:
 
 It knows digits of 8x8 pixels, enlarged, in {photographs} photographs; it is
 there to show heat maps, not to read digits in the world. A picture without a
-digit gets an answer, too. The map belongs to the answer and is as coarse as 8x8
-cells; it says where the answer came from, not why.
+digit gets an answer, too. The map belongs to the answer and is as coarse as
+16x16 cells; it says where the answer came from, not why.
 """  # noqa: E501
 
 
