@@ -219,8 +219,8 @@ class FeatureImportanceNetwork(keras.layers.Layer):
             has_relu = number % self.relu_every == 0
             is_linear = convolution.kernel_size == (1, 1) and not has_relu
             if number == len(form.kernels) and is_linear and not training:
-                # It says of the mean what it says of the pixels in the mean.
-                # A training needs the pixels, for their statistics.
+                # All that is left is linear, so the mean may come first. A
+                # training needs the pixels, for their statistics.
                 x = _mean(x)
             x = convolution(x)
             if number == 1 and small is not None:

@@ -32,8 +32,8 @@ FORMS = {
 BASE = {"classes": "10", "setting": "base"}
 PAIR = {"backbone": "residual", "classes": "2"}
 SEEDS = ("0", "1", "2", "3", "4")
-# All settings were trained twice, the second time with seeds that are greater;
-# of these, one more net of the setting of the studies of accuracy is left out.
+# All settings were trained twice, the second time with seeds that are greater.
+# Tables of accuracy leave these nets out.
 TWICE = ("stability", "stability_again")
 SEEDS_AFTER = 10
 # What is other in an ablation, by the names of protocol.toml.
