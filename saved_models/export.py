@@ -110,8 +110,8 @@ digit gets an answer, too. The map belongs to the answer and is as coarse as
 
 Of four recipes, with more epochs, more weight decay and finer maps, this is the
 first whose model was right often enough and pointed often enough at the digits
-of the test pictures. So its numbers are a little better than those of new
-pictures would be.
+of the test pictures. So its numbers may be a little better than those of new
+pictures.
 """  # noqa: E501
 
 

@@ -19,6 +19,7 @@ RELU_AFTER = {
     ("bottleneck", 1): {1, 2, 3},
     ("pooled", None): {1, 2},
     ("pointwise", None): {2, 4},
+    ("pointwise", 3): {3},  # The last convolution alone is linear.
     ("released", None): {2, 4},
     ("released", 1): {1, 2, 3, 4},
 }
@@ -140,10 +141,7 @@ def test_network_hands_its_value_range_to_the_masks(rng):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(
-    ("form", "relu_every"),
-    [*RELU_AFTER, ("pointwise", 3)],  # The last convolution alone is linear.
-)
+@pytest.mark.parametrize(("form", "relu_every"), RELU_AFTER)
 def test_importance_equals_the_rewrite(form, relu_every, training, rng):
     images, features = inputs_of(rng)
     network = layers.FeatureImportanceNetwork(form, relu_every=relu_every)
@@ -154,7 +152,7 @@ def test_importance_equals_the_rewrite(form, relu_every, training, rng):
         images,
         features,
         steps,
-        RELU_AFTER.get((form, relu_every), {relu_every}),
+        RELU_AFTER[form, relu_every],
         training,
         pooled=form == "pooled",
     )
