@@ -1,6 +1,10 @@
 import gc
 import os
 
+# TensorFlow turns oneDNN on by itself on some processors only. The tests do
+# not depend on that choice: it is on, unless somebody asks for the opposite.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 # Of the processes that test beside each other each computes on one thread.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ |= {
@@ -40,6 +44,41 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def eagerly():
+    """TensorFlow traces nothing: to trace a step takes as long as many steps.
+
+    Nor does Keras then compile grouped convolutions, see `grouped_gradients`.
+    """
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def traced(eagerly):
+    """Functions are traced in a test of a file that runs eagerly."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def grouped_gradients(eagerly):
+    """Gradients of grouped convolutions, in a file that runs eagerly.
+
+    TensorFlow's own kernels have none; oneDNN's have, and so has XLA, by which
+    Keras compiles such a convolution where functions are not run eagerly. That
+    takes ten times as long, so it is done where oneDNN is off.
+    """
+    import tensorflow as tf
+
+    if os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0":
+        tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture

@@ -4,23 +4,11 @@ import keras
 import numpy as np
 import pytest
 import reference
-import tensorflow as tf
 
 import keras_lficam
 from keras_lficam.backbones import cifar, resnets
 
-
-@pytest.fixture(autouse=True)
-def _eagerly():
-    """Traces nothing: to trace a step takes as long as many steps."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture
-def traced(_eagerly):
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def once(function):

@@ -78,15 +78,7 @@ FAMILIES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _eagerly():
-    """Keras compiles every grouped convolution, for which nothing is gained.
-
-    The slopes of those of ConvNeXt then take fifty times as long.
-    """
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 @pytest.fixture
@@ -218,6 +210,7 @@ def test_family_is_cut_and_a_stride_of_16_doubles_the_map(name, built_once):
         assert fine.features.shape == (None, size, size, MAPS[name][-1])
 
 
+@pytest.mark.usefixtures("grouped_gradients")
 @pytest.mark.parametrize(
     ("name", "size"),
     # An odd size, too, for Keras pads it in another way.
@@ -274,7 +267,7 @@ def cleared():
     keras.backend.clear_session()
 
 
-@pytest.mark.usefixtures("cleared")
+@pytest.mark.usefixtures("cleared", "grouped_gradients")
 @pytest.mark.every_backbone
 @pytest.mark.parametrize("name", sorted(set(MAPS) - set(FAMILIES)))
 def test_every_backbone_has_slopes_draws_and_is_cut(name, rng):

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import reference
-import tensorflow as tf
 
 from keras_lficam.backbones import cifar, resnets
 
@@ -64,12 +63,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _eagerly():
-    """To trace a graph, or compile a grouped convolution, takes longer."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def kinds(*names):
@@ -453,6 +447,7 @@ def test_open_size_takes_every_size(network, rng):
     np.testing.assert_allclose(called(opened, odd).sum(axis=-1), 1, atol=1e-5)
 
 
+@pytest.mark.usefixtures("grouped_gradients")
 def test_one_step_moves_every_weight_and_the_file_keeps_it(network, tmp_path):
     _, model, images = network
     before = [weight.numpy().copy() for weight in model.trainable_weights]
