@@ -208,24 +208,31 @@ def attention_view(model: keras.Model) -> keras.Model:
     )
 
 
-def probabilities(model: keras.Model, predictions: Any) -> Any:
+def probabilities(
+    model: keras.Model, predictions: Any, activation: str | None = None
+) -> Any:
     """Turns what a classifier predicts into probabilities.
 
     Args:
         model: Classifier, or its `attention_view`.
         predictions: What it predicts, `(B, K)`.
+        activation: What turns its scores into probabilities: `"softmax"` or
+            `"sigmoid"` if it gives logits, `"linear"` if it gives
+            probabilities. By default it is found out from the last layer.
 
     Returns:
-        Tensor `(B, K)`, float32: the softmax of logits, and what a classifier
-        with an activation predicts as it is.
+        Tensor `(B, K)`, float32, in [0, 1]; of a model with one score, the
+        logit or the sigmoid of "yes", `(B, 2)`: no and yes.
+
+    Raises:
+        ValueError: If it gives logits and `activation` is None: they may be
+            of one class that is right, or of several.
 
     Examples:
         chances = keras_lficam.architectures.probabilities(model, predictions)
     """
-    scores = keras.ops.cast(predictions, "float32")
-    if backbones.last_activation(model) is keras.activations.linear:
-        return keras.ops.softmax(scores)
-    return scores
+    classifier = backbones.Classifier(model, activation)
+    return classifier.as_probabilities(keras.ops.convert_to_tensor(predictions))
 
 
 def _assembled(split, architecture, network, activation):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lficam.explainers._step import Step
+from keras_lficam.backbones import CompiledFunction
 
 # Chunks are cut in NumPy, and JAX compiles anew for each size.
 CHUNK_SIZES = (1, 100) if keras.backend.backend() == "jax" else (1, 2, 100)
@@ -21,7 +21,7 @@ def without_graphs():
     """
     with pytest.MonkeyPatch.context() as patch:
         if keras.backend.backend() == "tensorflow":
-            patch.setattr(Step, "run_eagerly", True)
+            patch.setattr(CompiledFunction, "run_eagerly", True)
         yield
 
 
@@ -71,7 +71,7 @@ def check_explainer(make, model, images, folder):
 
 
 def _check_classes(explainer, images, maps):
-    scores = Step(explainer.model, explainer.classifier.scores)
+    scores = CompiledFunction(explainer.model, explainer.classifier.scores)
     with without_graphs():
         predicted = scores.run(images.astype("float32")).argmax(axis=-1)
     np.testing.assert_array_equal(explainer(images, predicted), maps)

@@ -4,7 +4,7 @@ import pytest
 
 import keras_lficam
 from keras_lficam import metrics
-from keras_lficam.backbones import cifar
+from keras_lficam.backbones import CompiledFunction, cifar
 
 EVERY = [
     metrics.average_drop,
@@ -226,7 +226,7 @@ def test_equal_pixels_go_in_the_order_of_reading():
     image = np.array([1, 0, 0, 1], "float32").reshape(1, 2, 2, 1)
     maps = np.array([5, 7, 5, 5], "float32").reshape(1, 2, 2, 1)
     curve = metrics.deletion_curve(
-        place, image, maps, activation="linear", steps=4
+        place, image, maps, 1, activation="linear", steps=4
     )
     # The second becomes 0.5, then the first, the third and the fourth.
     np.testing.assert_allclose(curve, [[0.5, 0.6, 0.55, 0.7, 0.5]], rtol=1e-6)
@@ -281,19 +281,25 @@ def test_insertion_begins_blurred_and_ends_at_the_image(net, images, maps):
     np.testing.assert_allclose(curve, net(even)[0, 1], rtol=1e-5)
 
 
+def watched_sizes(monkeypatch):
+    """Lists how many images the models are given at a time."""
+    run, sizes = CompiledFunction.run, []
+
+    def watched(self, pictures):
+        sizes.append(len(pictures))
+        return run(self, pictures)
+
+    monkeypatch.setattr(CompiledFunction, "run", watched)
+    return sizes
+
+
 @pytest.mark.parametrize("metric", EVERY)
 def test_chunks_bound_the_batch_and_change_nothing(
     metric, net, images, maps, monkeypatch
 ):
     model = net.build()
     right = metric(model, images, maps)
-    predict, sizes = model.predict_on_batch, []
-
-    def watched(pictures):
-        sizes.append(len(pictures))
-        return predict(pictures)
-
-    monkeypatch.setattr(model, "predict_on_batch", watched)
+    sizes = watched_sizes(monkeypatch)
     for chunk_size in (1, 3, 1000):
         sizes.clear()
         actual = metric(model, images, maps, chunk_size=chunk_size)
@@ -309,13 +315,7 @@ def test_no_more_passes_than_the_definition_takes(
     net, images, maps, monkeypatch
 ):
     model = net.build()
-    predict, sizes = model.predict_on_batch, []
-
-    def watched(pictures):
-        sizes.append(len(pictures))
-        return predict(pictures)
-
-    monkeypatch.setattr(model, "predict_on_batch", watched)
+    sizes = watched_sizes(monkeypatch)
     for metric, passes in [
         (metrics.average_drop, 2),
         (metrics.increase_in_confidence, 2),

@@ -12,6 +12,7 @@ from keras_lficam.backbones import cifar, resnets
 from keras_lficam.backbones._applications import build_application
 from keras_lficam.backbones._checks import check_integer, is_integer
 from keras_lficam.backbones._classifier import Classifier, Cut
+from keras_lficam.backbones._compiled import CompiledFunction, holding
 from keras_lficam.backbones._graph import (
     PUBLIC_NAMES,
     check_graph,
@@ -43,6 +44,7 @@ from keras_lficam.backbones._strides import at_stride_one, last_stage
 __all__ = [
     "PUBLIC_NAMES",
     "Classifier",
+    "CompiledFunction",
     "Cut",
     "Split",
     "at_stride_one",
@@ -50,6 +52,7 @@ __all__ = [
     "cifar",
     "cut",
     "dropout_of",
+    "holding",
     "is_integer",
     "last_activation",
     "last_stage",
@@ -164,6 +167,7 @@ def cut(
             `output_stride`.
     """
     check_graph(model)
+    check_one("input", model, model.inputs)
     check_one("output", model, model.outputs)
     if layer is not None:
         layer = _innermost(model, layer)
@@ -213,6 +217,7 @@ def _innermost(model, name):
 def _trunk(model, input_shape, weights):
     """Copies a model up to its feature map, for images of another shape."""
     check_graph(model)
+    check_one("input", model, model.inputs)
     if weights is not None:
         raise ValueError(
             "Argument `weights` must be None where `backbone` is a "

@@ -1,13 +1,15 @@
 """A trained classifier as it is, seen through: its answers and its map."""
 
 import dataclasses
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_lficam.backbones._compiled import CompiledFunction
 from keras_lficam.backbones._graph import check_graph
 from keras_lficam.backbones._split import (
     activation_of,
@@ -21,7 +23,13 @@ from keras_lficam.backbones._ways import (
     Place,
     calls_backwards,
     is_nested,
-    way,
+)
+
+# What models give, compiled: to compile it for every metric and batch would
+# take longer than all else. It holds the layers of a model, not the model, so
+# that it ends with the model.
+_compiled: weakref.WeakKeyDictionary[keras.Model, Any] = (
+    weakref.WeakKeyDictionary()
 )
 
 _PROBABILITIES = {
@@ -33,27 +41,37 @@ _PROBABILITIES = {
 class Classifier:
     """Looks through a classifier without touching it.
 
-    No layer is copied or called anew, so it stays true while the model learns,
-    and the model is saved as before. Models nested in the model are looked
-    into.
+    No layer is copied or changed, so it stays true while the model learns, and
+    the model is saved as before, with the same nodes in its layers. Models
+    nested in the model are looked into. It can be used in several threads.
+
+    A model with one score, the logit or the sigmoid of "yes", knows two
+    classes: of class 1 the score is the model's, of class 0 it is the negated
+    logit, or `1 - p`.
 
     Args:
         model: Functional or Sequential model, flat or nested, from images
-            `(B, H, W, 3)` to scores `(B, K)`; of several outputs, the one
-            called `predictions`.
+            `(B, H, W, C)` to scores `(B, K)`; of several outputs, the one
+            called `predictions`. Of several inputs one alone is an image; the
+            others are held at given values, see `checked_context`.
         activation: What turns its scores into probabilities: `"softmax"` or
             `"sigmoid"` if it gives logits, `"linear"` if it gives
             probabilities. By default it is found out from the last layer.
 
     Raises:
         TypeError: If `model` is no `keras.Model`.
-        ValueError: If it is a subclassed model, or has not one input and one
-            such output, or `activation` contradicts its last layer.
+        ValueError: If it is a subclassed model, or has not one image and one
+            such output, or `activation` contradicts its last layer, or is a
+            softmax of one score.
 
     Attributes:
         model: The model.
-        image_shape: Shape `(H, W, 3)` of its images; None where any fits.
-        num_classes: Number of classes, `K`.
+        image_shape: Shape `(H, W, C)` of its images; None where any fits.
+        num_classes: Number of classes: `K`, and 2 where the model has one
+            score.
+        activation: What turns its scores into probabilities, `"softmax"`,
+            `"sigmoid"` or `"linear"`, wherever that is done; None if it is
+            not known.
         gives: What its scores are: `"probabilities"`, `"logits"`, or None if
             that is not known.
     """
@@ -61,17 +79,25 @@ class Classifier:
     def __init__(self, model: keras.Model, activation: str | None = None):
         check_graph(model)
         self.model = model
-        self.image_shape = tuple(model.inputs[0].shape[1:])
+        self._image = _image_of(model)
+        self._others = [x for x in model.inputs if x is not self._image]
+        self.image_shape = tuple(self._image.shape[1:])
         output = _scores_of(model)
-        self.num_classes = output.shape[-1]
         self._begin, self._finish = (
-            Place((), tensor) for tensor in (model.inputs[0], output)
+            Place((), tensor) for tensor in (self._image, output)
         )
-        self._calls = list(calls_backwards(model.inputs[0], output))
+        self._calls = list(calls_backwards(self._image, output))
         self._end = _end_of(self._calls)
         self._found = _name_of_activation(self._end.operation)
         _check_activation(activation, self._found, model)
-        self._activation = activation
+        is_one = output.shape[-1] == 1
+        _check_one_score(activation, is_one, model)
+        self._is_binary = is_one and self._found != "softmax"
+        self.num_classes = 2 if self._is_binary else output.shape[-1]
+        self._told = activation
+        self.activation = (
+            self._found if self._found in _PROBABILITIES else activation
+        )
         self.gives: str | None
         if self._found in _PROBABILITIES or activation == "linear":
             self.gives = "probabilities"
@@ -79,38 +105,108 @@ class Classifier:
             self.gives = "logits"
         else:
             self.gives = None
-        self._whole = Chain(way(self._begin, self._finish))
+        self._whole = Chain(self._begin, self._finish, self._image)
 
     def scores(self, images: Any) -> Any:
-        """What the model gives for images, `(B, K)`, float32."""
-        return ops.cast(self._whole(images), "float32")
+        """What the model gives for images, `(B, K)`, float32.
+
+        With two columns where the model has one score.
+        """
+        return self.of_all_classes(self._whole(images))
+
+    def of_all_classes(self, scores: Any) -> Any:
+        """Turns what the model gives into a score for each class, float32.
+
+        Args:
+            scores: What the model gives, `(B, K)`, or `(B, 1)`; or such
+                scores of all classes, which stay as they are.
+
+        Returns:
+            Tensor `(B, num_classes)`.
+        """
+        scores = ops.cast(scores, "float32")
+        if self.gives != "probabilities":
+            return self.logits_of_all_classes(scores)
+        if not self._is_binary or scores.shape[-1] == 2:
+            return scores
+        return ops.concatenate([1 - scores, scores], axis=-1)
+
+    def logits_of_all_classes(self, logits: Any) -> Any:
+        """Adds the negated logit where the model has the one of "yes" alone.
+
+        Args:
+            logits: Tensor `(B, K)`, or whatever is linear in the logits, such
+                as the weights `(C, K)` of the last layer.
+
+        Returns:
+            Tensor `(B, num_classes)`, float32.
+        """
+        logits = ops.cast(logits, "float32")
+        if not self._is_binary or logits.shape[-1] == 2:
+            return logits
+        return ops.concatenate([-logits, logits], axis=-1)
+
+    def predicted_scores(self, images: np.ndarray) -> np.ndarray:
+        """Computes the scores of images, compiled.
+
+        Args:
+            images: Array `(B, H, W, C)`, as `checked_images` gives it.
+
+        Returns:
+            Array `(B, num_classes)`, float32.
+        """
+        finish = self._finish.tensor
+        known, compiled = _compiled.get(self.model, (None, None))
+        if known is not finish:  # A Sequential model may have got layers.
+            compiled = CompiledFunction(self.model, self._whole)
+            _compiled[self.model] = finish, compiled
+        return ops.convert_to_numpy(
+            self.of_all_classes(ops.convert_to_tensor(compiled.run(images)))
+        )
 
     def probabilities(self, images: Any) -> Any:
         """Probabilities of the classes.
 
         Args:
-            images: Images `(B, H, W, 3)`, as the model takes them.
+            images: Images `(B, H, W, C)`, as the model takes them.
 
         Returns:
-            Tensor `(B, K)`, float32, in [0, 1].
+            Tensor `(B, num_classes)`, float32, in [0, 1].
         """
-        return self.as_probabilities(self.scores(images))
+        return self.as_probabilities(self._whole(images))
 
     def as_probabilities(self, scores: Any) -> Any:
-        """Turns what the model gives, `(B, K)`, into probabilities."""
+        """Turns what the model gives into probabilities of the classes.
+
+        Args:
+            scores: Scores as for `of_all_classes`.
+
+        Returns:
+            Tensor `(B, num_classes)`, float32, in [0, 1].
+
+        Raises:
+            ValueError: If it is not known how.
+        """
         self.check_probabilities()
-        if self._activation is None or self.gives == "probabilities":
+        scores = self.of_all_classes(scores)
+        if self._told is None or self.gives == "probabilities":
             return scores
-        return _PROBABILITIES[self._activation](scores)
+        return _PROBABILITIES[self._told](scores)
 
     def check_probabilities(self) -> None:
         """Raises a ValueError unless it is known how to get probabilities."""
-        if self.gives != "probabilities" and self._activation is None:
+        if self.gives != "probabilities" and self._told is None:
             gives = self.gives or "scores of an unknown kind"
+            ways = (
+                "activation='sigmoid' if it has two classes and this is the "
+                "logit of the second"
+                if self._is_binary
+                else "activation='softmax' if one class is right, "
+                "activation='sigmoid' if several may be"
+            )
             raise ValueError(
                 f"Model {self.model.name!r} gives {gives}, of which this "
-                "needs the probabilities. Ways out: activation='softmax' if "
-                "one class is right, activation='sigmoid' if several may be, "
+                f"needs the probabilities. Ways out: {ways}, "
                 "activation='linear' if its scores are probabilities already."
             )
 
@@ -169,6 +265,44 @@ class Classifier:
                 "numpy.nan_to_num."
             )
         return images
+
+    def checked_context(
+        self, context: Mapping[str, Any] | None, count: int
+    ) -> dict[str, np.ndarray]:
+        """Takes the values that the inputs beside the image are held at.
+
+        Args:
+            context: Values of each such input by its name, `(B, ...)`, or
+                `(...)` for all images; None if there is no such input.
+            count: Number of images, `B`.
+
+        Returns:
+            Arrays `(B, ...)` by the names of the inputs.
+
+        Raises:
+            TypeError: If it is no dictionary, or holds no real numbers.
+            ValueError: If an input is missing or unknown, or its values have
+                another shape, or are not finite.
+        """
+        expected = {x.name: tuple(x.shape[1:]) for x in self._others}
+        context = {} if context is None else context
+        if not isinstance(context, Mapping):
+            raise TypeError(
+                "Argument `context` must be a dictionary from the names of "
+                "the inputs beside the image to their values. Received: "
+                f"context={context!r} of type {type(context).__name__}"
+            )
+        if context.keys() != expected.keys():
+            raise ValueError(
+                "Argument `context` must hold a value for each input beside "
+                f"the image, which are {sorted(expected)} in model "
+                f"{self.model.name!r}. Received: {sorted(context)}. To fix "
+                "this: context={name: values}, with values (batch, ...)."
+            )
+        return {
+            name: _checked_values(name, context[name], shape, count)
+            for name, shape in expected.items()
+        }
 
     def checked_classes(self, classes: Any, count: int) -> np.ndarray | None:
         """Takes a class for all of `count` images or for each; None as None.
@@ -230,7 +364,8 @@ class Classifier:
         for call in self._calls:
             if call.operation.name == layer:
                 shape = tuple(call.after.tensor.shape)
-                return Output(shape, Chain(way(self._begin, call.after)))
+                chain = Chain(self._begin, call.after, self._image)
+                return Output(shape, chain)
         raise ValueError(
             f"Argument `model` must have a layer {layer!r}, as a model made "
             f"by keras_lficam.build has. Received: {self.model.name!r} "
@@ -257,13 +392,16 @@ class Classifier:
         else:
             index, place = _named_map(self._calls, layer)
         end = self._end
-        to_finish = Chain(way(place, self._finish))
-        to_end = Chain(way(place, end.before))
-        rest = Chain(way(end.after, self._finish))
-        trunk = Chain(way(self._begin, place))
         try:
-            for chain in (trunk, to_finish, to_end, rest):
-                chain.build()
+            trunk, to_finish, to_end, rest = (
+                Chain(start, goal, self._image)
+                for start, goal in (
+                    (self._begin, place),
+                    (place, self._finish),
+                    (place, end.before),
+                    (end.after, self._finish),
+                )
+            )
         except ValueError as error:
             if layer is None:  # A pooling inside a block.
                 raise no_map(self.model.name, self.image_shape) from error
@@ -272,16 +410,16 @@ class Classifier:
                 f"goes through. Received: layer={layer!r}, around which "
                 f"another path goes in {self.model.name!r}."
             ) from error
+        before = _without_activation(end.operation)
 
         def scores(features):
-            return ops.cast(to_finish(features), "float32")
+            return self.of_all_classes(to_finish(features))
 
         def logits(features):
             self.check_logits()
             if self._found not in _PROBABILITIES:
                 return scores(features)
-            x = _without_activation(end.operation, to_end(features))
-            return ops.cast(rest(x), "float32")
+            return self.logits_of_all_classes(rest(before(to_end(features))))
 
         return Cut(
             shape=tuple(place.tensor.shape[1:]),
@@ -327,6 +465,19 @@ class Cut:
     operations: tuple[keras.Operation, ...]
 
 
+def _image_of(model):
+    """Finds the input of a model that is an image `(B, H, W, C)`."""
+    images = [x for x in model.inputs if len(x.shape) == 4]
+    if len(model.inputs) == 1 or len(images) == 1:
+        return (images or model.inputs)[0]
+    raise ValueError(
+        f"Model {model.name!r} must have one input that is an image (batch, "
+        f"height, width, channels). Received: {len(images)} of them, among "
+        f"inputs of shapes {[x.shape for x in model.inputs]}. Way out: a "
+        "keras.Model of the one image that matters."
+    )
+
+
 def _scores_of(model):
     """Finds the output `(B, K)` of a model that holds the scores."""
     outputs = model.outputs
@@ -364,15 +515,18 @@ def _name_of_activation(operation):
     return None
 
 
-def _without_activation(layer, x):
-    """Calls a layer without the softmax or sigmoid that it ends with."""
-    if isinstance(layer, keras.layers.Softmax):
-        return x
-    kept, layer.activation = layer.activation, keras.activations.linear
-    try:
-        return layer(x)
-    finally:
-        layer.activation = kept
+def _without_activation(layer):
+    """A function that calls a layer without the activation it ends with.
+
+    The layer is seen by a second object with the same weights, as to change
+    its activation even for a moment would change it for other threads.
+    """
+    if not hasattr(layer, "activation"):  # A softmax as a layer of its own.
+        return lambda x: x
+    twin = object.__new__(type(layer))
+    twin.__dict__.update(layer.__dict__)
+    twin.__dict__["activation"] = keras.activations.linear
+    return twin
 
 
 def _last_map(calls, model):
@@ -401,6 +555,44 @@ def _named_map(calls, name):
             f"Received: layer={name!r}"
         )
     return maps[name]
+
+
+def _checked_values(name, values, shape, count):
+    values = np.asarray(ops.convert_to_numpy(values))
+    if values.dtype.kind not in "biufV":
+        raise TypeError(
+            f"Argument `context` must hold real numbers for {name!r}. "
+            f"Received: dtype {values.dtype}"
+        )
+    given = values.shape
+    if values.ndim == len(shape):
+        values = np.broadcast_to(values, (count, *given))
+    fits = len(values.shape) == len(shape) + 1 and all(
+        size in (None, actual)
+        for size, actual in zip((count, *shape), values.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Argument `context` must hold values of shape {(count, *shape)} "
+            f"for {name!r}, a row for each image, or {shape} for all. "
+            f"Received: shape {given}"
+        )
+    if not np.isfinite(values.astype("float64")).all():
+        raise ValueError(
+            f"Argument `context` must hold finite numbers for {name!r}. "
+            "Received: NaN or infinite ones."
+        )
+    return values
+
+
+def _check_one_score(activation, is_one, model):
+    if is_one and activation == "softmax":
+        raise ValueError(
+            f"Model {model.name!r} has one score, and the softmax of one "
+            "number is 1. Received: activation='softmax'. Way out: "
+            "activation='sigmoid', for two classes of which this is the logit "
+            "of the second."
+        )
 
 
 def _check_activation(activation, found, model):

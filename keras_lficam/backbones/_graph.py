@@ -45,7 +45,7 @@ def is_plain(model: keras.Model) -> bool:
 
 
 def check_graph(model: keras.Model) -> None:
-    """Raises unless a model's graph of layers is known, of one input."""
+    """Raises unless a model's graph of layers is known."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Argument `model` must be a keras.Model. "
@@ -62,7 +62,6 @@ def check_graph(model: keras.Model) -> None:
             f"Model {model.name!r} of type {type(model).__name__} does not "
             f"show how its layers are connected. Way out: {ways[kind]}"
         )
-    check_one("input", model, model.inputs)
 
 
 def check_one(
@@ -167,7 +166,7 @@ class _Copier:
         def call(operation, *args, **options):
             nonlocal output
             _check_positional(operation, model, args)
-            if training is not None and _takes_training(operation):
+            if training is not None and takes_training(operation):
                 options.setdefault("training", training)
             if self._unfolds(operation):
                 (inner,) = keras.tree.flatten(args[0])
@@ -306,7 +305,8 @@ def _holds_tensor(arg):
     )
 
 
-def _takes_training(operation):
+def takes_training(operation: keras.Operation) -> bool:
+    """Whether an operation is called with an argument `training`."""
     return isinstance(operation, keras.layers.Layer) and (
         is_graph(operation)
         or "training" in inspect.signature(operation.call).parameters

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.explainers._step import Step
+from keras_lficam.backbones import CompiledFunction
 from keras_lficam.explainers.base import Explainer
 
 
@@ -49,7 +49,7 @@ class AttentionMap(Explainer):
             coarse = view.function(images)
             return functional.resize(coarse, ops.shape(images)[1:3])
 
-        self._step = Step(model, maps)
+        self._step = CompiledFunction(model, maps)
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -105,14 +105,14 @@ class CAM(Explainer):
             features = cut.features(images)
             if classes is None:
                 classes = ops.argmax(cut.scores(features), axis=-1)
-            columns = ops.take(dense.kernel, classes, axis=1)  # (C, B)
-            columns = ops.cast(columns, "float32")
+            kernel = self.classifier.logits_of_all_classes(dense.kernel)
+            columns = ops.take(kernel, classes, axis=1)  # (C, B)
             features = ops.cast(features, "float32")
             summed = ops.einsum("bhwc,cb->bhw", features, columns)
             coarse = functional.min_max(ops.expand_dims(summed, axis=-1))
             return functional.resize(coarse, ops.shape(images)[1:3])
 
-        self._step = Step(model, maps)
+        self._step = CompiledFunction(model, maps)
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -168,6 +168,7 @@ class ScoreCAM(Explainer):
     """
 
     class_specific = True
+    _one_by_one = True
 
     def __init__(
         self,
@@ -206,8 +207,8 @@ class ScoreCAM(Explainer):
         def scores(image, maps, classes):
             return ops.take(score(_masked(image, maps)), classes, axis=1)
 
-        self._look = Step(model, look)
-        self._scores = Step(model, scores)
+        self._look = CompiledFunction(model, look)
+        self._scores = CompiledFunction(model, scores)
 
     @property
     def passes(self) -> tuple[int, int]:

@@ -1,12 +1,14 @@
 """The contract that every explainer keeps."""
 
 import abc
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_lficam import functional
-from keras_lficam.backbones import Classifier, check_integer
+from keras_lficam.backbones import Classifier, check_integer, holding
 from keras_lficam.functional import Tensor
 
 
@@ -20,8 +22,9 @@ class Explainer(abc.ABC):
 
     Args:
         model: Functional or Sequential classifier, flat or nested, from images
-            `(B, H, W, 3)` to scores `(B, K)`. It is looked through, not
-            copied: after more training it is explained as it then is.
+            `(B, H, W, C)` to scores `(B, K)`; inputs beside the image are held
+            at the values of `context`. It is looked through, neither copied
+            nor changed: after more training it is explained as it then is.
         activation: What turns its scores into probabilities: `"softmax"` or
             `"sigmoid"` if it gives logits, `"linear"` if it gives
             probabilities. By default it is found out from the last layer, and
@@ -33,8 +36,12 @@ class Explainer(abc.ABC):
         images: Images `(B, H, W, 3)`, or a single one `(H, W, 3)`, in the
             range that the model takes; finite.
         classes: The class to explain: an integer for all images, an integer
-            for each of them, or None for the class that is predicted. Of one
-            sigmoid, class 0 is all there is: what speaks for a yes.
+            for each of them, or None for the class that is predicted. A model
+            with one sigmoid or one logit has two classes: 1 is "yes", and
+            the map of 0 shows what speaks against it.
+        context: For a model with inputs beside the image, a dictionary of
+            their names and values `(B, ...)`, or `(...)` for all images. They
+            are held at these values while the image is explained.
 
     Output shape:
         `(B, H, W, 1)`, a NumPy array, float32, in [0, 1].
@@ -56,6 +63,8 @@ class Explainer(abc.ABC):
     """
 
     class_specific: bool
+    # Whether `_explain` goes through the images one by one.
+    _one_by_one = False
 
     def __init__(
         self,
@@ -70,21 +79,39 @@ class Explainer(abc.ABC):
         self.chunk_size = chunk_size
 
     def __call__(
-        self, images: Tensor, classes: Tensor | None = None
+        self,
+        images: Tensor,
+        classes: Tensor | None = None,
+        *,
+        context: Mapping[str, Tensor] | None = None,
     ) -> np.ndarray:
         images, classes = self._checked(images, classes)
         maps = []
-        for start in range(0, len(images), self.chunk_size):
-            chunk = slice(start, start + self.chunk_size)
-            made = self._explain(
-                images[chunk], None if classes is None else classes[chunk]
-            )
+        for made in self._of_chunks(self._explain, images, classes, context):
             if tuple(made.shape[1:3]) != images.shape[1:3]:
                 made = functional.resize(made, images.shape[1:3])
             made = keras.ops.convert_to_numpy(made)
             maps.append(self.classifier.checked_answers(made))
         # Interpolation rounds, and may leave [0, 1] by a last digit.
         return np.clip(np.concatenate(maps), 0, 1, dtype="float32")
+
+    def _of_chunks(
+        self,
+        function: Callable[[np.ndarray, np.ndarray | None], Any],
+        images: np.ndarray,
+        classes: np.ndarray | None,
+        context: Mapping[str, Tensor] | None,
+    ) -> Iterator[Any]:
+        """Calls a function for the images of each chunk, and their classes."""
+        held = self.classifier.checked_context(context, len(images))
+        size = 1 if held and self._one_by_one else self.chunk_size
+        for start in range(0, len(images), size):
+            chunk = slice(start, start + size)
+            with holding({name: held[name][chunk] for name in held}):
+                found = function(
+                    images[chunk], None if classes is None else classes[chunk]
+                )
+            yield found
 
     def _checked(
         self, images: Tensor, classes: Tensor | None

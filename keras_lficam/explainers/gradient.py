@@ -7,8 +7,7 @@ import keras
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.backbones import Classifier
-from keras_lficam.explainers._step import Step
+from keras_lficam.backbones import Classifier, CompiledFunction
 from keras_lficam.explainers.base import Explainer
 from keras_lficam.functional import Tensor
 
@@ -150,7 +149,7 @@ def _step(
     classifier: Classifier,
     layer: str | None,
     weigh: Callable[[Tensor, Tensor], Tensor],
-) -> Step:
+) -> CompiledFunction:
     """Compiles what maps the images, given how slopes become weights."""
     classifier.check_logits()
     cut = classifier.cut(layer)
@@ -167,7 +166,7 @@ def _step(
         coarse = functional.class_activation_map(features, weights)
         return functional.resize(coarse, ops.shape(images)[1:3])
 
-    return Step(classifier.model, maps)
+    return CompiledFunction(classifier.model, maps)
 
 
 def _slopes(logits, features, classes):

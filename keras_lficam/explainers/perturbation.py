@@ -2,15 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.backbones import check_integer
-from keras_lficam.explainers._step import Step
+from keras_lficam.backbones import CompiledFunction, check_integer
 from keras_lficam.explainers.base import Explainer
 from keras_lficam.functional import Tensor
 
@@ -74,6 +73,7 @@ class RISE(Explainer):
     """
 
     class_specific = True
+    _one_by_one = True
 
     def __init__(
         self,
@@ -114,21 +114,26 @@ class RISE(Explainer):
             weights = ops.take(probabilities, category, axis=1)  # (n, 1)
             return _weighted_sum(weights, down, across)
 
-        self._predicted = Step(model, predicted)
-        self._partial_sum = Step(model, partial_sum)
+        self._predicted = CompiledFunction(model, predicted)
+        self._partial_sum = CompiledFunction(model, partial_sum)
 
     @property
     def passes(self) -> tuple[int, int]:
         return 1 + self.samples, 0
 
     def saliency(
-        self, images: Tensor, classes: Tensor | None = None
+        self,
+        images: Tensor,
+        classes: Tensor | None = None,
+        *,
+        context: Mapping[str, Tensor] | None = None,
     ) -> np.ndarray:
         """Gives the sum as it is published, not stretched.
 
         Args:
             images: As in a call.
             classes: As in a call.
+            context: As in a call.
 
         Returns:
             Array `(B, H, W, 1)`, float32, non-negative: at each pixel an
@@ -138,8 +143,9 @@ class RISE(Explainer):
             TypeError: As in a call.
             ValueError: As in a call.
         """
-        saliency = self._saliency(*self._checked(images, classes))
-        return saliency.astype("float32")
+        checked = self._checked(images, classes)
+        parts = self._of_chunks(self._saliency, *checked, context)
+        return np.concatenate(list(parts)).astype("float32")
 
     def _explain(self, images, classes):
         return functional.min_max(self._saliency(images, classes))
@@ -246,6 +252,7 @@ class LIME(Explainer):
     """
 
     class_specific = True
+    _one_by_one = True
 
     def __init__(
         self,
@@ -283,20 +290,25 @@ class LIME(Explainer):
             probabilities = self.classifier.as_probabilities(scores)
             return probabilities, ops.argmax(scores, axis=-1)
 
-        self._look = Step(model, look)
+        self._look = CompiledFunction(model, look)
 
     @property
     def passes(self) -> tuple[int, int]:
         return self.samples, 0
 
     def surrogates(
-        self, images: Tensor, classes: Tensor | None = None
+        self,
+        images: Tensor,
+        classes: Tensor | None = None,
+        *,
+        context: Mapping[str, Tensor] | None = None,
     ) -> list[Surrogate]:
         """Fits the linear model of each image.
 
         Args:
             images: As in a call.
             classes: As in a call.
+            context: As in a call.
 
         Returns:
             List of `B` of `Surrogate`.
@@ -306,16 +318,20 @@ class LIME(Explainer):
             ValueError: As in a call, or if `segments` gives no integer labels
                 `(H, W)`.
         """
-        images, classes = self._checked(images, classes)
+        checked = self._checked(images, classes)
+        parts = self._of_chunks(self._surrogates, *checked, context)
+        return [found for part in parts for found in part]
+
+    def _explain(self, images, classes):
+        return np.stack(
+            [_painted(found) for found in self._surrogates(images, classes)]
+        )
+
+    def _surrogates(self, images, classes):
         return [
             self._surrogate(image, None if classes is None else classes[index])
             for index, image in enumerate(images)
         ]
-
-    def _explain(self, images, classes):
-        return np.stack(
-            [_painted(found) for found in self.surrogates(images, classes)]
-        )
 
     def _surrogate(self, image, category):
         segments = self._superpixels(image)

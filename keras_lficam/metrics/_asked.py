@@ -3,24 +3,28 @@
 import functools
 from collections.abc import Callable
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_lficam.backbones import Classifier, check_integer
+from keras_lficam.backbones import Classifier, check_integer, holding
 from keras_lficam.metrics import _checks
 
 
 class Asked:
     """Images and their maps, and the class that is asked about in each."""
 
-    def __init__(self, model, images, maps, classes, activation, chunk_size):
+    def __init__(
+        self, model, images, maps, classes, activation, chunk_size, context
+    ):
         self._classifier = Classifier(model, activation)
         self._classifier.check_probabilities()
         check_integer("chunk_size", chunk_size, least=1)
         self._chunk_size = chunk_size
         self.images = self._classifier.checked_images(images)
         self._maps = _checked_maps(maps, self.images.shape)
+        self._context = self._classifier.checked_context(
+            context, len(self.images)
+        )
         self._classes = self._classifier.checked_classes(
             classes, len(self.images)
         )
@@ -31,7 +35,7 @@ class Asked:
     def _whole_scores(self):
         chunks = self._chunks(len(self.images))
         return np.concatenate(
-            [self._scores(self.images[chunk]) for chunk in chunks]
+            [self._scores(self.images[chunk], chunk) for chunk in chunks]
         )
 
     def whole(self) -> np.ndarray:
@@ -76,7 +80,8 @@ class Asked:
         return np.concatenate(
             [
                 self._probability(
-                    self._scores(pictures(chunk)), self._classes[numbers[chunk]]
+                    self._scores(pictures(chunk), numbers[chunk]),
+                    self._classes[numbers[chunk]],
                 )
                 for chunk in self._chunks(len(numbers))
             ]
@@ -87,13 +92,12 @@ class Asked:
         every = ops.convert_to_numpy(every)
         return np.take_along_axis(every, classes[:, None], axis=-1)[:, 0]
 
-    def _scores(self, pictures):
-        """What the model gives, `(B, K)`, of its outputs the classifier's."""
-        outputs = self._classifier.model.predict_on_batch(pictures)
-        if isinstance(outputs, dict) and len(outputs) > 1:
-            outputs = outputs["predictions"]
-        (scores,) = keras.tree.flatten(outputs)
-        return self._classifier.checked_answers(np.asarray(scores, "float32"))
+    def _scores(self, pictures, numbers):
+        """What the model gives, `(B, K)`, for changed images `numbers`."""
+        held = {name: rows[numbers] for name, rows in self._context.items()}
+        with holding(held):
+            scores = self._classifier.predicted_scores(pictures)
+        return self._classifier.checked_answers(scores)
 
     def _chunks(self, count):
         for start in range(0, count, self._chunk_size):

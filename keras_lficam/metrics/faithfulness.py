@@ -1,11 +1,13 @@
 """Does the model rely on what the map shows? Metrics that ask the model.
 
 Each changes the pixels of the images by their maps, and looks at how the
-probability of a class follows. The model itself is asked, compiled, by
-`predict_on_batch`, with `chunk_size` images at once. So the memory, beside
+probability of a class follows. The model itself is asked, compiled, with
+`chunk_size` images at once. So the memory, beside
 the images, is that of a prediction of as many, and of four copies of their
 pixels.
 """
+
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -26,6 +28,7 @@ def average_drop(
     *,
     activation: str | None = None,
     chunk_size: int = 32,
+    context: Mapping[str, Tensor] | None = None,
 ) -> np.ndarray:
     """Measures what share of its confidence the map costs the model.
 
@@ -45,6 +48,8 @@ def average_drop(
             probabilities. By default it is found out from the last layer.
         chunk_size: Number of images that go through the model at once. It
             does not change the result.
+        context: For a model with inputs beside the image, a dictionary of
+            their names and values `(B, ...)`, or `(...)` for all images.
 
     Returns:
         Array `(B,)`, float32, in [0, 1]. Lower is better. A constant map shows
@@ -69,7 +74,7 @@ def average_drop(
         >>> average_drop(model, images, maps, activation="linear")
         # [0.75]
     """
-    asked = Asked(model, images, maps, classes, activation, chunk_size)
+    asked = Asked(model, images, maps, classes, activation, chunk_size, context)
     whole, shown = asked.whole(), asked.shown()
     lost = np.maximum(0, whole - shown)
     return lost / np.where(whole > 0, whole, 1)
@@ -83,6 +88,7 @@ def increase_in_confidence(
     *,
     activation: str | None = None,
     chunk_size: int = 32,
+    context: Mapping[str, Tensor] | None = None,
 ) -> np.ndarray:
     """Asks whether the model is surer of what the map shows than of the image.
 
@@ -96,6 +102,7 @@ def increase_in_confidence(
         classes: The classes asked about, as in `average_drop`.
         activation: What makes probabilities, as in `average_drop`.
         chunk_size: Number of images that go through the model at once.
+        context: Values of the inputs beside the image, as in `average_drop`.
 
     Returns:
         Array `(B,)`, float32: 1 for yes, 0 for no. Higher is better.
@@ -118,7 +125,7 @@ def increase_in_confidence(
         >>> increase_in_confidence(model, images, maps, activation="linear")
         # [1.0, 0.0]
     """
-    asked = Asked(model, images, maps, classes, activation, chunk_size)
+    asked = Asked(model, images, maps, classes, activation, chunk_size, context)
     return (asked.whole() < asked.shown()).astype("float32")
 
 
@@ -131,6 +138,7 @@ def deletion_curve(
     activation: str | None = None,
     steps: int = 28,
     chunk_size: int = 32,
+    context: Mapping[str, Tensor] | None = None,
 ) -> np.ndarray:
     """Follows the probability of a class while its pixels are taken away.
 
@@ -147,6 +155,7 @@ def deletion_curve(
         steps: Number of steps in which all pixels are replaced, at least 1. A
             step is `H * W / steps` pixels: 1792 by default for 224x224.
         chunk_size: Number of images that go through the model at once.
+        context: Values of the inputs beside the image, as in `average_drop`.
 
     Returns:
         Array `(B, steps + 1)`, float32, in [0, 1]. At `k` the model sees its
@@ -169,7 +178,7 @@ def deletion_curve(
         >>> deletion_curve(model, images, maps, activation="linear", steps=2)
         # [[0.9, 0.5, 0.5]]
     """
-    asked = Asked(model, images, maps, classes, activation, chunk_size)
+    asked = Asked(model, images, maps, classes, activation, chunk_size, context)
     mean = asked.images.mean(axis=(1, 2), keepdims=True, dtype="float64")
     return asked.curve(asked.images, mean.astype("float32"), steps)
 
@@ -183,6 +192,7 @@ def deletion_auc(
     activation: str | None = None,
     steps: int = 28,
     chunk_size: int = 32,
+    context: Mapping[str, Tensor] | None = None,
 ) -> np.ndarray:
     """Measures the area under the `deletion_curve`.
 
@@ -195,6 +205,7 @@ def deletion_auc(
         steps: Number of steps in which all pixels are replaced, as in
             `deletion_curve`.
         chunk_size: Number of images that go through the model at once.
+        context: Values of the inputs beside the image, as in `average_drop`.
 
     Returns:
         Array `(B,)`, float32, in [0, 1]: the area over the share of pixels
@@ -237,6 +248,7 @@ def insertion_curve(
     activation: str | None = None,
     steps: int = 28,
     chunk_size: int = 32,
+    context: Mapping[str, Tensor] | None = None,
 ) -> np.ndarray:
     """Follows the probability of a class while its pixels become sharp.
 
@@ -254,6 +266,7 @@ def insertion_curve(
         steps: Number of steps in which all pixels come back, at least 1. A
             step is `H * W / steps` pixels: 1792 by default for 224x224.
         chunk_size: Number of images that go through the model at once.
+        context: Values of the inputs beside the image, as in `average_drop`.
 
     Returns:
         Array `(B, steps + 1)`, float32, in [0, 1]. At `k` the model sees
@@ -276,7 +289,7 @@ def insertion_curve(
         >>> insertion_curve(model, images, maps, activation="linear", steps=2)
         # [[0.9, 0.9, 0.9]]
     """
-    asked = Asked(model, images, maps, classes, activation, chunk_size)
+    asked = Asked(model, images, maps, classes, activation, chunk_size, context)
     blurred = ndimage.gaussian_filter(
         asked.images,
         _BLUR_SIGMA,
@@ -296,6 +309,7 @@ def insertion_auc(
     activation: str | None = None,
     steps: int = 28,
     chunk_size: int = 32,
+    context: Mapping[str, Tensor] | None = None,
 ) -> np.ndarray:
     """Measures the area under the `insertion_curve`.
 
@@ -308,6 +322,7 @@ def insertion_auc(
         steps: Number of steps in which all pixels come back, as in
             `insertion_curve`.
         chunk_size: Number of images that go through the model at once.
+        context: Values of the inputs beside the image, as in `average_drop`.
 
     Returns:
         Array `(B,)`, float32, in [0, 1]: the area over the share of pixels
