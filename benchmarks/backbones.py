@@ -15,7 +15,7 @@ import gc
 import os
 import pathlib
 
-from measuring import in_turn, write
+from measuring import MACHINE, in_turn, machine, write
 
 HERE = pathlib.Path(__file__).parent
 TABLE = HERE / "backbones.csv"
@@ -36,6 +36,7 @@ COLUMNS = [
     "cores",
     "keras",
     "tensorflow",
+    *MACHINE,
 ]
 
 
@@ -87,6 +88,7 @@ def measure(name, batch_size, most_rounds, most_seconds):
         "cores": os.cpu_count(),
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
+        **machine(),
     }
     del models, predict
     keras.backend.clear_session()

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+from measuring import machine_of_command
+
 TABLE = pathlib.Path(__file__).with_suffix(".csv")
 
 
@@ -32,6 +34,7 @@ def main():
                 [sys.executable, "-m", "keras_lficam", *words], check=True
             )
             row = json.loads((output / "metrics.json").read_text())
+        row |= machine_of_command()
         with TABLE.open("a", newline="") as file:
             writer = csv.DictWriter(file, row, lineterminator="\n")
             if not done:

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 
-from measuring import write
+from measuring import MACHINE, machine, write
 
 HERE = pathlib.Path(__file__).parent
 TABLE = HERE / "explainers.csv"
@@ -256,6 +256,7 @@ COLUMNS = [
     "cores",
     "keras",
     "tensorflow",
+    *MACHINE,
 ]
 
 
@@ -316,6 +317,7 @@ def rows_of(case):
 
     _, net, count, size, contenders, rounds = CASES[case]
     seconds = in_a_process("--seconds-of", case)
+    where = machine()
     for contender in contenders:
         pairs = zip(seconds["keras_lficam"], seconds[contender], strict=True)
         ratios = [one / other for one, other in pairs]
@@ -338,6 +340,7 @@ def rows_of(case):
             "cores": os.cpu_count(),
             "keras": version("keras"),
             "tensorflow": version("tensorflow"),
+            **where,
         }
 
 

@@ -3,8 +3,9 @@
     python benchmarks/pages.py           # after a benchmark has run
     python benchmarks/pages.py --check   # fails where a page differs
 
-A table stands in a page behind its mark, `<!-- table: NAME -->`. A figure holds
-the hashes of the CSV files it was drawn from, by which it is seen to be old.
+A table stands in a page behind its mark, `<!-- table: NAME -->`, and the line
+that names its machines behind `<!-- machines: NAME -->`. A figure holds the
+hashes of the CSV files it was drawn from, by which it is seen to be old.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import re
 import statistics
 import sys
 
-from tables import rows_of, table
+from tables import machines, rows_of, table
 
 HERE = pathlib.Path(__file__).parent
 # The evidence has a folder, whose scripts find what is beside this file.
@@ -191,6 +192,36 @@ def agreement():
     )
 
 
+def second_processor():
+    """Ratios that were measured twice, with those of the tables."""
+    lines = []
+    for row in rows_of("second_processor"):
+        if row["script"] == "explainers.py":
+            name = f"`{row['case']}`"
+            form = ".3g"
+            others = [
+                float(other["ours_over_it"])
+                for other in rows_of("explainers", contender=row["contender"])
+                if other["case"].startswith(row["case"])
+            ]
+        else:
+            name = f"`{row['case']}`, `{row['form']}`"
+            form = ".3f"
+            others = [
+                float(other["ratio"])
+                for other in rows_of(
+                    "evidence/cost",
+                    backbone=row["case"],
+                    form=row["form"],
+                    device="CPU",
+                )
+            ]
+        span = dict.fromkeys(f"{end(others):{form}}" for end in (min, max))
+        lines.append([name, row["contender"], row["ratio"], " to ".join(span)])
+    header = ["measured", "time over that of", "there", "in the tables"]
+    return table(header, lines, align="llrr")
+
+
 OURS = (
     demo,
     backbones,
@@ -200,9 +231,28 @@ OURS = (
     pipeline,
     serving,
     agreement,
+    second_processor,
 )
 # By the names in the marks.
 TABLES = {make.__name__: make for make in OURS} | results.TABLES
+# Rows of the tables that have a time, or depend on the processor otherwise.
+MEASURED = {
+    "backbones": ("backbones", {}),
+    "explainers": ("explainers", {}),
+    "comparison": ("comparison", {}),
+    "step": ("training", {"question": "step"}),
+    "pipeline": ("training", {"question": "pipeline"}),
+    "serving": ("serving", {}),
+    "agreement": ("serving_agreement", {}),
+    "cost": ("evidence/cost", {"device": "CPU"}),
+    "second_processor": ("second_processor", {}),
+}
+
+
+def measured_on(name):
+    """Names the machines of the rows of a table."""
+    file, chosen = MEASURED[name]
+    return f"Measured on: {machines(rows_of(file, **chosen))}."
 
 
 def _in_one(drawing):
@@ -246,7 +296,10 @@ def draw_backbones(axes):
     )
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlim(left=0.85)
-    axes.set_xlabel("time with LFI-CAM / plain, median and quartiles")
+    axes.set_xlabel(
+        "time with LFI-CAM / plain, median and quartiles\n"
+        + machines(rows).replace("; ", "\n")
+    )
 
 
 def draw_explainers(axes):
@@ -276,7 +329,9 @@ def draw_explainers(axes):
         ["0.5", "1", "2", "5", "10", "20", "50", "100"],
     )
     axes.minorticks_off()
-    axes.set_xlabel("time of the other / time of keras_lficam")
+    axes.set_xlabel(
+        "time of the other / time of keras_lficam\n" + machines(rows)
+    )
 
 
 def draw_comparison(figure):
@@ -347,12 +402,21 @@ def is_old(name):
 
 
 def written(text):
-    """A page with its tables as the CSV files have them."""
+    """A page with tables and machines as the CSV files have them."""
     for name, make in TABLES.items():
         mark = f"<!-- table: {name} -->"
         text = re.sub(
             rf"{mark}\n+(\|.*\n)*\n*",
             lambda match, mark=mark, make=make: f"{mark}\n\n{make()}\n\n",
+            text,
+        )
+    for name in MEASURED:
+        mark = f"<!-- machines: {name} -->"
+        text = re.sub(
+            rf"{mark}\n+(Measured on: .*\n)?\n*",
+            lambda match, mark=mark, name=name: (
+                f"{mark}\n\n{measured_on(name)}\n\n"
+            ),
             text,
         )
     return text.rstrip() + "\n"

@@ -19,7 +19,7 @@ import os
 import pathlib
 import tempfile
 
-from measuring import in_turn, write
+from measuring import MACHINE, in_turn, machine, write
 
 HERE = pathlib.Path(__file__).parent
 TABLE = HERE / "serving.csv"
@@ -36,7 +36,10 @@ COLUMNS = [
     "rounds",
     "device",
     "version",
+    *MACHINE,
 ]
+# Those that have convolutions of their own.
+OTHERS = ("ONNX Runtime", "OpenVINO, float32", "LiteRT")
 
 
 def times_of(calls, options):
@@ -210,6 +213,7 @@ def agreement():
                     "same_class": f"{alike.mean():.3f}",
                     "rank_correlation": f"{np.mean(correlation):.4f}",
                     "images": len(images),
+                    **machine(),
                 }
             )
             print(*rows[-1].values(), sep=", ", flush=True)
@@ -240,6 +244,7 @@ def main():
                     **times_of(calls, options),
                     "device": f"CPU, {os.cpu_count()} cores",
                     "version": version,
+                    **machine(runtime if runtime in OTHERS else "tensorflow"),
                 }
                 rows.append(row)
                 print(*row.values(), sep=", ", flush=True)

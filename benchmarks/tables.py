@@ -1,5 +1,6 @@
 """Rows of the CSV files here, tables of Markdown, and means with intervals."""
 
+import collections
 import csv
 import math
 import pathlib
@@ -17,6 +18,24 @@ def rows_of(name, **chosen):
         for row in rows
         if all(row[column] == value for column, value in chosen.items())
     ]
+
+
+def machines(rows):
+    """Words for the machines of rows, that of most rows first.
+
+    Args:
+        rows: Rows of a table with the columns `measuring.MACHINE`.
+    """
+    counts = collections.Counter(
+        (row["processor"], row["onednn"]) for row in rows
+    )
+    words = [
+        ("processor unknown" if name == "unknown" else name)
+        + (f", {used}" if used == "not TensorFlow" else f", oneDNN {used}")
+        + (f" ({count} rows)" if len(counts) > 1 else "")
+        for (name, used), count in counts.most_common()
+    ]
+    return "; ".join(words)
 
 
 def table(header, rows, align=None):

@@ -23,7 +23,7 @@ import pathlib
 import tempfile
 import time
 
-from measuring import in_turn, write
+from measuring import MACHINE, in_turn, machine, write
 
 HERE = pathlib.Path(__file__).parent
 TABLE = HERE / "training.csv"
@@ -43,6 +43,7 @@ COLUMNS = [
     "difference",
     "keras",
     "tensorflow",
+    *MACHINE,
 ]
 STEP = ["DenseNet121", "ResNet50", "MobileNetV2", "EfficientNetB0"]
 # Side and file type of the pictures, backbone, augmentation, and whether the
@@ -263,6 +264,7 @@ def main():
                 **measure(case, options),
                 "keras": keras.__version__,
                 "tensorflow": tf.__version__,
+                **machine(backend),
             }
             rows[question, case, backend, device] = row
             write(TABLE, COLUMNS, rows.values())

@@ -1,7 +1,10 @@
-"""What the evidence rests on: intervals, and importance networks changed."""
+"""What the evidence rests on: machines, intervals, importance networks."""
 
+import csv
 import dataclasses
+import importlib
 import itertools
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,10 +12,12 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 sys.path += [str(BENCHMARKS), str(BENCHMARKS / "evidence")]
 
+import measuring  # noqa: E402
 import networks  # noqa: E402
 import protocol  # noqa: E402
 import results  # noqa: E402
@@ -22,6 +27,163 @@ import train  # noqa: E402
 
 from keras_lficam import Recipe, layers  # noqa: E402
 from keras_lficam.data import digits_in_photos  # noqa: E402
+
+TABLES = sorted(BENCHMARKS.rglob("*.csv"))
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_table_names_its_machines(path):
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    for row in rows:
+        assert row["processor"]
+        assert row["onednn"] in {"on", "off", "unknown", "not TensorFlow"}
+
+
+@pytest.mark.parametrize(
+    ("script", "table"),
+    [
+        ("backbones", "backbones"),
+        ("cost", "evidence/cost"),
+        ("explainers", "explainers"),
+        ("quality", "evidence/quality"),
+        ("serving", "serving"),
+        ("stability", "evidence/stability"),
+        ("train", "evidence/trainings"),
+        ("training", "training"),
+    ],
+)
+def test_a_table_has_the_columns_of_its_script(script, table):
+    with (BENCHMARKS / f"{table}.csv").open() as file:
+        columns = next(csv.reader(file))
+    assert columns == importlib.import_module(script).COLUMNS
+    assert columns[-2:] == measuring.MACHINE
+
+
+def test_a_row_without_its_machine_is_not_written(tmp_path):
+    columns = ["seconds", *measuring.MACHINE]
+    row = {"seconds": 1, "processor": "AMD EPYC, AVX2", "onednn": "off"}
+    measuring.write(tmp_path / "rows.csv", columns, [row])
+    written = (tmp_path / "rows.csv").read_text()
+    assert written.endswith('\n1,"AMD EPYC, AVX2",off\n')
+    for name in measuring.MACHINE:
+        with pytest.raises(ValueError, match="must name its machine"):
+            measuring.write(tmp_path / "rows.csv", columns, [row | {name: ""}])
+    assert (tmp_path / "rows.csv").read_text() == written
+
+
+def test_machines_are_counted():
+    one = {"processor": "AMD EPYC, AVX2", "onednn": "off"}
+    other = {"processor": "unknown", "onednn": "not TensorFlow"}
+    assert tables.machines([one, one]) == "AMD EPYC, AVX2, oneDNN off"
+    assert tables.machines([other, one, one]) == (
+        "AMD EPYC, AVX2, oneDNN off (2 rows); "
+        "processor unknown, not TensorFlow (1 rows)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("sse2", "AMD EPYC"),
+        ("avx avx2 fma", "AMD EPYC, AVX2"),
+        ("avx avx2 avx512f", "AMD EPYC, AVX-512"),
+        ("avx2 avx512f avx512_vnni", "AMD EPYC, AVX-512 VNNI"),
+        ("avx2 avx512f avx512_vnni amx_tile", "AMD EPYC, AMX"),
+    ],
+)
+def test_a_processor_is_named_with_its_widest_instructions(
+    flags, expected, monkeypatch, tmp_path
+):
+    text = f"model name\t: AMD EPYC\nflags\t\t: fpu {flags}\n\n"
+    second = "model name\t: another\nflags\t\t: avx512_vnni\n\n"
+    (tmp_path / "cpuinfo").write_text(text + second)
+    monkeypatch.setattr(measuring, "CPUINFO", tmp_path / "cpuinfo")
+    assert measuring.processor() == expected
+
+
+def test_onednn_is_on_where_only_it_has_a_gradient():
+    """TensorFlow's own kernels have none for convolutions in groups."""
+    kernel = tf.Variable(tf.ones((3, 3, 2, 4)))
+    with tf.device("CPU"), tf.GradientTape() as tape:
+        total = tf.nn.conv2d(tf.ones((1, 4, 4, 4)), kernel, 1, "SAME")
+    try:
+        tape.gradient(total, kernel)
+        expected = "on"
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+        expected = "off"
+    assert measuring.machine()["onednn"] == expected
+    assert measuring.machine("jax")["onednn"] == "not TensorFlow"
+
+
+@pytest.mark.parametrize(
+    ("setting", "flags", "expected"),
+    [
+        (None, "avx avx2", "off"),
+        (None, "avx2 avx512f", "off"),
+        (None, "avx2 avx512f avx512_vnni", "on"),
+        (None, "avx2 avx_vnni", "on"),
+        ("0", "avx512_vnni", "off"),
+        ("False", "avx512_vnni", "off"),
+        ("1", "avx2", "on"),
+        ("TRUE", "avx2", "on"),
+        ("maybe", "avx512_vnni", "on"),  # TensorFlow warns.
+        ("maybe", "avx2", "off"),
+    ],
+)
+def test_onednn_before_tensorflow_is_installed(setting, flags, expected):
+    assert measuring.onednn_by_rule(setting, flags.split()) == expected
+
+
+def test_machine_is_printed_without_any_package(monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    said = subprocess.run(
+        [sys.executable, "-I", "-S", BENCHMARKS / "measuring.py"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert said == (
+        f"processor: {measuring.processor()}, {os.cpu_count()} cores\n"
+        "TensorFlow's oneDNN: off (TF_ENABLE_ONEDNN_OPTS: 0)\n"
+    )
+
+
+def test_machine_of_the_command_is_another_process(monkeypatch):
+    """Here TensorFlow has decided already; there the variable counts."""
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    expected = "on"  # The command asks for it.
+    if measuring.onednn() == "on":
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+        expected = "off"
+    assert measuring.onednn() != expected
+    assert measuring.machine_of_command() == {
+        "processor": measuring.processor(),
+        "onednn": expected,
+    }
+
+
+def test_what_the_command_compares_gets_its_machine(monkeypatch):
+    def run(words, check):
+        assert check
+        assert words[1:6] == [
+            "-m",
+            "keras_lficam",
+            "compare",
+            "m.keras",
+            "--data",
+        ]
+        assert words[-2:] == ["--count", "3"]
+        folder = pathlib.Path(words[words.index("--output") + 1])
+        folder.mkdir()
+        (folder / "comparison.csv").write_text("explainer,mean\nCAM,0.5\n")
+
+    where = {"processor": "AMD EPYC, AVX2", "onednn": "on"}
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(measuring, "machine_of_command", lambda: where)
+    found = measuring.compared("m.keras", "digits_in_photos", "--count", 3)
+    assert found == [{"explainer": "CAM", "mean": "0.5"} | where]
 
 
 def test_an_interval_of_five_is_that_of_student():

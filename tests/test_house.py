@@ -6,6 +6,7 @@ import doctest
 import functools
 import importlib
 import inspect
+import json
 import os
 import pathlib
 import pkgutil
@@ -571,6 +572,88 @@ def test_pages_are_written_from_the_tables():
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
+
+
+def blocks_of(path):
+    """Paragraphs, tables and images of a page or of a notebook's text."""
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join(
+            "".join(cell["source"])
+            for cell in cells
+            if cell["cell_type"] == "markdown"
+        )
+    blocks = re.split(r"\n\s*\n", text)
+    return [block for block in blocks if not block.startswith("<!--")]
+
+
+# How long one thing takes beside another: in words; as 1.03, which no share or
+# accuracy is; or as a column of a table.
+IN_WORDS = re.compile(
+    r"\btimes\s+(?:as\s+(?:fast|long|slow)|faster|slower|longer|the\s+plain)"
+    r"|\bup\s+to\s+\S+\s+times\b"
+    r"|\b(?:twice|half)\s+(?:as\s+(?:fast|long|slow)|the\s+time)\b"
+    r"|\b0\.\d+\s+of\s+(?:\S+\s+){0,3}time\b"
+)
+AS_NUMBER = re.compile(r"(?<![\d.±+-])1\.\d\d+(?!\.?\d)")
+AS_COLUMN = re.compile(r"\bratio\b|/ (?:plain|step)\b|\bover it\b|time over")
+PROCESSOR = re.compile(r"\b(?:processors?|EPYC|Xeon|Ryzen|AVX\S*|H200|A100)\b")
+
+
+def ratios_without_a_processor(blocks):
+    """Blocks of a page that state a ratio of times and no processor.
+
+    A table or an image may be named by the block before or behind it.
+    """
+    for number, block in enumerate(blocks):
+        is_table = block.startswith("|")
+        if is_table:
+            found = AS_COLUMN.search(block.split("\n")[0])
+        else:
+            found = AS_NUMBER.search(block)
+        if not (found or IN_WORDS.search(block)):
+            continue
+        near = [block]
+        if is_table or block.startswith("!["):
+            near = blocks[max(0, number - 1) : number + 2]
+        if not any(map(PROCESSOR.search, near)):
+            yield block
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("The default takes 1.03 times as long.", True),
+        ("The default takes 1.03 times as long on an AMD EPYC.", False),
+        ("At 1.028 it is near.", True),
+        ("The maps agree, 0.97, and 1.3 points are gained.", False),
+        ("Score-CAM is up to five\ntimes slower.", True),
+        ("It needs half the time.", True),
+        ("It takes 0.80 of xplique's time.", True),
+        ("Pictures of 20 epochs, two at a time.", False),
+        ("| a | ratio |\n| --- | --- |\n| b | 1.02 |", True),
+        ("| a |\n| --- |\n| 60 times as fast |", True),
+        ("| a | ratio |\n\nMeasured on: processor unknown.", False),
+        ("An AMD EPYC.\n\nElsewhere 1.03.", True),
+    ],
+)
+def test_a_ratio_without_a_processor_is_seen(text, wrong):
+    found = list(ratios_without_a_processor(text.split("\n\n")))
+    assert bool(found) == wrong
+
+
+def test_no_page_states_a_ratio_without_its_processor():
+    pages = [
+        ROOT / "README.md",
+        ROOT / "benchmarks" / "evidence" / "README.md",
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("saved_models/*/README.md"),
+        *ROOT.glob("tutorials/*.ipynb"),
+    ]
+    assert len(pages) > 20
+    for page in pages:
+        assert not list(ratios_without_a_processor(blocks_of(page))), page
 
 
 def test_readme_links_lead_somewhere():

@@ -23,7 +23,7 @@ import protocol
 HERE = pathlib.Path(__file__).parent
 sys.path.append(str(HERE.parent))
 
-from measuring import in_turn  # noqa: E402
+from measuring import MACHINE, in_turn  # noqa: E402
 
 BACKBONES = [
     "DenseNet121",
@@ -52,6 +52,7 @@ COLUMNS = [
     "cores",
     "keras",
     "backend",
+    *MACHINE,
 ]
 BATCH, SIZE = 8, 224
 

@@ -23,7 +23,7 @@ import measuring  # noqa: E402
 RUNS = HERE.parent.parent / "runs"
 # Of a picture of the data set, each a file.
 PARTS = ("image", "label", "mask")
-VERSIONS = ("keras", "backend", "device", "numpy")
+VERSIONS = ("keras", "backend", "device", "numpy", *measuring.MACHINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +249,7 @@ def versions():
         "backend": f"{backend} {importlib.metadata.version(backend)}",
         "device": device,
         "numpy": np.__version__,
+        **measuring.machine(backend),
     }
 
 

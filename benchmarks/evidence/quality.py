@@ -8,13 +8,9 @@ and the sanity check. Nets that have rows are left out, and those whose models
 are not here are trained first.
 """
 
-import csv
-import subprocess
-import sys
-import tempfile
-
 import protocol
 import train
+from measuring import MACHINE, compared
 
 COLUMNS = [
     "backbone",
@@ -31,25 +27,23 @@ COLUMNS = [
     "seconds_per_image",
     "forward_passes",
     "backward_passes",
+    *MACHINE,
 ]
 
 
 def measured(study, training, explainers):
     """What the command finds of a net, as rows."""
     quality = study.words["quality"]
-    with tempfile.TemporaryDirectory() as folder:
-        words = ["-m", "keras_lficam", "compare"]
-        words += [str(study.folder(training) / "model.keras")]
-        words += ["--data", study.words["data"]["name"]]
-        words += ["--count", str(quality["pictures"]), "--batch-size", "16"]
-        words += ["--output", f"{folder}/compared"]
-        if "samples" in quality:
-            words += ["--samples", str(quality["samples"])]
-        if explainers != "all":
-            words += ["--explainers", *explainers]
-        subprocess.run([sys.executable, *words], check=True)
-        with open(f"{folder}/compared/comparison.csv") as file:
-            found = list(csv.DictReader(file))
+    words = ["--count", quality["pictures"], "--batch-size", 16]
+    if "samples" in quality:
+        words += ["--samples", quality["samples"]]
+    if explainers != "all":
+        words += ["--explainers", *explainers]
+    found = compared(
+        study.folder(training) / "model.keras",
+        study.words["data"]["name"],
+        *words,
+    )
     which = {
         name: value
         for name, value in training.columns.items()

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import protocol
 import train
+from measuring import MACHINE, machine
 
 import keras_lficam
 from keras_lficam import functional, metrics
@@ -31,6 +32,7 @@ COLUMNS = [
     "iou_by_pixel_row",
     "rank_correlation",
     "rank_correlation_by_chance",
+    *MACHINE,
 ]
 # That of the authors' release, and a higher one.
 THRESHOLDS = {"iou": 100 / 255, "iou_at_half": 0.5}
@@ -108,6 +110,7 @@ def main():
         row |= compared(
             maps_of(study, one, explainer), maps_of(study, other, explainer)
         )
+        row |= machine(keras.backend.backend())
         table.add(row)
         print(*row.values(), sep=", ", flush=True)
 
