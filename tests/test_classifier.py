@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from small_classifiers import of_channels
 
 import keras_lficam
+from keras_lficam import explainers, metrics
 from keras_lficam.backbones import Classifier, cifar
 
 
@@ -413,3 +415,200 @@ def test_output_of_a_layer_is_found_in_nested_models(rng):
     )
     with pytest.raises(ValueError, match="must have a layer 'nothing'"):
         Classifier(model).output_of("nothing")
+
+
+# One score ------------------------------------------------------------------
+
+
+def one_score(activation, kernel=((1.0,), (-2.0,), (0.5,))):
+    return of_channels(kernel, activation=activation)
+
+
+def logit_by_hand(images):
+    means = images.astype("float64").mean(axis=(1, 2))
+    return means @ [1.0, -2.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [("sigmoid", None), (None, "sigmoid")],
+)
+def test_one_score_is_two_classes(ends, told, rng):
+    classifier = Classifier(one_score(ends), told)
+    images = rng.normal(size=(4, 2, 2, 3)).astype("float32")
+    logit = logit_by_hand(images)
+    yes = 1 / (1 + np.exp(-logit))
+    assert classifier.num_classes == 2
+    assert classifier.activation == "sigmoid"
+    np.testing.assert_allclose(
+        array(classifier.probabilities(images)),
+        np.stack([1 - yes, yes], axis=-1),
+        atol=1e-6,
+    )
+    cut = classifier.cut()
+    np.testing.assert_allclose(
+        array(cut.logits(cut.features(images))),
+        np.stack([-logit, logit], axis=-1),
+        atol=1e-5,
+    )
+    predicted = classifier.predicted_scores(images).argmax(axis=-1)
+    np.testing.assert_array_equal(predicted, logit > 0)
+
+
+def test_a_sure_no_is_the_first_class():
+    """At a logit of -37 the probability of yes is 8.5e-17."""
+    images = np.zeros((1, 2, 2, 3), "float32")
+    images[..., 1] = 18.5
+    for ends, told in [("sigmoid", None), (None, "sigmoid")]:
+        classifier = Classifier(one_score(ends), told)
+        (found,) = array(classifier.probabilities(images))
+        np.testing.assert_allclose(found, [1, np.exp(-37)], rtol=1e-4)
+        assert classifier.predicted_scores(images).argmax() == 0
+
+
+def test_one_logit_is_not_taken_for_certain(rng):
+    classifier = Classifier(one_score(None))
+    images = rng.normal(size=(2, 2, 2, 3)).astype("float32")
+    with pytest.raises(ValueError, match="activation='sigmoid' if it has two"):
+        classifier.probabilities(images)
+    with pytest.raises(ValueError, match="softmax of one number is 1"):
+        Classifier(one_score(None), "softmax")
+
+
+def test_map_of_no_is_that_of_the_negated_logit(rng):
+    """Of one sigmoid every explainer knows both classes."""
+    images = rng.uniform(size=(3, 2, 2, 3)).astype("float32")
+    one = one_score("sigmoid")
+    two = of_channels(
+        [[-1.0, 1.0], [2.0, -2.0], [-0.5, 0.5]], activation="sigmoid"
+    )
+    for make in (
+        explainers.CAM,
+        explainers.GradCAM,
+        explainers.GradCAMPlusPlus,
+        explainers.ScoreCAM,
+        lambda model: explainers.RISE(model, samples=8, cells=2),
+    ):
+        for category in (0, 1, None):
+            np.testing.assert_allclose(
+                make(one)(images, category),
+                make(two)(images, category),
+                atol=1e-5,
+            )
+    maps = rng.uniform(size=(3, 2, 2, 1))
+    for category in (0, 1, None):
+        np.testing.assert_allclose(
+            metrics.average_drop(one, images, maps, category),
+            metrics.average_drop(two, images, maps, category),
+            atol=1e-6,
+        )
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        explainers.GradCAM(one)(images, 2)
+
+
+# Several inputs -------------------------------------------------------------
+
+
+def with_table(*, activation="softmax"):
+    """An image and a row of a table; the row scales two of the channels."""
+    image = keras.Input((4, 4, 3), name="image")
+    row = keras.Input((2,), name="row")
+    features = keras.layers.Conv2D(
+        2, 1, use_bias=False, activation="relu", name="features"
+    )(image)
+    pooled = keras.layers.GlobalAveragePooling2D()(features)
+    joined = keras.layers.Concatenate()([pooled, row])
+    scaled = keras.layers.Dense(3, activation, name="scores")(joined)
+    return keras.Model([image, row], scaled)
+
+
+def held(model, row):
+    """The same classifier of the image alone, with the row in its bias."""
+    image = keras.Input((4, 4, 3))
+    features = keras.layers.Conv2D(2, 1, use_bias=False, activation="relu")
+    pooled = keras.layers.GlobalAveragePooling2D()(features(image))
+    scores = keras.layers.Dense(3, "softmax")
+    alone = keras.Model(image, scores(pooled))
+    features.set_weights(model.get_layer("features").get_weights())
+    kernel, bias = model.get_layer("scores").get_weights()
+    scores.set_weights([kernel[:2], bias + row @ kernel[2:]])
+    return alone
+
+
+MAKERS = {
+    "GradCAM": explainers.GradCAM,
+    "GradCAMPlusPlus": explainers.GradCAMPlusPlus,
+    "ScoreCAM": explainers.ScoreCAM,
+    "RISE": lambda model: explainers.RISE(model, samples=6, cells=2),
+    "LIME": lambda model: explainers.LIME(
+        model,
+        samples=8,
+        segments=lambda image: np.indices(image.shape[:2])[0] // 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_other_inputs_are_held(name, rng):
+    model = with_table()
+    images = rng.uniform(size=(3, 4, 4, 3)).astype("float32")
+    rows = rng.normal(size=(3, 2)).astype("float32")
+    maps = MAKERS[name](model)(images, context={"row": rows})
+    alone = [
+        MAKERS[name](held(model, row))(image)[0]
+        for image, row in zip(images, rows, strict=True)
+    ]
+    np.testing.assert_allclose(maps, alone, atol=1e-5)
+    # One row for all.
+    np.testing.assert_allclose(
+        MAKERS[name](model)(images, 1, context={"row": rows[0]}),
+        MAKERS[name](held(model, rows[0]))(images, 1),
+        atol=1e-5,
+    )
+
+
+def test_metrics_hold_other_inputs(rng):
+    model = with_table()
+    images = rng.uniform(size=(3, 4, 4, 3)).astype("float32")
+    rows = rng.normal(size=(3, 2)).astype("float32")
+    maps = rng.uniform(size=(3, 4, 4, 1))
+    for metric in (metrics.average_drop, metrics.deletion_auc):
+        values = metric(
+            model, images, maps, chunk_size=2, context={"row": rows}
+        )
+        for index, row in enumerate(rows):
+            one = slice(index, index + 1)
+            np.testing.assert_allclose(
+                values[one],
+                metric(held(model, row), images[one], maps[one]),
+                atol=1e-6,
+            )
+
+
+@pytest.mark.parametrize(
+    ("context", "error", "message"),
+    [
+        (None, ValueError, r"\['row'\] in model"),
+        ({"table": [0, 0]}, ValueError, r"Received: \['table'\]"),
+        ({"row": np.zeros((2, 2))}, ValueError, r"shape \(3, 2\) for 'row'"),
+        ({"row": [np.nan, 0]}, ValueError, "finite numbers for 'row'"),
+        ({"row": ["a", "b"]}, TypeError, "real numbers for 'row'"),
+        ([0, 0], TypeError, "must be a dictionary"),
+    ],
+)
+def test_context_is_checked(context, error, message):
+    images = np.zeros((3, 4, 4, 3), "float32")
+    with pytest.raises(error, match=message):
+        explainers.GradCAM(with_table())(images, context=context)
+
+
+def test_one_input_alone_is_the_image():
+    images = [keras.Input((4, 4, 3)), keras.Input((4, 4, 3))]
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()(images))
+    model = keras.Model(images, keras.layers.Dense(2, "softmax")(x))
+    with pytest.raises(ValueError, match="2 of them"):
+        Classifier(model)
+    with pytest.raises(ValueError, match=r"which are \[\]"):
+        explainers.GradCAM(flat())(
+            np.zeros((1, 16, 16, 3)), context={"row": [1.0]}
+        )

@@ -393,3 +393,58 @@ def test_agrees_with_another_library_where_that_follows_the_paper(library, rng):
             else GradCAMPlusPlus(model)(images, classes)
         )
         np.testing.assert_allclose(actual, expected, atol=1e-3)
+
+
+# Grouped convolutions --------------------------------------------------------
+
+
+def grouped():
+    """Two grouped convolutions: channels are scaled by twos, then by threes."""
+    layers = keras.layers
+    image = keras.Input((2, 2, 4))
+    first = layers.Conv2D(4, 1, groups=2, use_bias=False, name="first")
+    second = layers.Conv2D(4, 1, groups=2, use_bias=False)
+    dense = layers.Dense(2, "softmax", use_bias=False)
+    x = layers.GlobalAveragePooling2D()(second(first(image)))
+    model = keras.Model(image, dense(x))
+    eye = np.tile(np.eye(2, dtype="float32"), 2).reshape(1, 1, 2, 4)
+    first.set_weights([2 * eye])
+    second.set_weights([3 * eye])
+    dense.set_weights([np.array([[1, 0], [-1, 2], [0, 0], [0, 0]])])
+    return model
+
+
+def of_first(images):
+    # Slopes (1, -1, 0, 0) * 3 / 4, so it is red minus green.
+    difference = np.maximum(images[..., :1] - images[..., 1:2], 0)
+    return difference / difference.max(axis=(1, 2), keepdims=True)
+
+
+def test_gradients_go_through_grouped_convolutions(rng):
+    """Compiled, on every backend, with oneDNN and without."""
+    images = rng.uniform(size=(2, 2, 2, 4)).astype("float32")
+    lowest = of_first(images).min(axis=(1, 2))
+    assert (lowest == 0).all()  # So that min-max leaves it as it is.
+    maps = GradCAM(grouped(), layer="first")(images, 0)
+    np.testing.assert_allclose(maps, of_first(images), atol=1e-5)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="of TensorFlow's kernels"
+)
+def test_grouped_convolution_run_eagerly_says_what_is_set(rng):
+    import tensorflow as tf
+    from tensorflow.python.util import _pywrap_util_port
+
+    images = rng.uniform(size=(2, 2, 2, 4)).astype("float32")
+    explainer = GradCAM(grouped(), layer="first")
+    tf.config.run_functions_eagerly(True)
+    try:
+        if _pywrap_util_port.IsMklEnabled():
+            maps = explainer(images, 0)
+            np.testing.assert_allclose(maps, of_first(images), atol=1e-5)
+        else:
+            with pytest.raises(RuntimeError, match="TF_ENABLE_ONEDNN_OPTS=1"):
+                explainer(images, 0)
+    finally:
+        tf.config.run_functions_eagerly(False)

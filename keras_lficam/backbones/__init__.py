@@ -12,7 +12,11 @@ from keras_lficam.backbones import cifar, resnets
 from keras_lficam.backbones._applications import build_application
 from keras_lficam.backbones._checks import check_integer, is_integer
 from keras_lficam.backbones._classifier import Classifier, Cut
-from keras_lficam.backbones._compiled import CompiledFunction, holding
+from keras_lficam.backbones._compiled import (
+    CompiledFunction,
+    grouped_gradients_explained,
+    holding,
+)
 from keras_lficam.backbones._graph import (
     PUBLIC_NAMES,
     check_graph,
@@ -52,6 +56,7 @@ __all__ = [
     "cifar",
     "cut",
     "dropout_of",
+    "grouped_gradients_explained",
     "holding",
     "is_integer",
     "last_activation",

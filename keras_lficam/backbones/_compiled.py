@@ -31,6 +31,29 @@ def held_value(name: str) -> Any:
     return _held.get()[name]
 
 
+@contextlib.contextmanager
+def grouped_gradients_explained() -> Iterator[None]:
+    """Says what is set where TensorFlow cannot differentiate a convolution.
+
+    Its own kernels know no gradient of a grouped convolution on a CPU. XLA
+    does, by which Keras compiles one wherever functions are not run eagerly,
+    and so does oneDNN, which is not on everywhere.
+    """
+    try:
+        yield
+    except Exception as error:
+        if "Gradients for grouped convolutions" not in str(error):
+            raise
+        raise RuntimeError(
+            "TensorFlow cannot differentiate a grouped convolution, such as "
+            "of ResNeXt or ConvNeXt, on a CPU where functions run eagerly "
+            "and oneDNN is off. Received: "
+            "tf.config.functions_run_eagerly() is True. To fix this: "
+            "tf.config.run_functions_eagerly(False); or set the environment "
+            "variable TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow starts."
+        ) from error
+
+
 class CompiledFunction(keras.Model):
     """Compiles a function that calls the layers of a classifier.
 
@@ -49,13 +72,18 @@ class CompiledFunction(keras.Model):
     def __init__(self, model: keras.Model, function: Callable[..., Any]):
         # In float32 no argument is rounded on the way in.
         super().__init__(name="compiled_function", dtype="float32")
-        self.parts = list(model.layers)  # So Keras knows what can be compiled.
+        # The layers are not made its own: Keras forgets the losses of a layer
+        # whenever one that holds it is called.
+        if not all(layer.supports_jit for layer in model._flatten_layers()):
+            self.jit_compile = False
         self.function = function
         self.built = True
         if keras.backend.backend() == "jax":
-            self._by_jax = _jitted(model.variables, self._computed)
+            self._by_jax = _jitted(model.variables, self)
 
     def call(self, inputs):
+        if keras.backend.backend() == "jax":
+            return self._computed(inputs)
         # Whatever a layer would write, as the loss of a regularizer, is lost.
         with keras.StatelessScope():
             return self._computed(inputs)
@@ -75,7 +103,8 @@ class CompiledFunction(keras.Model):
         if keras.backend.backend() == "jax":
             # Keras's own way writes the weights back, in every thread.
             return keras.tree.map_structure(np.array, self._by_jax(inputs))
-        return self.predict_on_batch(inputs)
+        with grouped_gradients_explained():
+            return self.predict_on_batch(inputs)
 
 
 def _jitted(variables, function):

@@ -235,6 +235,7 @@ def deletion_auc(
         activation=activation,
         steps=steps,
         chunk_size=chunk_size,
+        context=context,
     )
     return _area_under(curve, np.shape(maps))
 
@@ -352,6 +353,7 @@ def insertion_auc(
         activation=activation,
         steps=steps,
         chunk_size=chunk_size,
+        context=context,
     )
     return _area_under(curve, np.shape(maps))
 
