@@ -25,8 +25,8 @@ def build(
 ) -> keras.Model:
     """Builds a classifier that shows what it looked at.
 
-    The images are RGB from 0 to 255; the backbone's preprocessing is part of
-    the model. Train it with `compile` and `fit` like any other; the heat map
+    The images are RGB or gray, from 0 to 255; the backbone's preprocessing is
+    part of the model. Train it with `compile` and `fit` like any other; the heat map
     needs no label and no loss of its own. `attention_view` shows the map.
 
     Args:
@@ -39,8 +39,10 @@ def build(
             its head is left out; `attach` keeps it.
         classes: Number of classes, at least 1; or their names; or a data set
             with the attribute `class_names`, as `keras.utils` makes it.
-        input_shape: Shape `(height, width, 3)` of the images. None as height
-            or width takes images of any size.
+        input_shape: Shape of the images: `(height, width, 3)` for RGB, or
+            `(height, width, 1)` for gray ones, which the model repeats to
+            three channels in front of the backbone's preprocessing, with any
+            weights. None as height or width takes images of any size.
         weights: None for random ones; `"imagenet"` for those that Keras has
             of ImageNet; the path of a weights file of the backbone; or
             `"preset"` for those of the preset. Where the weights are of other
@@ -63,8 +65,8 @@ def build(
             `"sigmoid"` for several labels per image, or None for logits.
 
     Returns:
-        A `keras.Model` from images `(B, H, W, 3)` to `predictions (B, K)`,
-        float32 under every dtype policy. Its layers `importance`,
+        A `keras.Model` from images `(B, H, W, 3)`, or gray ones
+        `(B, H, W, 1)`, to `predictions (B, K)`, float32 under every dtype policy. Its layers `importance`,
         `attention_map`, `attention` and `head` are public. With `"abn"` a
         dictionary of `predictions` and `attention_predictions`, and no
         `importance`.
@@ -180,8 +182,8 @@ def attention_view(model: keras.Model) -> keras.Model:
             architecture `"lfi_cam"` or `"abn"`.
 
     Returns:
-        A `keras.Model` that shares the weights of `model`, from images
-        `(B, H, W, 3)` to a dictionary of `predictions (B, K)`,
+        A `keras.Model` that shares the weights of `model`, from the images
+        that it takes to a dictionary of `predictions (B, K)`,
         `attention_map (B, h, w, 1)` in [0, 1] at the size of the feature map,
         and `importance (B, C)`, non-negative with rows that sum to 1; of the
         attention branch network without `importance`.
@@ -401,7 +403,7 @@ def _number_of_classes(classes):
 def _check_architecture(architecture):
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
-            "Images are (batch, height, width, 3) here. Received: "
+            "Images are (batch, height, width, channels) here. Received: "
             "keras.config.image_data_format() is 'channels_first'. Way out: "
             "keras.config.set_image_data_format('channels_last')."
         )
@@ -450,12 +452,12 @@ def _check_input_shape(input_shape):
     if (
         not isinstance(input_shape, (tuple, list))
         or len(input_shape) != 3
-        or input_shape[2] != 3
+        or input_shape[2] not in (1, 3)
         or not all(size is None or _is_size(size) for size in input_shape)
     ):
         raise ValueError(
-            "Argument `input_shape` must be (height, width, 3): RGB images, "
-            "without the batch axis; height and width at least 1, or None. "
-            "Way out for gray images: give them three equal channels. "
+            "Argument `input_shape` must be (height, width, 3) for RGB "
+            "images, or (height, width, 1) for gray ones, without the batch "
+            "axis; height and width at least 1, or None. "
             f"Received: input_shape={input_shape!r}"
         )

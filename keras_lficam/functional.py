@@ -62,7 +62,8 @@ def gray(images: Tensor, value_range: tuple[float, float] = (0, 255)) -> Tensor:
     """Turns RGB images into gray ones: the plain mean of the channels.
 
     Args:
-        images: Images `(B, H, W, 3)` with values in `value_range`.
+        images: Images `(B, H, W, 3)`, or gray ones `(B, H, W, 1)`, whose
+            values are only scaled; in `value_range`.
         value_range: Darkest and brightest value that a pixel can have.
 
     Returns:
@@ -107,7 +108,8 @@ def importance_masks(
     """Masks the gray image with every normalised channel, `M = s(F) * G`.
 
     Args:
-        images: Images `(B, H, W, 3)` with values in `value_range`.
+        images: Images `(B, H, W, 3)` or gray ones `(B, H, W, 1)`, with values
+            in `value_range`.
         features: Feature maps `(B, h, w, C)`.
         value_range: Darkest and brightest value that a pixel can have.
 
@@ -138,7 +140,8 @@ def pooled_importance_masks(
     scaled, so the features are read and nothing of their size is written.
 
     Args:
-        images: Images `(B, H, W, 3)` with values in `value_range`.
+        images: Images `(B, H, W, 3)` or gray ones `(B, H, W, 1)`, with values
+            in `value_range`.
         features: Feature maps `(B, h, w, C)`.
         value_range: Darkest and brightest value that a pixel can have.
 

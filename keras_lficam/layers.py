@@ -36,8 +36,9 @@ class ImportanceMask(keras.layers.Layer):
             of the image can have.
 
     Call arguments:
-        inputs: Pair of the RGB image `(batch, height, width, 3)` and its
-            features `(batch, rows, columns, channels)`, 2x2 or larger.
+        inputs: Pair of the RGB image `(batch, height, width, 3)`, or the gray
+            one `(batch, height, width, 1)`, and its features `(batch, rows,
+            columns, channels)`, 2x2 or larger.
 
     Output shape:
         `(batch, rows, columns, channels)`; in [0, 1].
@@ -129,8 +130,9 @@ class FeatureImportanceNetwork(keras.layers.Layer):
             of the image can have.
 
     Call arguments:
-        inputs: Pair of the RGB image `(batch, height, width, 3)` and its
-            features `(batch, rows, columns, channels)`, 2x2 or larger.
+        inputs: Pair of the RGB image `(batch, height, width, 3)`, or the gray
+            one `(batch, height, width, 1)`, and its features `(batch, rows,
+            columns, channels)`, 2x2 or larger.
         training: Whether batch normalization uses the batch's statistics.
 
     Output shape:
@@ -403,11 +405,11 @@ def _pair(layer, shapes, names):
 
 def _check_image_and_features(layer, shapes):
     image, features = _pair(layer, shapes, "image, features")
-    if len(image) != 4 or image[-1] != 3:
+    if len(image) != 4 or image[-1] not in (1, 3):
         raise ValueError(
             f"Layer {layer.name!r} is called on [image, features] and needs "
-            "an RGB image of shape (batch, height, width, 3); give a gray one "
-            "three equal channels. "
+            "an RGB image of shape (batch, height, width, 3), or a gray one "
+            "(batch, height, width, 1). "
             f"Received: image.shape={image}"
         )
     _check_features(layer, features)

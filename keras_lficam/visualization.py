@@ -40,14 +40,15 @@ def overlay(
     as it is, in gray so that color always means the map.
 
     Args:
-        images: RGB images `(B, H, W, 3)` from 0 to 255, or one `(H, W, 3)`.
+        images: RGB images `(B, H, W, 3)` or gray ones `(B, H, W, 1)`, from 0
+            to 255, or one `(H, W, 3)` or `(H, W, 1)`.
         maps: Heat maps `(B, H, W, 1)` in [0, 1], or one `(H, W, 1)`.
         opacity: How much of the picture is covered where the map is 1, in
             [0, 1].
         colormap: Name of a matplotlib color map.
 
     Returns:
-        Array of the shape of `images`, uint8.
+        Array `(B, H, W, 3)`, or one `(H, W, 3)`, uint8.
 
     Raises:
         ValueError: If the shapes do not match or a value is out of range.
@@ -80,7 +81,8 @@ def grid(
     """Shows image, heat map and overlay of every image side by side.
 
     Args:
-        images: RGB images `(B, H, W, 3)` from 0 to 255, or one `(H, W, 3)`.
+        images: RGB images `(B, H, W, 3)` or gray ones `(B, H, W, 1)`, from 0
+            to 255, or one `(H, W, 3)` or `(H, W, 1)`.
         maps: Heat maps `(B, H, W, 1)` in [0, 1], or one.
         titles: A line for each image, such as `prediction_titles` makes.
         masks: Masks `(B, H, W, 1)` of the true objects, outlined on image
@@ -149,7 +151,8 @@ def comparison_grid(
     laid over it.
 
     Args:
-        images: RGB images `(B, H, W, 3)` from 0 to 255, or one `(H, W, 3)`.
+        images: RGB images `(B, H, W, 3)` or gray ones `(B, H, W, 1)`, from 0
+            to 255, or one `(H, W, 3)` or `(H, W, 1)`.
         maps: Names of explainers, and their heat maps `(B, H, W, 1)` in
             [0, 1], or one each.
         titles: A line for each image, such as `prediction_titles` makes.
@@ -512,12 +515,13 @@ def _checked(images, maps):
         maps = maps[0]  # What an explainer gives for a single image.
     if (
         images.ndim not in (3, 4)
-        or images.shape[-1] != 3
+        or images.shape[-1] not in (1, 3)
         or maps.shape != (*images.shape[:-1], 1)
     ):
         raise ValueError(
-            "Images must have shape (batch, height, width, 3) and maps "
-            "(batch, height, width, 1), or both lack the batch. Received: "
+            "Images must have shape (batch, height, width, 3), or (batch, "
+            "height, width, 1) if they are gray, and maps (batch, height, "
+            "width, 1), or both lack the batch. Received: "
             f"images.shape={images.shape}, maps.shape={maps.shape}"
         )
     _check_within("images", images, 255)
@@ -529,7 +533,9 @@ def _checked(images, maps):
             "images.",
             stacklevel=3,
         )
-    return images.astype("float64").clip(0, 255), maps.clip(0, 1)
+    # Of one channel matplotlib would make colors.
+    rgb = np.broadcast_to(images, (*images.shape[:-1], 3))
+    return rgb.astype("float64").clip(0, 255), maps.clip(0, 1)
 
 
 def _check_within(name, values, highest):

@@ -187,7 +187,7 @@ def test_sequence_of_bgr_or_other_pixels_is_never_seen_by_the_gray():
         ({"classes": 0}, ValueError, "`classes`.*at least 1.*classes=0"),
         ({"classes": 2.0}, TypeError, "`classes`.*integer.*float"),
         ({"classes": True}, TypeError, "`classes`.*integer.*bool"),
-        ({"input_shape": (64, 64, 1)}, ValueError, "RGB.*64, 64, 1"),
+        ({"input_shape": (64, 64, 2)}, ValueError, "gray.*64, 64, 2"),
         ({"input_shape": (64, 64)}, ValueError, r"\(height, width, 3\)"),
         ({"input_shape": (1, 64, 64, 3)}, ValueError, "without the batch"),
         ({"input_shape": (0, 64, 3)}, ValueError, "at least 1"),

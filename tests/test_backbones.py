@@ -7,6 +7,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import small_classifiers
 import tensorflow as tf
 from keras.src.applications import convnext, mobilenet_v3
 from keras.src.legacy.saving import legacy_h5_format
@@ -621,3 +622,106 @@ def test_the_trunk_of_a_classifier_gets_a_new_head():
         model.get_layer(last).get_weights()[0],
         trained.get_layer(last).get_weights()[0],
     )
+
+
+# -- Gray images
+
+
+def on_gray(tensor, images):
+    """The function of a model of one channel, from images of that."""
+    return np.asarray(keras.Model(tensor[0], tensor[1])(images))
+
+
+def test_gray_image_is_prepared_as_three_equal_channels(monkeypatch, rng):
+    """In every application, whose means may be another for every color."""
+    gray = rng.uniform(0, 255, (2, 8, 8, 1)).astype("float32")
+    shapes = []
+
+    def identity(input_tensor, input_shape, classes, **options):
+        shapes.append((input_tensor.shape[1:], input_shape))
+        x = keras.layers.Identity(name="pixels")(input_tensor)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        (image,) = keras.utils.get_source_inputs(input_tensor)
+        return keras.Model(image, keras.layers.Dense(classes)(x))
+
+    for name in MAPS:
+        function = function_of(name)
+        monkeypatch.setattr(
+            keras.applications, name, functools.wraps(function)(identity)
+        )
+        split = backbones.load(name, 2, (8, 8, 1))
+        assert split.image.shape == (None, 8, 8, 1)
+        np.testing.assert_array_equal(
+            on_gray((split.image, split.features), gray),
+            prepare(name, np.repeat(gray, 3, axis=-1)),
+        )
+    assert shapes == [((8, 8, 3), (8, 8, 3))] * 40
+
+
+OF_GRAY = {
+    "application": functools.partial(keras.applications.MobileNetV2, alpha=0.1),
+    "own": cifar.resnet(8),
+    "own of large images": backbones.resnets.resnet(18),
+}
+
+
+@pytest.mark.parametrize("kind", [*OF_GRAY, "model", "model of any size"])
+@pytest.mark.parametrize("size", [64, None])
+def test_backbone_of_gray_images_is_that_of_equal_channels(kind, size, rng):
+    backbone = OF_GRAY.get(kind)
+    if backbone is None:
+        side = 64 if kind == "model" else None
+        backbone = small_classifiers.backbone((side, side, 3))
+    gray = pictures(rng, 64)[..., :1]
+    color = np.repeat(gray, 3, axis=-1)
+    models = [
+        keras_lficam.build(backbone, 3, input_shape=(size, size, channels))
+        for channels in (1, 3)
+    ]
+    assert models[0].input_shape == (None, size, size, 1)
+    settle(models[0], gray)
+    models[1].set_weights(models[0].get_weights())
+    mine, theirs = (
+        keras_lficam.attention_view(model)(images)
+        for model, images in zip(models, (gray, color), strict=True)
+    )
+    assert np.ptp(mine["attention_map"]) == 1
+    for key, value in theirs.items():
+        np.testing.assert_allclose(mine[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_of_color_images_are_those_of_gray_ones(tmp_path, rng):
+    options = {"classes": 3, "classifier_activation": None}
+    backbone = OF_GRAY["application"]
+    donor = backbone(weights=None, input_shape=(64, 64, 3), **options)
+    gray = pictures(rng, 64)[..., :1]
+    prepared = prepare("MobileNetV2", np.repeat(gray, 3, axis=-1))
+    settle(donor, prepared)
+    donor.save_weights(tmp_path / "color.weights.h5")
+    model = keras_lficam.build(
+        backbone,
+        3,
+        input_shape=(64, 64, 1),
+        weights=tmp_path / "color.weights.h5",
+        architecture="plain",
+        classifier_activation=None,
+    )
+    assert_alike(model(gray), donor(prepared))
+
+
+def test_model_and_function_of_one_channel_are_backbones(rng):
+    trunk = small_classifiers.backbone((32, 32, 1))
+    model = keras_lficam.build(trunk, 3, input_shape=(64, 48, 1))
+    assert not any(layer.name == "gray_to_rgb" for layer in model.layers)
+    assert model.get_layer("attention_map").output.shape == (None, 16, 12, 1)
+
+    def function(input_tensor, input_shape, classes, **options):
+        assert input_shape == input_tensor.shape[1:] == (32, 32, 1)
+        x = keras.layers.Conv2D(4, 3)(input_tensor)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        return keras.Model(input_tensor, keras.layers.Dense(classes)(x))
+
+    split = backbones.load(function, 3, (32, 32, 1))
+    assert split.features.shape == (None, 30, 30, 4)
+    with pytest.raises(ValueError, match=r"takes, 1\. Received.*32, 32, 1\)"):
+        keras_lficam.build(trunk, 3, input_shape=(32, 32, 3))

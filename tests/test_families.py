@@ -246,6 +246,20 @@ def test_size_of_photographs_follows_from_the_layers():
     assert bottlenecks((3, 8, 36, 3)) == 60_192_808
 
 
+@kinds("basic", "preactivation", "dense", "photographs")
+def test_gray_image_is_as_one_of_three_equal_channels(kind, rng):
+    side = KINDS[kind][1]
+    color, gray = (
+        small(kind, input_shape=(side, side, channels)) for channels in (3, 1)
+    )
+    shake(color, rng)
+    gray.set_weights(color.get_weights())
+    images = pictures(rng, side)[..., :1]
+    expected = called(color, np.repeat(images, 3, axis=-1))
+    assert np.ptp(expected) > 1e-3
+    np.testing.assert_allclose(called(gray, images), expected, atol=1e-6)
+
+
 # Numbers --------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import keras_hub
 import numpy as np
 import pytest
 
+from keras_lficam import backbones
 from keras_lficam.backbones._hubs import (
     _shape_argument,
     build_hub,
@@ -545,6 +546,36 @@ def test_converter_of_no_family_and_no_scale(rng, tmp_path):
     np.testing.assert_allclose(
         model(images).numpy(), backbone(images).numpy(), rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["MobileNetBackbone", "ViTBackbone"])
+def test_gray_image_is_as_one_of_three_equal_channels(name, rng, tmp_path):
+    save_hub(
+        name,
+        str(tmp_path),
+        scale=[1 / 50, 1 / 60, 1 / 70],
+        offset=[-2.0, -1.5, -1.0],
+    )
+    shape = (*SHAPE[:2], 1)
+    gray, color = (
+        build_hub(f"keras_hub/{tmp_path}", shape, "preset")
+        for shape in (shape, SHAPE)
+    )
+    assert gray.input_shape == (None, *shape)
+    images = pictures(rng)[..., :1]
+    expected = np.array(color(np.repeat(images, 3, axis=-1)))
+    check(gray, images, expected, tmp_path / "model.keras")
+    backbone = hub_backbone(name)
+    calls = len(backbone._inbound_nodes)
+    split = backbones.load(backbone, 3, shape)
+    features = keras.Model(split.image, split.features)(images)
+    assert features.shape[1:] == split.features.shape[1:]
+    theirs = backbones.load(backbone, 3, SHAPE)
+    theirs = keras.Model(theirs.image, theirs.features)
+    np.testing.assert_allclose(
+        features, theirs(np.repeat(images, 3, axis=-1)), atol=1e-5
+    )
+    assert len(backbone._inbound_nodes) == calls  # It was not called.
 
 
 def test_folder_of_a_classifier(tmp_path):

@@ -119,6 +119,22 @@ def test_gray_is_mean_of_channels_sampled_at_cell_centers():
     np.testing.assert_allclose(actual.ravel(), [1 / 3, 0, 0, 0], atol=1e-6)
 
 
+@pytest.mark.parametrize("form", [*layers._FORMS, None])
+def test_gray_image_is_as_one_of_three_equal_channels(form, rng):
+    images, features = inputs_of(rng)
+    images = images[..., :1]
+    layer = layers.ImportanceMask((0, 300))
+    if form:
+        network = layers.FeatureImportanceNetwork(form, value_range=(0, 300))
+        network.build([images.shape, features.shape])
+        layer = randomized(network, rng)
+    np.testing.assert_allclose(
+        numpy_of(layer([images, features])),
+        numpy_of(layer([np.repeat(images, 3, axis=-1), features])),
+        atol=1e-6,
+    )
+
+
 def test_value_range_scales_the_gray_image(rng):
     images, features = inputs_of(rng)
     expected = layers.ImportanceMask()([images, features])
@@ -474,7 +490,7 @@ IMAGE, FEATURES = (2, 8, 8, 3), (2, 4, 4, 6)
 @pytest.mark.parametrize(
     ("layer", "shapes", "message"),
     [
-        (layers.ImportanceMask, [(2, 8, 8, 1), FEATURES], "RGB.*8, 8, 1"),
+        (layers.ImportanceMask, [(2, 8, 8, 4), FEATURES], "gray.*8, 8, 4"),
         (layers.ImportanceMask, [(8, 8, 3), FEATURES], "RGB.*8, 8, 3"),
         (layers.ImportanceMask, [IMAGE, (2, 1, 1, 6)], "2x2.*1, 1, 6.*Ways"),
         (layers.ImportanceMask, [IMAGE, (2, 4, 6)], "columns.*2, 4, 6"),

@@ -29,6 +29,21 @@ def test_overlay_by_hand():
     assert (actual == actual[..., :1]).all()
 
 
+def test_gray_images_are_shown_as_those_of_three_equal_channels(images, maps):
+    gray = images[..., :1]
+    color = np.repeat(gray, 3, axis=-1)
+    overlays = visualization.overlay(gray, maps)
+    assert overlays.shape == color.shape
+    np.testing.assert_array_equal(overlays, visualization.overlay(color, maps))
+    # Matplotlib would paint a single channel in colors of its own.
+    figure = visualization.grid(gray, maps)
+    shown = figure.subfigs[1].axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, color[1])
+    figure = visualization.comparison_grid(gray[0], {"one": maps[0]})
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, color[0])
+
+
 def test_overlay_of_a_batch_is_that_of_each(images, maps):
     together = visualization.overlay(images, maps)
     for index in range(len(images)):
@@ -115,7 +130,7 @@ def test_titles_word_class_probability_and_truth():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": np.zeros((3, 16, 24, 1))}, r"16, 24, 1.*maps\.shape"),
+        ({"images": np.zeros((3, 16, 24, 4))}, r"16, 24, 4.*maps\.shape"),
         ({"maps": np.zeros((3, 8, 8, 1))}, r"maps\.shape=\(3, 8, 8, 1\)"),
         ({"maps": np.full((3, 16, 24, 1), 2)}, "`maps`.*between 0 and 1"),
         ({"maps": np.full((3, 16, 24, 1), np.nan)}, "`maps`.*nan"),

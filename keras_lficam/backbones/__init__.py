@@ -19,14 +19,17 @@ from keras_lficam.backbones._compiled import (
 )
 from keras_lficam.backbones._graph import (
     PUBLIC_NAMES,
+    as_rgb,
     check_graph,
     check_one,
+    copied,
     is_graph,
     is_plain,
     replay,
 )
 from keras_lficam.backbones._hubs import (
     build_hub,
+    coarsest,
     feature_map,
     image_features,
     is_hub_name,
@@ -109,8 +112,8 @@ def load(
             feature map, such as a backbone of KerasHub. Of a model from
             images to classes the head is left out.
         classes: Number of classes, at least 1.
-        input_shape: Shape `(height, width, 3)` of the images; None for sizes
-            that are to stay open.
+        input_shape: Shape `(height, width, 3)` of RGB images, or `(height,
+            width, 1)` of gray ones; None for sizes that are to stay open.
         weights: None, `"imagenet"`, the path of a weights file, or
             `"preset"`.
         output_stride: Pixels of the image that a row of the feature map
@@ -119,7 +122,8 @@ def load(
             that of the backbone.
 
     Returns:
-        A `Split` whose image is RGB from 0 to 255 and whose head gives logits.
+        A `Split` whose image is of this shape, from 0 to 255, and whose head
+        gives logits.
 
     Raises:
         TypeError: If `backbone` is of another kind.
@@ -229,25 +233,38 @@ def _trunk(model, input_shape, weights):
             f"keras.Model, which has its own. Received: weights={weights!r}"
         )
     own_shape = tuple(model.inputs[0].shape[1:])
+    *own_size, own_channels = own_shape
+    *size, channels = input_shape
+    if own_channels not in (None, channels) and (own_channels, channels) != (
+        3,
+        1,
+    ):
+        raise ValueError(
+            "Argument `input_shape` must have the channels that the backbone "
+            f"{model.name!r} takes, {own_channels}. Received: input_shape="
+            f"{input_shape}. To fix this: give input_shape="
+            f"{(*size, own_channels)}."
+        )
     ranks = {len(tensor.shape) for tensor in model.outputs}
-    if 3 in ranks and own_shape != tuple(input_shape):
+    if 3 in ranks and own_size != size:
         raise ValueError(
             f"Backbone {model.name!r} gives tokens and takes images of one "
             f"size only. Received: input_shape={input_shape}. Way out: "
-            f"input_shape={own_shape}."
+            f"input_shape={(*own_size, channels)}."
         )
     image = keras.Input(input_shape, name="image")
+    pixels = as_rgb(image) if own_channels == 3 else image
     if ranks == {2}:
         trunk = split_classifier(_flat(model)).trunk
-    elif is_plain(model) or own_shape not in (input_shape, (None, None, 3)):
-        features = feature_map(model.outputs, own_shape)
-        trunk = keras.Model(model.inputs[0], features)
+        output = replay(trunk, pixels, taken=PUBLIC_NAMES)
+    elif not is_plain(model) and own_size in (size, [None, None]):
+        # A copy is called, for a call of the model itself would stay in it.
+        output = image_features(copied(model, taken=PUBLIC_NAMES), pixels)
     else:
-        model_image = keras.Input(input_shape)
-        features = image_features(model, model_image)
-        trunk = keras.Model(model_image, features)
-    unfold = trunk.inputs[0] is model.inputs[0] and not is_plain(model)
-    output = replay(trunk, image, taken=PUBLIC_NAMES, deep=unfold)
+        trunk = keras.Model(model.inputs[0], coarsest(model.outputs))
+        deep = not is_plain(model)
+        output = replay(trunk, pixels, taken=PUBLIC_NAMES, deep=deep)
+        output = feature_map(output, own_shape)
     return keras.Model(image, output, name=model.name)
 
 

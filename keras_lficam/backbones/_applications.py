@@ -9,7 +9,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_lficam.backbones._graph import copy_weights
+from keras_lficam.backbones._graph import as_rgb, copy_weights
 
 # The size at which a model with an open input size is first built: even all
 # the way down, so that strided layers pad as for any other even size.
@@ -70,15 +70,19 @@ def build_application(
     input_shape: tuple[int | None, int | None, int],
     weights: str | os.PathLike[str] | None,
 ) -> keras.Model:
-    """Builds the classifier of `function`, from RGB of 0 to 255 to logits.
+    """Builds the classifier of `function`, from pixels of 0 to 255 to logits.
+
+    A function of `keras.applications` is built for RGB images, whose
+    preprocessing has a mean for every color: a gray image is repeated to
+    three channels in front of it.
 
     Args:
         function: One of `keras.applications`, or a `functools.partial` of
             one; or one that takes the same keyword arguments and its images
             as they are.
         classes: Number of classes.
-        input_shape: Shape `(height, width, 3)`. For None, an open size, some
-            number is taken.
+        input_shape: Shape `(height, width, channels)`, of 3 channels or 1.
+            For None, an open size, some number is taken.
         weights: None, `"imagenet"`, or the path of a weights file.
 
     Returns:
@@ -98,7 +102,8 @@ def build_application(
     if family is None:
         tensor = image
     else:
-        tensor = Preprocessing(family, name="preprocessing")(image)
+        tensor = Preprocessing(family, name="preprocessing")(as_rgb(image))
+        closed_shape = (*closed_shape[:2], 3)
     model = function(
         weights=None,
         input_tensor=tensor,

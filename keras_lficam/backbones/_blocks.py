@@ -7,7 +7,7 @@ times wider the stage is than the first.
     branch(scale, stride)     what a block computes: basic, bottleneck
     block(branch, x, ...)     how it is wired: residual, preactivation
     stack(x, block, counts)   how often, in stages that halve the map
-    classifier(features, ...) from RGB of 0 to 255 to class probabilities
+    classifier(features, ...) from pixels of 0 to 255 to class probabilities
 """
 
 import dataclasses
@@ -15,6 +15,8 @@ import os
 from collections.abc import Callable, Sequence
 
 import keras
+
+from keras_lficam.backbones._graph import as_rgb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +59,14 @@ def classifier(
         name: Name of the model.
         weights: None, or the path of a weights file.
         input_tensor: Images to start from; None makes an input.
-        input_shape: Shape `(height, width, 3)`; None for an open size.
+        input_shape: Shape `(height, width, 3)`, or `(height, width, 1)` for
+            gray images, which are repeated to three channels; None for an
+            open size.
         classes: Number of classes.
         classifier_activation: Activation of the dense layer.
 
     Returns:
-        A flat functional `keras.Model` from RGB of 0 to 255 to `(B, K)`.
+        A flat functional `keras.Model` from pixels of 0 to 255 to `(B, K)`.
 
     Raises:
         ValueError: If `weights` is `"imagenet"`.
@@ -78,7 +82,7 @@ def classifier(
         [1 / (255 * deviation) for _, deviation in moments],
         [-mean / deviation for mean, deviation in moments],
         name="standardization",
-    )(image)
+    )(as_rgb(image))
     x = features(x)
     x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
     x = keras.layers.Dense(

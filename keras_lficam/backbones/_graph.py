@@ -35,6 +35,23 @@ def is_graph(model: object) -> bool:
     )
 
 
+def as_rgb(image: keras.KerasTensor) -> keras.KerasTensor:
+    """Repeats a gray image to three equal channels; an RGB image stays.
+
+    Args:
+        image: Tensor `(B, H, W, 1)` or `(B, H, W, 3)`.
+
+    Returns:
+        Tensor `(B, H, W, 3)`.
+    """
+    if image.shape[-1] != 1:
+        return image
+    # In half precision a pixel would be rounded on the way.
+    return keras.layers.Concatenate(dtype="float32", name="gray_to_rgb")(
+        [image] * 3
+    )
+
+
 def is_plain(model: keras.Model) -> bool:
     """Whether a model is nothing but the graph of its layers."""
     some = keras.Input((1,))
@@ -142,6 +159,26 @@ def replay(
     return output
 
 
+def copied(model: keras.Model, *, taken: Iterable[str] = ()) -> keras.Model:
+    """Copies a model as one layer, weights and all.
+
+    Args:
+        model: Model that can be made from its own configuration.
+        taken: Names that the copy may not have.
+
+    Returns:
+        A model of the same class. The original has not been called, so no
+        call of it is added to its graph.
+
+    Raises:
+        ValueError: If it cannot be made from its own configuration.
+    """
+    copier = _Copier(_as_it_is, taken, deep=False)
+    copy = copier.copy(model, model, {})
+    copier.copy_weights()
+    return copy
+
+
 def _as_it_is(layer, tensors, proceed):
     del layer
     return proceed(tensors)
@@ -201,12 +238,12 @@ class _Copier:
         )
 
         def proceed(tensors, **changes):
-            copy = self._copy(operation, model, changes)
+            copy = self.copy(operation, model, changes)
             return copy(*args[:place], tensors, *args[place + 1 :], **options)
 
         return self._visit(operation, args[place], proceed)
 
-    def _copy(self, layer, model, changes):
+    def copy(self, layer, model, changes):
         key = id(layer), frozenset(changes.items())
         if key not in self._copies:
             try:

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from keras_lficam._names import nearest
+from keras_lficam.backbones._graph import as_rgb
 
 # Residual networks of keras_cv by their number of layers: kind of block, and
 # blocks in each stage. The library fetches these few numbers from a network.
@@ -49,23 +50,25 @@ def build_hub(
     input_shape: tuple[int | None, int | None, int],
     weights: str | os.PathLike[str] | None,
 ) -> keras.Model:
-    """Builds a backbone of keras_cv or keras_hub, from RGB to a feature map.
+    """Builds a backbone of keras_cv or keras_hub, up to its feature map.
 
     A preset of keras_hub says how to scale and shift the pixels, which becomes
     a layer. The resizing it asks for does not, as `input_shape` is the size.
-    Backbones of keras_cv divide by 255 themselves.
+    Backbones of keras_cv divide by 255 themselves. The backbone is built for
+    RGB; a gray image is repeated to three channels in front of it.
 
     Args:
         name: `"keras_cv/"` or `"keras_hub/"`, then the name of a preset or the
             path of a folder that holds one. The residual networks of keras_cv
             need no network if `weights` is None.
-        input_shape: Shape `(height, width, 3)` of the images; None for sizes
-            that are to stay open, which most transformers do not allow.
+        input_shape: Shape `(height, width, channels)` of the images, of 3
+            channels or 1; None for sizes that are to stay open, which most
+            transformers do not allow.
         weights: None for random ones, or `"preset"`; also `"imagenet"`, if the
             name of the preset has that word.
 
     Returns:
-        A `keras.Model` from images `(B, H, W, 3)` of 0 to 255 to features
+        A `keras.Model` from images of this shape, from 0 to 255, to features
         `(B, h, w, C)`. The backbone is one of its layers.
 
     Raises:
@@ -86,10 +89,12 @@ def build_hub(
     explained = functools.partial(_explained, name, input_shape, weights)
     load = _load_keras_cv if library == "keras_cv" else _load_keras_hub
     backbone, rescaling = load(
-        preset, tuple(input_shape), weights is not None, explained
+        preset, (*input_shape[:2], 3), weights is not None, explained
     )
     image = keras.Input(input_shape, name="image")
-    pixels = rescaling(image) if rescaling else image
+    pixels = as_rgb(image)
+    if rescaling:
+        pixels = rescaling(pixels)
     features = image_features(backbone, pixels)
     stem = os.path.basename(os.path.abspath(preset))
     model = keras.Model(image, features, name=re.sub(r"\W+", "_", stem))
@@ -108,7 +113,8 @@ def image_features(
     Args:
         backbone: Functional model whose one input is the image, be it alone
             or in a dictionary.
-        image: Tensor `(B, H, W, 3)`, as the backbone expects its pixels.
+        image: Tensor `(B, H, W, channels)`, as the backbone expects its
+            pixels.
 
     Returns:
         Tensor `(B, h, w, C)`.
@@ -120,8 +126,8 @@ def image_features(
     shapes = [tensor.shape for tensor in keras.tree.flatten(backbone.input)]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise ValueError(
-            f"Backbone {backbone.name!r} must have one input, images "
-            f"(batch, height, width, 3). Received: inputs of shapes {shapes}. "
+            f"Backbone {backbone.name!r} must have one input, images (batch, "
+            f"height, width, channels). Received: inputs of shapes {shapes}. "
             "Way out: the part of it that encodes images, such as "
             "`backbone.vision_encoder`."
         )
@@ -138,8 +144,8 @@ def feature_map(
         output: Feature map `(B, h, w, C)`; or tokens `(B, T, C)`, first up to
             eight that stand for no place, then the patches row by row; or a
             dictionary or list of feature maps, of which the coarsest is taken.
-        image_shape: Shape `(height, width, 3)` of the images; closed, unless
-            `output` is one feature map.
+        image_shape: Shape `(height, width, channels)` of the images; closed,
+            unless `output` is one feature map.
 
     Returns:
         Tensor `(B, h, w, C)`.
@@ -148,8 +154,7 @@ def feature_map(
         ValueError: If `output` is of another kind, there is not one coarsest
             map, or the number of tokens fits no grid of patches or several.
     """
-    tensors = keras.tree.flatten(output)
-    tensor = tensors[0] if len(tensors) == 1 else _coarsest(tensors)
+    tensor = coarsest(output)
     if len(tensor.shape) == 3:
         return _token_grid(tensor, image_shape)
     if len(tensor.shape) != 4:
@@ -157,7 +162,21 @@ def feature_map(
     return tensor
 
 
-def _coarsest(maps):
+def coarsest(output: Any) -> keras.KerasTensor:
+    """Picks the one output of a backbone, or its coarsest feature map.
+
+    Args:
+        output: Tensor, or a dictionary or list of some.
+
+    Returns:
+        One of the tensors.
+
+    Raises:
+        ValueError: If there are several and not one of them is the coarsest.
+    """
+    maps = keras.tree.flatten(output)
+    if len(maps) == 1:
+        return maps[0]
     shapes = [tensor.shape for tensor in maps]
     received = f"of shapes {shapes}"
     if any(len(shape) != 4 or None in shape[1:3] for shape in shapes):
