@@ -26,8 +26,8 @@ def build(
     """Builds a classifier that shows what it looked at.
 
     The images are RGB or gray, from 0 to 255; the backbone's preprocessing is
-    part of the model. Train it with `compile` and `fit` like any other; the heat map
-    needs no label and no loss of its own. `attention_view` shows the map.
+    part of the model. Train it with `compile` and `fit` like any other; the
+    heat map needs no label and no loss of its own. `attention_view` shows it.
 
     Args:
         backbone: Name of a backbone, one of `keras_lficam.backbones.names()`;
@@ -66,10 +66,10 @@ def build(
 
     Returns:
         A `keras.Model` from images `(B, H, W, 3)`, or gray ones
-        `(B, H, W, 1)`, to `predictions (B, K)`, float32 under every dtype policy. Its layers `importance`,
-        `attention_map`, `attention` and `head` are public. With `"abn"` a
-        dictionary of `predictions` and `attention_predictions`, and no
-        `importance`.
+        `(B, H, W, 1)`, to `predictions (B, K)`, float32 under every dtype
+        policy. Its layers `importance`, `attention_map`, `attention` and
+        `head` are public. With `"abn"` a dictionary of `predictions` and
+        `attention_predictions`, and no `importance`.
 
     Raises:
         ValueError: If an argument is out of range, the weights do not fit, or
@@ -124,10 +124,10 @@ def attach(
     freeze the rest for an epoch, or train all with a small learning rate.
 
     Args:
-        model: Functional or Sequential classifier with one input and one
-            output; its backbone may be nested in it. It stays as it is. Where
-            it begins with layers that move pixels, such as `RandomFlip` or
-            `CenterCrop`, the map is of the image behind them.
+        model: Functional or Sequential classifier with one input, RGB or gray
+            images, and one output; its backbone may be nested in it. It stays
+            as it is. Where it begins with layers that move pixels, such as
+            `RandomFlip` or `CenterCrop`, the map is of the image behind them.
         architecture: `"lfi_cam"`, `"abn"`, `"cam"` or `"plain"`, as for
             `build`. All but `"cam"` keep the weights of the head.
         layer: Name of the layer whose output is the feature map. By default
@@ -144,9 +144,9 @@ def attach(
 
     Raises:
         TypeError: If `model` is no `keras.Model`.
-        ValueError: If it is a subclassed model, has several inputs or
-            outputs, has no feature map of 2x2 in front of a pooling, or has
-            such an attention already.
+        ValueError: If it is a subclassed model, takes other than RGB or gray
+            images, has several inputs or outputs, has no feature map of 2x2
+            in front of a pooling, or has such an attention already.
 
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
@@ -272,20 +272,23 @@ def _abn(split, network):
     """Attention branch network, Fukui et al., 2019.
 
     The branch is a copy of the backbone's last stage that keeps the size of
-    its map. Where no last stage can be told, the branch is a bottleneck block
-    on the last feature map, and the attention is applied to that.
+    its map. Where no last stage can be told, or its convolutions do not pad
+    and make the map smaller, the branch is a bottleneck block on the last
+    feature map, and the attention is applied to that.
     """
     del network
-    extracted, stage = split.features, None
-    found = backbones.last_stage(split.image, split.features)
-    if found is None:
-        branch = _bottleneck_block(extracted)
-    else:
-        extracted, stage = found
+    extracted, stage = backbones.last_stage(split.image, split.features) or (
+        split.features,
+        None,
+    )
+    if stage is not None:
         names = {layer.name for layer in split.trunk.layers}
         branch = backbones.at_stride_one(
             stage, extracted, taken=names.union(backbones.PUBLIC_NAMES)
         )
+    if stage is None or branch.shape[1:3] != extracted.shape[1:3]:
+        extracted, stage = split.features, None
+        branch = _bottleneck_block(extracted)
     classes = split.head.output_shape[-1]
     branch = _normalization(branch, "attention_branch")
     branch = _convolution(branch, classes, 1, "attention_classes")

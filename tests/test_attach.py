@@ -1,11 +1,21 @@
 """A classifier that somebody trained becomes one that shows its map."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
+import small_classifiers
+import tensorflow as tf
 
 import keras_lficam
-from keras_lficam.backbones import cifar
+from keras_lficam import explainers
+from keras_lficam.backbones import (
+    Classifier,
+    cifar,
+    last_activation,
+    split_classifier,
+)
 
 
 def pictures(rng, shape=(32, 32, 3), count=4):
@@ -263,6 +273,21 @@ def test_other_architectures_attach(architecture, rng):
     )
 
 
+def test_branch_of_a_stage_that_does_not_pad_is_a_bottleneck_block(rng):
+    model = CLASSIFIERS["nested_twice"]()
+    attached = keras_lficam.attach(model, architecture="abn")
+    assert attached.get_layer("attention_map").output.shape == (None, 14, 14, 1)
+    plain = keras_lficam.attach(model, architecture="plain")
+    scores = keras.Model(
+        attached.input,
+        attached.get_layer("head")(attached.get_layer("attention").input[0]),
+    )
+    images = pictures(rng)
+    np.testing.assert_allclose(
+        keras.ops.softmax(scores(images)), plain(images), atol=1e-6
+    )
+
+
 def test_branch_of_a_frozen_trunk_can_be_trained(rng):
     model = flat()
     model.trainable = False
@@ -294,15 +319,207 @@ def test_layer_of_the_map_can_be_named(rng):
     )
 
 
-def test_mean_over_space_needs_the_name_of_its_map():
-    image = keras.Input((32, 32, 3))
-    x = keras.layers.Conv2D(8, 3, activation="relu", name="last")(image)
-    x = keras.ops.mean(x, axis=(1, 2))
-    model = keras.Model(image, keras.layers.Dense(4)(x))
-    with pytest.raises(ValueError, match="no feature map.*"):
+def flattened(x):
+    return keras.layers.Flatten()(x)
+
+
+def mean(x, axes=(1, 2), **options):
+    return keras.ops.mean(x, axis=axes, **options)
+
+
+# Of a map of 4x3 with 6 channels: what a head begins with, and other forms
+# of the same.
+LAYERS = keras.layers
+POOLINGS = {
+    "average": LAYERS.GlobalAveragePooling2D(),
+    "maximum": LAYERS.GlobalMaxPooling2D(),
+    "flattening": LAYERS.Flatten(),
+}
+OTHER_FORMS = {
+    "mean": ("average", mean),
+    "mean from the end": ("average", lambda x: mean(x, (-2, -3))),
+    "mean kept": ("average", lambda x: flattened(mean(x, keepdims=True))),
+    "pooling kept": (
+        "average",
+        lambda x: LAYERS.Reshape((6,))(
+            LAYERS.GlobalAveragePooling2D(keepdims=True)(x)
+        ),
+    ),
+    "window": (
+        "average",
+        lambda x: keras.ops.squeeze(LAYERS.AveragePooling2D((4, 3))(x), (1, 2)),
+    ),
+    "max": ("maximum", lambda x: keras.ops.max(x, axis=[1, 2])),
+    "max window": (
+        "maximum",
+        lambda x: flattened(LAYERS.MaxPooling2D((4, 3))(x)),
+    ),
+    "reshape": ("flattening", LAYERS.Reshape((-1,))),
+    "reshape function": (
+        "flattening",
+        lambda x: keras.ops.reshape(x, (-1, 72)),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", list(OTHER_FORMS))
+def test_pooling_of_another_form_takes_the_map(form, rng):
+    kind, pooling = OTHER_FORMS[form]
+    base = small_classifiers.backbone()
+    dense = keras.layers.Dense(4, kernel_initializer="random_normal")
+    theirs, mine = (
+        keras.Model(
+            base.inputs[0],
+            keras.layers.Softmax()(dense(pool(base.outputs[0]))),
+        )
+        for pool in (POOLINGS[kind], pooling)
+    )
+    images = pictures(rng, (16, 12, 3))
+    first, second = (keras_lficam.attach(model) for model in (theirs, mine))
+    second.set_weights(first.get_weights())
+    shown, other = (
+        answers(keras_lficam.attention_view(model), images)
+        for model in (first, second)
+    )
+    assert shown["attention_map"].shape == (4, 4, 3, 1)
+    for key, value in shown.items():
+        np.testing.assert_allclose(other[key], value, rtol=1e-5, atol=1e-7)
+    kinds = [explainers.GradCAM, explainers.CAM][: 1 + (kind == "average")]
+    for explainer in kinds:
+        expected = explainer(theirs)(images, 1)
+        assert expected.max() > 0.99
+        np.testing.assert_allclose(
+            explainer(mine)(images, 1), expected, atol=1e-5
+        )
+
+
+def test_pooling_of_a_corner_is_not_the_mean_of_the_map():
+    image = keras.Input((16, 12, 3))
+    x = keras.layers.Conv2D(6, 4, strides=4, name="last")(image)
+    x = keras.layers.AveragePooling2D(2, strides=4)(x)
+    assert x.shape[1:3] == (1, 1)
+    model = keras.Model(image, keras.layers.Dense(4)(flattened(x)))
+    with pytest.raises(ValueError, match="larger images"):
         keras_lficam.attach(model)
+
+
+def shared_pooling():
+    """A layer that pools in a block and, called again, in the head."""
+    image = keras.Input((16, 16, 3))
+    pooling = keras.layers.GlobalAveragePooling2D()
+    x = keras.layers.Conv2D(6, 3, strides=2, name="early")(image)
+    x = x * keras.layers.Dense(6, "sigmoid")(pooling(x))[:, None, None]
+    x = keras.layers.Conv2D(6, 3, name="late")(x)
+    return keras.Model(image, keras.layers.Dense(4)(pooling(x)))
+
+
+def two_poolings():
+    """Each with a flattening, and the last of them called last."""
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(6, 4, strides=4, name="late")(image)
+    pooled = [
+        keras.layers.AveragePooling2D(4)(x),
+        keras.layers.MaxPooling2D(4)(x),
+    ]
+    x = keras.layers.Concatenate()([flattened(one) for one in pooled])
+    return keras.Model(image, keras.layers.Dense(4)(x))
+
+
+@pytest.mark.parametrize("make", [shared_pooling, two_poolings])
+def test_map_is_found_in_the_order_of_the_calls(make, rng):
+    """By what attaches and by what explains, which look for the same map."""
+    model = make()
+    late = model.get_layer("late").output
+    assert split_classifier(model).features is late
+    images = pictures(rng, (16, 16, 3))
+    expected = keras.Model(model.inputs, late)(images)
+    attached = keras_lficam.attach(model)
+    features = keras.Model(
+        attached.input, attached.get_layer("importance").input[1]
+    )
+    for one in (features(images), Classifier(model).cut().features(images)):
+        np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-4)
+
+
+def headed(head, shape=(32, 32, 3)):
+    image = keras.Input(shape)
+    x = keras.layers.Conv2D(8, 3, strides=2, name="last")(image)
+    return keras.Model(image, keras.layers.Dense(4)(head(x)), name="mine")
+
+
+HEADS = {
+    "lstm": lambda x: keras.layers.LSTM(3)(keras.layers.Reshape((-1, 8))(x)),
+    "tokens": lambda x: keras.layers.GlobalAveragePooling1D()(
+        keras.layers.Reshape((-1, 8))(x)
+    ),
+    "two means": lambda x: keras.ops.mean(keras.ops.mean(x, axis=1), axis=1),
+    "function": keras.layers.Lambda(lambda x: keras.ops.mean(x, (1, 2))),
+    "function kept": lambda x: flattened(
+        keras.layers.Lambda(lambda x: keras.ops.mean(x, (1, 2), keepdims=True))(
+            x
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(HEADS))
+def test_head_of_another_kind_is_told_to_name_the_layer(kind):
+    model = headed(HEADS[kind])
+    for explained in (keras_lficam.attach, explainers.GradCAM):
+        with pytest.raises(ValueError, match="layer='last'") as caught:
+            explained(model)
+        assert "larger images" not in str(caught.value)
     attached = keras_lficam.attach(model, layer="last")
-    assert attached.get_layer("attention_map").output.shape == (None, 30, 30, 1)
+    assert attached.get_layer("attention_map").output.shape == (None, 15, 15, 1)
+    assert explainers.GradCAM(model, layer="last") is not None
+
+
+def test_two_poolings_of_one_map_are_no_hindrance():
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2)(image)
+    x = keras.layers.ReLU()(x)
+    x = keras.layers.Concatenate()(
+        [keras.layers.GlobalMaxPooling2D()(x), mean(x)]
+    )
+    model = keras.Model(image, keras.layers.Dense(4)(x))
+    attached = keras_lficam.attach(model)
+    assert attached.get_layer("attention_map").output.shape == (None, 15, 15, 1)
+
+
+def of_rank(shape):
+    layer = getattr(keras.layers, f"Conv{len(shape) - 1}D")
+    image = keras.Input(shape)
+    x = keras.layers.Flatten()(layer(4, 2, name="last")(image))
+    return keras.Model(image, keras.layers.Dense(3)(x), name="mine")
+
+
+def of_table():
+    row = keras.Input((7,))
+    return keras.Model(row, keras.layers.Dense(3)(row), name="mine")
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (lambda: of_rank((8, 8, 8, 1)), "videos or volumes"),
+        (lambda: of_rank((28, 28)), "sequences, or images without an axis"),
+        (of_table, "rows of a table"),
+    ],
+)
+@pytest.mark.parametrize(
+    "explained",
+    [
+        keras_lficam.attach,
+        explainers.GradCAM,
+        lambda model: keras_lficam.build(model, 3),
+    ],
+)
+def test_model_of_no_images_is_told_what_it_should_take(model, kind, explained):
+    with pytest.raises(
+        ValueError, match=r"'mine' must be a classifier of im"
+    ) as e:
+        explained(model())
+    assert kind in str(e.value)
 
 
 class Subclassed(keras.Model):
@@ -379,7 +596,30 @@ ENDS = {
         keras.layers.Activation("linear", dtype="float32")
     ),
     "softmax layer": lambda: with_end(keras.layers.Softmax(axis=1), None),
+    **{
+        name: functools.partial(with_end, end, activation)
+        for name, end, activation in [
+            ("softmax function", keras.ops.softmax, None),
+            ("softmax of activations", keras.activations.softmax, None),
+            (
+                "softmax as Activation",
+                keras.layers.Activation(keras.ops.softmax),
+                None,
+            ),
+            ("softmax as Lambda", keras.layers.Lambda(keras.ops.softmax), None),
+            ("softmax of TensorFlow", keras.layers.Identity(), tf.nn.softmax),
+            ("softmax of a relu of TensorFlow", keras.ops.softmax, tf.nn.relu),
+            (
+                "softmax cast",
+                lambda x: keras.ops.cast(keras.ops.softmax(x), "float32"),
+                None,
+            ),
+        ]
+    },
 }
+SOFTMAXES = [
+    name for name in ENDS if name.startswith("softmax ") and "relu" not in name
+]
 
 
 @pytest.mark.parametrize("kind", list(ENDS))
@@ -392,7 +632,42 @@ def test_predictions_stay_whatever_the_head_ends_with(kind, rng):
     np.testing.assert_allclose(answers(attached, images), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["idle", "softmax layer"])
+@pytest.mark.parametrize("kind", SOFTMAXES)
+def test_softmax_is_recognized_whatever_its_form(kind, rng):
+    model, images = ENDS[kind](), pictures(rng)
+    assert last_activation(model) is keras.activations.softmax
+    assert last_activation(keras.Sequential([model])) is (
+        keras.activations.softmax
+    )
+    attached = keras_lficam.attach(model, architecture="plain")
+    last = attached.get_layer("predictions")
+    assert last.activation is keras.activations.softmax
+    classifier = Classifier(model)
+    assert classifier.gives == "probabilities"
+    cut = classifier.cut()
+    logits = keras.ops.convert_to_numpy(cut.logits(cut.features(images)))
+    kernel, bias = model.get_weights()[-2:]
+    features = keras.ops.convert_to_numpy(cut.features(images))
+    np.testing.assert_allclose(
+        logits, features.mean(axis=(1, 2)) @ kernel + bias, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        attached(images),
+        keras.ops.softmax(logits),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_sigmoid_as_a_function_is_recognized():
+    model = with_end(keras.ops.sigmoid, None)
+    assert last_activation(model) is keras.activations.sigmoid
+    attached = keras_lficam.attach(model, architecture="plain")
+    last = attached.get_layer("predictions")
+    assert last.activation is keras.activations.sigmoid
+
+
+@pytest.mark.parametrize("kind", ["idle", *SOFTMAXES[:2]])
 @pytest.mark.parametrize("architecture", ["abn", "cam"])
 def test_another_head_has_the_activation_of_the_first(kind, architecture, rng):
     attached = keras_lficam.attach(ENDS[kind](), architecture=architecture)
@@ -408,40 +683,61 @@ def test_another_head_needs_to_know_the_activation(architecture):
         keras_lficam.attach(ENDS["percent"](), architecture=architecture)
 
 
-@pytest.mark.parametrize("mover", ["flip", "crop"])
-def test_gray_image_is_moved_with_the_features(mover, rng):
-    layer = {
-        "flip": keras.layers.RandomFlip("horizontal", seed=1),
-        "crop": keras.layers.CenterCrop(16, 16),
-    }[mover]
-    model = keras.Sequential(
-        [
-            keras.Input((32, 32, 3)),
-            layer,
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Conv2D(6, 3, strides=2, activation="relu"),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(3, activation="softmax"),
-        ]
-    )
+def beginning(kind):
+    """Layers that move pixels and layers that scale them, in both orders."""
+    flip = keras.layers.RandomFlip("horizontal", seed=1)
+    crop = keras.layers.CenterCrop(16, 16)
+    scale = keras.layers.Rescaling(1 / 255)
+    shift = keras.layers.Rescaling([2.0, 3.0, 4.0], [-1.0, -2.0, 0.5])
+    normal = keras.layers.Normalization(mean=120.0, variance=60.0**2)
+    noise = keras.layers.GaussianNoise(0.0)
+    return {
+        "flip": [flip, scale],
+        "crop": [crop, scale],
+        "scaled flip": [scale, flip],
+        "scaled crop": [normal, noise, crop],
+        "scaled twice": [scale, flip, shift, crop],
+        "shifted": [scale, shift, flip, crop],
+    }[kind]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "kind",
+    ["flip", "crop", "scaled flip", "scaled crop", "scaled twice", "shifted"],
+)
+def test_gray_image_is_moved_with_the_features(kind, channels, rng):
+    first = beginning(kind)
+    image = x = keras.Input((32, 32, channels))
+    if channels == 1 and "s" in kind:
+        x = keras.layers.Concatenate()([x] * 3)
+    for layer in first:
+        x = layer(x)
+    x = keras.layers.Conv2D(6, 3, strides=2, activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
     attached = keras_lficam.attach(model)
-    scaled = next(
-        la for la in attached.layers if isinstance(la, keras.layers.Rescaling)
+    convolution = next(
+        la for la in attached.layers if isinstance(la, keras.layers.Conv2D)
     )
     seen = keras.Model(
         attached.input,
-        [attached.get_layer("importance").input[0], scaled.output],
+        [attached.get_layer("importance").input[0], convolution.input],
     )
-    images = rng.uniform(0, 255, (8, 32, 32, 3)).astype("float32")
-    gray_of, features_of = seen(images, training=True)
-    gray_of = keras.ops.convert_to_numpy(gray_of)
-    np.testing.assert_allclose(
-        gray_of / 255, keras.ops.convert_to_numpy(features_of), atol=1e-5
-    )
-    if mover == "flip":
-        assert np.abs(gray_of - images).max() > 10
+    images = rng.uniform(0, 255, (8, 32, 32, channels)).astype("float32")
+    gray, scaled = map(keras.ops.convert_to_numpy, seen(images, training=True))
+    # What moved with the features, and has the values of the images still.
+    for layer in first:
+        if isinstance(layer, keras.layers.Rescaling):
+            gray = gray * layer.scale + layer.offset
+        elif isinstance(layer, keras.layers.Normalization):
+            gray = (gray - 120) / 60
+    np.testing.assert_allclose(gray, scaled, rtol=1e-5, atol=1e-3)
+    moved = keras.ops.convert_to_numpy(seen(images, training=True)[0])
+    if "crop" in kind or kind in ("scaled twice", "shifted"):
+        assert moved.shape[1:3] == (16, 16)
     else:
-        assert gray_of.shape == (8, 16, 16, 3)
+        assert np.abs(moved - images).max() > 10
 
 
 def test_names_of_ones_own_layers_do_not_clash(rng):
@@ -535,3 +831,151 @@ def test_names_have_no_dot_which_pytorch_refuses():
     attached = keras_lficam.attach(trained, value_range=(-1, 1))
     names = [layer.name for layer in attached.get_layer("head").layers]
     assert names[-1] == "mobilenetv2_1_00_64_predictions"
+
+
+@keras.saving.register_keras_serializable("tests")
+class OfItsOwn(keras.Model):
+    """A backbone with a configuration of its own, as those of KerasHub."""
+
+    def __init__(self, filters=6, **options):
+        image = keras.Input((32, 32, 3))
+        x = keras.layers.Conv2D(filters, 3, strides=2)(image)
+        super().__init__(image, keras.layers.ReLU()(x), **options)
+        self.filters = filters
+
+    def get_config(self):
+        return {"filters": self.filters, "name": self.name}
+
+
+def of_tokens():
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(6, 16, strides=16)(image)
+    return keras.Model(image, keras.layers.Reshape((-1, 6))(x))
+
+
+def state_of(model):
+    """All that can be seen of a model, and of the layers and models in it."""
+    layers = [model, *model._flatten_layers(include_self=False)]
+    operations = {
+        id(one): one for one in (*layers, *getattr(model, "operations", ()))
+    }
+    return {
+        "config": repr(model.get_config()),
+        "weights": [weight.numpy().tobytes() for weight in model.weights],
+        "layers": [
+            (
+                one.name,
+                len(one._inbound_nodes),
+                len(one._outbound_nodes),
+                getattr(one, "trainable", None),
+                getattr(one, "built", None),
+                str(getattr(one, "dtype_policy", None)),
+                id(getattr(one, "activation", None)),
+            )
+            for one in operations.values()
+        ],
+        "global": (
+            keras.config.floatx(),
+            keras.config.dtype_policy().name,
+            keras.config.image_data_format(),
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "make",
+    [*CLASSIFIERS.values(), OfItsOwn, of_tokens, with_end],
+    ids=lambda make: make.__name__,
+)
+def test_model_that_is_given_stays_as_it_is(make, rng):
+    model = make(lambda x: keras.ops.softmax(x)) if make is with_end else make()
+    if make is nested:
+        model.get_layer("base").trainable = False
+    before = state_of(model)
+    shape = model.input_shape[1:]
+    split = keras_lficam.backbones.load(model, 3, shape)
+    keras_lficam.build(model, 3, input_shape=shape, architecture="abn")
+    keras_lficam.build(model, 3, input_shape=shape, dropout=0.5)
+    if make not in (OfItsOwn, of_tokens):
+        for architecture in ("lfi_cam", "abn", "cam", "plain"):
+            attached = keras_lficam.attach(model, architecture=architecture)
+        assert not set(map(id, attached.layers)) & set(map(id, model.layers))
+    assert state_of(model) == before
+    # Nor has a model of ours other nodes for its view.
+    ours = keras_lficam.build(model, 3, input_shape=shape)
+    before = state_of(ours)
+    keras_lficam.attention_view(ours)(pictures(rng), training=False)
+    assert state_of(ours) == before
+    assert not set(map(id, split.trunk.layers)) & set(map(id, model.layers))
+
+
+# -- Gray images
+
+
+def of_gray(rng):
+    """A trained model of one channel, as one of MNIST is."""
+    image = keras.Input((16, 16, 1))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.Conv2D(6, 3, strides=2, activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(3, "softmax")(x))
+    for weight in model.weights:
+        weight.assign(weight + 0.3 * rng.normal(size=weight.shape))
+    return model
+
+
+def test_model_of_gray_images_is_attached(rng):
+    model, images = of_gray(rng), pictures(rng, (16, 16, 1))
+    attached = keras_lficam.attach(model)
+    # The same with three equal channels, of which a kernel sees the sum.
+    color = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 255)(color)
+    first = keras.layers.Conv2D(6, 3, strides=2, activation="relu")
+    x = keras.layers.GlobalAveragePooling2D()(first(x))
+    last = keras.layers.Dense(3, "softmax")
+    theirs = keras.Model(color, last(x))
+    kernel, bias, *rest = model.get_weights()
+    first.set_weights([np.repeat(kernel, 3, axis=2) / 3, bias])
+    last.set_weights(rest)
+    of_color = keras_lficam.attach(theirs)
+    of_color.get_layer("importance").set_weights(
+        attached.get_layer("importance").get_weights()
+    )
+    shown, expected = (
+        answers(keras_lficam.attention_view(one), pixels)
+        for one, pixels in (
+            (attached, images),
+            (of_color, np.repeat(images, 3, axis=-1)),
+        )
+    )
+    assert np.ptp(shown["attention_map"]) == 1
+    for key, value in expected.items():
+        np.testing.assert_allclose(shown[key], value, atol=1e-5)
+    maps = explainers.AttentionMap(attached)(images)
+    assert maps.shape == (4, 16, 16, 1)
+
+
+def test_range_of_gray_pixels_is_that_of_the_model(rng):
+    model = of_gray(rng)
+    attached = keras_lficam.attach(model, value_range=(0, 1))
+    whole = keras_lficam.attach(model)
+    whole.set_weights(attached.get_weights())
+    images = pictures(rng, (16, 16, 1))
+    network, features = (
+        attached.get_layer("importance"),
+        keras.random.uniform((4, 7, 7, 6)),
+    )
+    np.testing.assert_allclose(
+        network([images / 255, features]),
+        whole.get_layer("importance")([images, features]),
+        atol=1e-6,
+    )
+
+
+def test_model_of_other_bands_is_refused():
+    image = keras.Input((16, 16, 4))
+    x = keras.layers.Conv2D(6, 3)(image)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(3)(x))
+    with pytest.raises(ValueError, match=r"RGB.*gray.*16, 16, 4"):
+        keras_lficam.attach(model)

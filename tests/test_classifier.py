@@ -355,7 +355,7 @@ class Subclassed(keras.Model):
         (around, "inside", ValueError, "'inside', around which another path"),
         (around, "dense", ValueError, "`layer` must be the name"),
         (flat, "nothing", ValueError, r"last of them are \[.*'last'\]"),
-        (pixels, None, ValueError, "no feature map"),
+        (pixels, None, ValueError, "classifier of images.*rows of a table"),
         (segmentation, None, ValueError, r"scores \(batch, classes\)"),
         (Subclassed, None, ValueError, "Way out: build it as a functional"),
         (lambda: "model.keras", None, TypeError, r"keras\.Model"),

@@ -628,6 +628,38 @@ def test_fit_reports_the_quality_of_the_maps_as_they_are(rng, tmp_path):
     assert len(seen) == 6
 
 
+def test_quality_of_the_maps_of_gray_images(rng):
+    """As that of three equal channels, which the network makes of them."""
+    gray = rng.uniform(0, 255, (4, 16, 16, 1)).astype("float32")
+    labels, masks = np.arange(4) % 3, np.zeros((4, 16, 16, 1))
+    masks[:, :9, :9] = 1
+    found, weights = {}, None
+    for images in (gray, np.repeat(gray, 3, axis=-1)):
+        model = keras_lficam.build(
+            cifar.resnet(8), 3, input_shape=images.shape[1:]
+        )
+        weights = weights or model.get_weights()
+        model.set_weights(weights)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        found[images.shape[-1]] = {}
+        quality = MapQuality(
+            AttentionMap,
+            {
+                "energy": metrics.energy_pointing_game,
+                "deletion": functools.partial(
+                    metrics.deletion_auc, model, steps=4
+                ),
+            },
+            [(images, labels, masks)],
+        )
+        quality.set_model(model)
+        quality.on_train_begin()
+        quality.on_epoch_end(0, found[images.shape[-1]])
+    assert found[1].keys() == {"val_energy", "val_deletion"}
+    for name, value in found[3].items():
+        assert found[1][name] == pytest.approx(value, abs=1e-5)
+
+
 def test_no_epoch_explains_a_batch_twice(rng):
     model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(16, 16, 3))
     model.compile("sgd", "sparse_categorical_crossentropy")

@@ -21,6 +21,7 @@ from keras_lficam.backbones._graph import (
     PUBLIC_NAMES,
     as_rgb,
     check_graph,
+    check_images,
     check_one,
     copied,
     is_graph,
@@ -36,10 +37,13 @@ from keras_lficam.backbones._hubs import (
 )
 from keras_lficam.backbones._split import (
     Split,
+    activation_of,
+    averages_the_map,
     dropout_of,
     has_space,
     last_activation,
     new_head,
+    passes_scores_on,
     rebuilt,
     seen_image,
     split_classifier,
@@ -54,7 +58,9 @@ __all__ = [
     "CompiledFunction",
     "Cut",
     "Split",
+    "activation_of",
     "at_stride_one",
+    "averages_the_map",
     "check_integer",
     "cifar",
     "cut",
@@ -67,6 +73,7 @@ __all__ = [
     "load",
     "names",
     "new_head",
+    "passes_scores_on",
     "replay",
     "resnets",
     "seen_image",
@@ -171,12 +178,13 @@ def cut(
 
     Raises:
         TypeError: If `model` is no `keras.Model`.
-        ValueError: If it is a subclassed model or has several inputs or
-            outputs, no feature map is found, or the strides do not lead to
-            `output_stride`.
+        ValueError: If it is a subclassed model, takes no images, or has
+            several inputs or outputs, no feature map is found, or the strides
+            do not lead to `output_stride`.
     """
     check_graph(model)
     check_one("input", model, model.inputs)
+    check_images(model, model.inputs[0])
     check_one("output", model, model.outputs)
     if layer is not None:
         layer = _innermost(model, layer)
@@ -227,6 +235,7 @@ def _trunk(model, input_shape, weights):
     """Copies a model up to its feature map, for images of another shape."""
     check_graph(model)
     check_one("input", model, model.inputs)
+    check_images(model, model.inputs[0])
     if weights is not None:
         raise ValueError(
             "Argument `weights` must be None where `backbone` is a "

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lficam.backbones._compiled import CompiledFunction
-from keras_lficam.backbones._graph import check_graph
+from keras_lficam.backbones._graph import check_graph, check_images
 from keras_lficam.backbones._split import (
     activation_of,
     has_space,
@@ -388,7 +388,7 @@ class Classifier:
                 it.
         """
         if layer is None:
-            index, place = _last_map(self._calls, self.model)
+            index, place = self._last_map()
         else:
             index, place = _named_map(self._calls, layer)
         end = self._end
@@ -404,7 +404,7 @@ class Classifier:
             )
         except ValueError as error:
             if layer is None:  # A pooling inside a block.
-                raise no_map(self.model.name, self.image_shape) from error
+                raise self._no_map() from error
             raise ValueError(
                 "Argument `layer` must be the name of a layer that everything "
                 f"goes through. Received: layer={layer!r}, around which "
@@ -432,6 +432,26 @@ class Classifier:
                 if not is_nested(call.operation)
             ),
         )
+
+    def _last_map(self):
+        """Finds the map that the last pooling takes, and its call's number."""
+        follower = None
+        for index, call in enumerate(self._calls):
+            if is_nested(call.operation):
+                continue
+            before, after = call.before.tensor, call.after.tensor
+            if takes_the_map(call.operation, before, after, follower):
+                return index + 1, call.before
+            follower = call.operation
+        raise self._no_map()
+
+    def _no_map(self):
+        calls = [
+            (call.operation, call.before.tensor, call.after.tensor)
+            for call in self._calls
+            if not is_nested(call.operation)
+        ]
+        return no_map(self.model.name, self.image_shape, calls)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -468,8 +488,10 @@ class Cut:
 def _image_of(model):
     """Finds the input of a model that is an image `(B, H, W, C)`."""
     images = [x for x in model.inputs if len(x.shape) == 4]
-    if len(model.inputs) == 1 or len(images) == 1:
-        return (images or model.inputs)[0]
+    if len(model.inputs) == 1:
+        check_images(model, model.inputs[0])
+    if len(images) == 1:
+        return images[0]
     raise ValueError(
         f"Model {model.name!r} must have one input that is an image (batch, "
         f"height, width, channels). Received: {len(images)} of them, among "
@@ -527,19 +549,6 @@ def _without_activation(layer):
     twin.__dict__.update(layer.__dict__)
     twin.__dict__["activation"] = keras.activations.linear
     return twin
-
-
-def _last_map(calls, model):
-    """Finds the map that the last pooling takes, and its call's number."""
-    follower = None
-    for index, call in enumerate(calls):
-        if is_nested(call.operation):
-            continue
-        before, after = call.before.tensor, call.after.tensor
-        if takes_the_map(call.operation, before, after, follower):
-            return index + 1, call.before
-        follower = call.operation
-    raise no_map(model.name, model.inputs[0].shape[1:])
 
 
 def _named_map(calls, name):

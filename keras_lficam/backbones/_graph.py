@@ -81,6 +81,25 @@ def check_graph(model: keras.Model) -> None:
         )
 
 
+def check_images(model: keras.Model, image: keras.KerasTensor) -> None:
+    """Raises unless an input of a model is a batch of images."""
+    shape = tuple(image.shape)
+    if len(shape) == 4:
+        return
+    kinds = {
+        2: "rows of a table",
+        3: "sequences, or images without an axis of channels",
+        5: "videos or volumes",
+    }
+    kind = kinds.get(len(shape), "no images")
+    raise ValueError(
+        f"Model {model.name!r} must be a classifier of images (batch, height, "
+        f"width, channels). Received: an input of shape {shape}, which is "
+        f"{kind}. To fix this: give a model of single images, such as of one "
+        "frame or slice; a gray image has one channel."
+    )
+
+
 def check_one(
     word: str, model: keras.Model, tensors: list[keras.KerasTensor]
 ) -> None:
@@ -247,7 +266,7 @@ class _Copier:
         key = id(layer), frozenset(changes.items())
         if key not in self._copies:
             try:
-                config = {**layer.get_config(), **changes}
+                config = {**_live(layer, layer.get_config()), **changes}
                 name = self._free_name(config.get("name", ""), model)
                 copy = _from_config(layer, config, name)
             except Exception as error:
@@ -269,6 +288,19 @@ class _Copier:
         for layer, copy in self._copies.values():
             if isinstance(layer, keras.layers.Layer):
                 copy_weights(layer, copy)
+
+
+def _live(layer, config):
+    """Puts the functions into a configuration that it has names of alone.
+
+    Such as `activation=tf.nn.relu`, which Keras does not find by its name.
+    """
+    return {
+        key: getattr(layer, key, value)
+        if isinstance(value, dict) and value.get("class_name") == "function"
+        else value
+        for key, value in config.items()
+    }
 
 
 def _from_config(layer, config, name):

@@ -1,28 +1,53 @@
 """Where a classifier is cut: at the last tensor that still has space."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_lficam.backbones._graph import node_of, replay
-from keras_lficam.backbones._strides import Strides
+from keras_lficam.backbones._graph import (
+    is_graph,
+    node_of,
+    nodes_backwards,
+    replay,
+)
+from keras_lficam.backbones._strides import STRIDED, Strides
 
 _POOLINGS = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalMaxPooling2D,
-    keras.layers.Flatten,
 )
-# Layers that leave scores what they are.
+_WINDOWED_POOLINGS = (
+    keras.layers.AveragePooling2D,
+    keras.layers.MaxPooling2D,
+)
+# Functions of `keras.ops` that reduce the axes that they are given.
+_REDUCTIONS = ("Amax", "Max", "Mean", "Sum")
+# Layers, and functions of `keras.ops`, that leave scores what they are.
 _PASSING = (
     keras.layers.Flatten,
     keras.layers.Identity,
     keras.layers.Reshape,
 )
+_PASSING_FUNCTIONS = ("Cast", "ConvertToTensor", "Reshape", "Squeeze")
+# Functions that are these activations under another name, by the library that
+# defines them and their name there.
+_ACTIVATIONS = {
+    ("keras", "sigmoid"): keras.activations.sigmoid,
+    ("keras", "softmax"): keras.activations.softmax,
+    ("jax", "sigmoid"): keras.activations.sigmoid,
+    ("jax", "softmax"): keras.activations.softmax,
+    ("tensorflow", "sigmoid"): keras.activations.sigmoid,
+    ("tensorflow", "softmax_v2"): keras.activations.softmax,
+}
 # Layers that move pixels, such as begin a model that augments its images.
 _MOVING = (
+    keras.layers.AugMix,
     keras.layers.CenterCrop,
+    keras.layers.RandAugment,
     keras.layers.RandomCrop,
     keras.layers.RandomElasticTransform,
     keras.layers.RandomErasing,
@@ -34,6 +59,24 @@ _MOVING = (
     keras.layers.RandomZoom,
     keras.layers.Resizing,
 )
+# Layers that change the values of pixels and leave them where they are.
+_RECOLORING = (
+    keras.layers.AutoContrast,
+    keras.layers.Equalization,
+    keras.layers.GaussianNoise,
+    keras.layers.RandomBrightness,
+    keras.layers.RandomColorDegeneration,
+    keras.layers.RandomColorJitter,
+    keras.layers.RandomContrast,
+    keras.layers.RandomGaussianBlur,
+    keras.layers.RandomGrayscale,
+    keras.layers.RandomHue,
+    keras.layers.RandomInvert,
+    keras.layers.RandomPosterization,
+    keras.layers.RandomSaturation,
+    keras.layers.RandomSharpness,
+    keras.layers.Solarization,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +85,7 @@ class Split:
 
     Attributes:
         name: Name of the classifier.
-        image: Input tensor `(B, H, W, 3)`.
+        image: Input tensor `(B, H, W, channels)`.
         features: Last feature map `(B, h, w, C)`, made from `image`.
         head: Model from a feature map of that shape to the classifier's
             output; its weights are those of the classifier.
@@ -62,9 +105,10 @@ class Split:
 def split_classifier(model: keras.Model, layer: str | None = None) -> Split:
     """Cuts a flat functional classifier in front of its last pooling.
 
-    Walking back from the output, the first global pooling or flattening whose
-    input is four-dimensional and larger than 1x1 takes the feature map; so
-    does an average pooling of the whole map, if a flattening follows it. The
+    Walking back from the output, call by call, the first global pooling or
+    flattening whose input is four-dimensional and larger than 1x1 takes the
+    feature map; so does an average or maximum pooling of the whole map, if a
+    flattening follows it, and `keras.ops.mean` over rows and columns. The
     poolings of squeeze-and-excitation lie before it, those of a head that
     classifies with 1x1 convolutions see a 1x1 map.
 
@@ -90,30 +134,68 @@ def split_classifier(model: keras.Model, layer: str | None = None) -> Split:
                 f"goes through. Received: layer={layer!r}, which another path "
                 "goes around."
             ) from error
-    followers = [*model.layers[1:], None]
-    for candidate, follower in zip(
-        reversed(model.layers), reversed(followers), strict=True
-    ):
-        if isinstance(candidate, keras.layers.InputLayer):
-            continue
-        if takes_the_map(
-            candidate, candidate.input, candidate.output, follower
-        ):
+    # A layer that is called twice takes another tensor in each of its calls.
+    calls = [
+        (node.operation, node.input_tensors[0], node.outputs[0])
+        for node in nodes_backwards(model.inputs[0], model.outputs[0])
+    ]
+    follower = None
+    for operation, taken, given in calls:
+        if takes_the_map(operation, taken, given, follower):
             try:
-                return _split_at(model, candidate.input)
+                return _split_at(model, taken)
             except _GoesAroundError:
                 break  # A pooling inside a block.
-    raise no_map(model.name, model.inputs[0].shape[1:])
+        follower = operation
+    raise no_map(model.name, model.inputs[0].shape[1:], calls)
 
 
-def no_map(name: str, shape: tuple[int | None, ...]) -> ValueError:
-    """Makes the error for a model of this name and input shape."""
+def no_map(
+    name: str,
+    shape: tuple[int | None, ...],
+    calls: Iterable[tuple[keras.Operation, Any, Any]] = (),
+) -> ValueError:
+    """Makes the error for a model in which no feature map was found.
+
+    Args:
+        name: Name of the model.
+        shape: Shape of its input, without the batch.
+        calls: What is called in it, on what, and what that gives; the last
+            call first.
+    """
+    calls = list(calls)
+    maps = [operation.name for operation, _, given in calls if has_space(given)]
+    if not maps or _reduced_by_strides(calls):
+        return ValueError(
+            f"Model {name!r} has no feature map of at least 2x2 in front of "
+            "a global pooling or a flattening, so there is nothing to draw. "
+            f"Received: input shape {shape}. Ways out: larger images, or a "
+            "backbone with fewer strides."
+        )
     return ValueError(
-        f"Model {name!r} has no feature map of at least 2x2 in front of "
-        "a global pooling or a flattening, so there is nothing to draw. "
-        f"Received: input shape {shape}. Ways out: larger images, or a "
-        "backbone with fewer strides."
+        f"Model {name!r} must have a global pooling or a flattening that "
+        "everything goes through, for what it takes is the feature map. "
+        f"Received: a head that begins otherwise, behind {maps[0]!r}. To fix "
+        f"this: name the layer of the feature map, layer={maps[0]!r} or "
+        f"another of {maps[:5][::-1]}; or give `build` a keras.Model that ends "
+        "there."
     )
+
+
+def _reduced_by_strides(calls):
+    """Whether a pooling or flattening takes a map that strides made 1x1."""
+    pools = any(
+        isinstance(operation, (*_POOLINGS, keras.layers.Flatten))
+        and len(taken.shape) == 4
+        and not has_space(taken)
+        for operation, taken, _ in calls
+    )
+    reducing = [
+        operation
+        for operation, taken, given in calls
+        if has_space(taken) and len(given.shape) == 4 and not has_space(given)
+    ]
+    return pools and bool(reducing) and isinstance(reducing[0], STRIDED)
 
 
 class _GoesAroundError(Exception):
@@ -159,19 +241,71 @@ def takes_the_map(
         given: What it gives.
         follower: What is called next.
     """
-    if isinstance(operation, keras.layers.AveragePooling2D):
-        whole = tuple(given.shape[1:3]) == (1, 1)
-        flattened = isinstance(
+    if not has_space(taken):
+        return False
+    if _is_function(operation, *_REDUCTIONS):
+        axes = operation.axis or ()
+        return sorted(axis % 4 for axis in axes) == [1, 2]
+    if _pools_all(operation, taken, given):
+        return isinstance(
             follower, (keras.layers.Flatten, keras.layers.Reshape)
-        )
-        return has_space(taken) and whole and flattened
-    return isinstance(operation, _POOLINGS) and has_space(taken)
+        ) or _is_function(follower, "Reshape", "Squeeze")
+    return isinstance(operation, _POOLINGS) or _flattens(
+        operation, taken, given
+    )
+
+
+def averages_the_map(operation: keras.Operation) -> bool:
+    """Whether what takes the feature map averages it over its places."""
+    return isinstance(
+        operation,
+        (keras.layers.GlobalAveragePooling2D, keras.layers.AveragePooling2D),
+    ) or _is_function(operation, "Mean")
 
 
 def has_space(tensor: keras.KerasTensor) -> bool:
     """Whether a tensor is a feature map `(B, h, w, C)` of at least 2x2."""
     shape = tensor.shape
     return len(shape) == 4 and shape[1] != 1 and shape[2] != 1
+
+
+def _pools_all(operation, taken, given):
+    """Whether a pooling has one window, which is the whole map."""
+    return (
+        isinstance(operation, _WINDOWED_POOLINGS)
+        and tuple(given.shape[1:3]) == (1, 1)
+        and all(
+            size is not None and size <= window
+            for size, window in zip(
+                taken.shape[1:3], operation.pool_size, strict=True
+            )
+        )
+    )
+
+
+def _flattens(operation, taken, given):
+    """Whether a call makes one axis of all the values of each image."""
+    if isinstance(operation, keras.layers.Flatten):
+        return True
+    if not isinstance(operation, keras.layers.Reshape) and not _is_function(
+        operation, "Reshape"
+    ):
+        return False
+    values, shape = taken.shape[1:], given.shape[1:]
+    if len(shape) != 1:
+        return False
+    return None in (*values, *shape) or shape[0] == math.prod(values)
+
+
+def _is_function(operation, *names):
+    """Whether a call is of a function of `keras.ops`, by its class's name.
+
+    Keras does not export the classes.
+    """
+    kind = type(operation)
+    return kind.__module__.startswith("keras.src.ops.") and (
+        kind.__name__ in names
+    )
 
 
 def new_head(
@@ -233,26 +367,64 @@ def passes_scores_on(operation: keras.Operation) -> bool:
     idle = type(operation) is keras.layers.Activation and (
         operation.activation is keras.activations.linear
     )
-    return idle or isinstance(operation, _PASSING)
+    return (
+        idle
+        or isinstance(operation, _PASSING)
+        or _is_function(operation, *_PASSING_FUNCTIONS)
+    )
 
 
 def activation_of(operation: keras.Operation) -> Callable[..., Any] | None:
-    """The activation that an operation ends with; None if it has none."""
-    if isinstance(operation, keras.layers.Softmax):
+    """The activation that an operation ends with; None if it has none.
+
+    Softmax and sigmoid are those of `keras.activations`, whether they are a
+    layer, a function of `keras.ops`, or one of TensorFlow or JAX.
+    """
+    if isinstance(operation, keras.layers.Softmax) or _is_function(
+        operation, "Softmax"
+    ):
         # Of scores `(B, K)` both are the classes.
         return keras.activations.softmax if operation.axis in (-1, 1) else None
-    return getattr(operation, "activation", None)
+    if _is_function(operation, "Sigmoid"):
+        return keras.activations.sigmoid
+    if isinstance(operation, keras.layers.Lambda):
+        known = _known_activation(operation.function)
+        return None if operation.arguments else known
+    activation = getattr(operation, "activation", None)
+    return _known_activation(activation) or activation
+
+
+def _known_activation(function):
+    module = getattr(function, "__module__", None) or ""
+    name = getattr(function, "__name__", None)
+    return _ACTIVATIONS.get((module.partition(".")[0], name))
 
 
 def last_activation(model: keras.Model) -> Callable[..., Any]:
     """The activation of a classifier's answer; the identity if it has none."""
     names = {layer.name for layer in model.layers}
-    last = (
-        model.get_layer("predictions")
-        if "predictions" in names
-        else model.layers[-1]
-    )
+    if not is_graph(model):
+        last = model.layers[-1]
+        if isinstance(last, keras.Model):
+            return last_activation(last)
+    elif len(model.outputs) > 1 and "predictions" in names:
+        last = model.get_layer("predictions")
+    else:
+        last = _last_operation(model)
     return activation_of(last) or keras.activations.linear
+
+
+def _last_operation(model):
+    """The last operation that makes scores, in whatever model it is nested."""
+    tensor = model.outputs[0]
+    while True:
+        node = node_of(tensor)
+        if is_graph(node.operation) and len(node.operation.outputs) == 1:
+            tensor = node.operation.outputs[0]
+        elif passes_scores_on(node.operation) and node.input_tensors:
+            tensor = node.input_tensors[0]
+        else:
+            return node.operation
 
 
 def without_activation(
@@ -278,7 +450,9 @@ def without_activation(
     def visit(layer, tensors, proceed):
         if layer is not last:
             return proceed(tensors)
-        return proceed(tensors, activation=None) if last.weights else tensors
+        if not getattr(last, "weights", ()):
+            return tensors
+        return proceed(tensors, activation=None)
 
     return _copied_head(head, head.inputs[0], visit), activation
 
@@ -287,14 +461,68 @@ def seen_image(split: Split) -> keras.KerasTensor:
     """Finds the image as the features see it.
 
     Behind the layers that move its pixels, if a model begins with such: the
-    gray image that masks the features has to be moved with them.
+    gray image that masks the features has to be moved with them. Where layers
+    before them scale the pixels, the moved image is scaled back, for it is to
+    have the values that the model takes.
     """
-    image = split.image
-    for operation in split.trunk.operations[1:]:
-        if not isinstance(operation, _MOVING):
+    takers: dict[int, list[Any]] = {}
+    for node in nodes_backwards(split.image, split.features):
+        for key in {id(tensor) for tensor in node.input_tensors}:
+            takers.setdefault(key, []).append(node)
+    tensor = seen = split.image
+    scaled: list[tuple[Any, Any]] = []
+    undone: list[tuple[Any, Any]] = []
+    while len(takers.get(id(tensor), ())) == 1:
+        (node,) = takers[id(tensor)]
+        operation = node.operation
+        scale = _scale_of(operation)
+        if isinstance(operation, _MOVING):
+            seen, undone = node.outputs[0], list(scaled)
+        elif scale is not None:
+            scaled.append(scale)
+        elif not isinstance(operation, _RECOLORING) and not _repeats(node):
             break
-        image = operation.output
-    return image
+        tensor = node.outputs[0]
+    taken = {operation.name for operation in split.trunk.operations}
+    for number, (factor, offset) in enumerate(reversed(undone)):
+        name = f"seen_image_{number}"
+        while name in taken:
+            name += "_"
+        seen = keras.layers.Rescaling(
+            (1 / factor).tolist(),
+            (-offset / factor).tolist(),
+            dtype="float32",
+            name=name,
+        )(seen)
+    return seen
+
+
+def _scale_of(operation):
+    """Factor and offset of a layer that scales pixels; None of any other."""
+    if isinstance(operation, keras.layers.Rescaling):
+        factor, offset = operation.scale, operation.offset
+    elif (
+        isinstance(operation, keras.layers.Normalization)
+        and not operation.invert
+        and operation.axis in ((3,), (-1,), (), None)
+    ):
+        mean, variance = map(
+            keras.ops.convert_to_numpy, (operation.mean, operation.variance)
+        )
+        factor = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
+        offset = -mean * factor
+    else:
+        return None
+    factor, offset = np.broadcast_arrays(np.ravel(factor), np.ravel(offset))
+    return (factor, offset) if np.all(factor != 0) else None
+
+
+def _repeats(node):
+    """Whether a call puts a gray image beside itself, as for RGB."""
+    tensors = node.input_tensors
+    return isinstance(node.operation, keras.layers.Concatenate) and (
+        len({id(tensor) for tensor in tensors}) == 1
+    )
 
 
 def rebuilt(
@@ -306,7 +534,7 @@ def rebuilt(
 
     Args:
         split: The classifier. Its weights are copied.
-        input_shape: Shape `(height, width, 3)`; None for an open size.
+        input_shape: Shape `(height, width, channels)`; None for an open size.
         output_stride: Pixels of the image that a row of the feature map is
             to stand for; None for as many as now.
 
@@ -338,15 +566,13 @@ def _copied_head(head, features, visit=None):
 
 
 def _check_any_size(head, input_shape, output_stride):
-    for layer in head.layers:
-        flattens = isinstance(layer, keras.layers.Flatten)
-        pools = isinstance(layer, keras.layers.AveragePooling2D) and (
-            tuple(layer.output.shape[1:3]) == (1, 1)
-        )
-        if (flattens or pools) and has_space(layer.input):
+    for node in nodes_backwards(head.inputs[0], head.outputs[0]):
+        call = node.operation, node.input_tensors[0], node.outputs[0]
+        flattens = _flattens(*call)
+        if has_space(call[1]) and (flattens or _pools_all(*call)):
             raise ValueError(
                 "The head of this backbone takes feature maps of one size "
-                f"only, for its layer {layer.name!r} "
+                f"only, for its layer {node.operation.name!r} "
                 f"{'flattens' if flattens else 'pools a window of'} the map. "
                 f"Received: input_shape={input_shape}, "
                 f"output_stride={output_stride}. Ways out: give height and "

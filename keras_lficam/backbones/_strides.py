@@ -7,7 +7,7 @@ import keras
 
 from keras_lficam.backbones._graph import node_of, nodes_backwards, replay
 
-_STRIDED = (
+STRIDED = (
     keras.layers.Conv2D,
     keras.layers.DepthwiseConv2D,
     keras.layers.SeparableConv2D,
@@ -43,7 +43,7 @@ class Strides:
         self._is_turned: dict[int, bool] = {}
 
     def __call__(self, layer, tensors, proceed):
-        own = max(layer.strides) if isinstance(layer, _STRIDED) else 1
+        own = max(layer.strides) if isinstance(layer, STRIDED) else 1
         before = self.of(tensors)
         is_turned = self._exceeds(before * own)
         if own > 1 and layer.weights:
@@ -77,7 +77,7 @@ class Strides:
     def _after(self, layer, own, output):
         given = node_of(keras.tree.flatten(output)[0]).input_tensors
         before = self.of(given)
-        if isinstance(layer, (*_STRIDED, *_PADDINGS)):
+        if isinstance(layer, (*STRIDED, *_PADDINGS)):
             return before * own
         after = max(
             self.of(tensor) * _hidden_stride(tensor, output) for tensor in given
@@ -113,7 +113,7 @@ def last_stage(
     """Finds the part of a flat backbone from its last stride on.
 
     Args:
-        image: Input tensor `(B, H, W, 3)`.
+        image: Input tensor `(B, H, W, channels)`.
         features: Last feature map `(B, h, w, C)`, made from `image`.
 
     Returns:

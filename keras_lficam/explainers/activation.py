@@ -7,7 +7,12 @@ import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.backbones import CompiledFunction
+from keras_lficam.backbones import (
+    CompiledFunction,
+    activation_of,
+    averages_the_map,
+    passes_scores_on,
+)
 from keras_lficam.explainers.base import Explainer
 
 
@@ -254,26 +259,29 @@ class ScoreCAM(Explainer):
 
 def _dense_behind_pooling(operations, model):
     """Finds the dense layer of a head that a CAM can be read off."""
-    passing = (
-        keras.layers.Activation,
-        keras.layers.Dropout,
-        keras.layers.Identity,
-        keras.layers.ReLU,
-        keras.layers.Softmax,
-    )
+    passing = keras.layers.Dropout, keras.layers.ReLU
     pooling, *others = operations
-    rest = [layer for layer in others if not isinstance(layer, passing)]
+    rest = [
+        operation
+        for operation in others
+        # What has weights, such as a dense layer, ends with an activation.
+        if getattr(operation, "weights", ())
+        or not isinstance(operation, passing)
+        and not passes_scores_on(operation)
+        and activation_of(operation) is None
+    ]
     if (
-        not isinstance(pooling, keras.layers.GlobalAveragePooling2D)
+        not averages_the_map(pooling)
         or len(rest) != 1
         or not isinstance(rest[0], keras.layers.Dense)
     ):
         raise ValueError(
             f"The head of model {model.name!r} must be a global average "
             "pooling and one dense layer. Received: the layers "
-            f"{[layer.name for layer in operations]}. Ways out: GradCAM, which "
-            "takes any head; or keras_lficam.build(architecture='cam'), or "
-            "attach, and some training."
+            f"{[operation.name for operation in operations]}. Ways out: "
+            "GradCAM, which takes any head; or "
+            "keras_lficam.build(architecture='cam'), or attach, and some "
+            "training."
         )
     return rest[0]
 
