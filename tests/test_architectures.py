@@ -331,6 +331,27 @@ def test_lfi_cam_is_smaller_than_the_attention_branch_network(
     assert shown["attention_map"].shape == (None, 14, 14, 1)
 
 
+@pytest.mark.parametrize("stride", [None, 2])
+@pytest.mark.parametrize("architecture", ["lfi_cam", "abn", "cam", "plain"])
+def test_gray_images_are_as_those_of_equal_channels(
+    architecture, stride, rng, tmp_path
+):
+    keras.config.set_dtype_policy("float32" if stride else "mixed_bfloat16")
+    options = {"architecture": architecture, "output_stride": stride}
+    color, gray = (
+        small(input_shape=(32, 32, channels), **options) for channels in (3, 1)
+    )
+    gray.set_weights(color.get_weights())
+    images = pictures(rng)[..., :1]
+    expected = keras.tree.flatten(color(np.repeat(images, 3, axis=-1)))
+    gray.save(tmp_path / "gray.keras")
+    loaded = keras.models.load_model(tmp_path / "gray.keras")
+    for model in (gray, loaded):
+        answers = keras.tree.flatten(model(images))
+        for one, other in zip(answers, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def both(labels):
     return {"predictions": labels, "attention_predictions": labels}
 

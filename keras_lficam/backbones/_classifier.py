@@ -224,7 +224,7 @@ class Classifier:
             )
 
     def checked_images(self, images: Any) -> np.ndarray:
-        """Takes images `(B, H, W, 3)`, or one, as a finite array of float32.
+        """Takes images `(B, H, W, C)`, or one, as a finite array of float32.
 
         Raises:
             TypeError: If they hold no real numbers.

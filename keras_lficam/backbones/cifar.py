@@ -54,7 +54,7 @@ def resnet(
 
     Returns:
         A function with the keyword arguments of those in
-        `keras.applications`, taking RGB images from 0 to 255.
+        `keras.applications`, taking RGB or gray images from 0 to 255.
 
     Raises:
         ValueError: If the depth is not of this kind, the block is neither, or
@@ -105,7 +105,7 @@ def wide_resnet(depth: int = 28, width: int = 10) -> Callable[..., keras.Model]:
 
     Returns:
         A function with the keyword arguments of those in
-        `keras.applications`, taking RGB images from 0 to 255.
+        `keras.applications`, taking RGB or gray images from 0 to 255.
 
     Raises:
         ValueError: If the depth is not of this kind, or the width below 1.
@@ -144,7 +144,7 @@ def resnext(
 
     Returns:
         A function with the keyword arguments of those in
-        `keras.applications`, taking RGB images from 0 to 255.
+        `keras.applications`, taking RGB or gray images from 0 to 255.
 
     Raises:
         ValueError: If the depth is not of this kind, or a number is below 1.
@@ -188,7 +188,7 @@ def densenet(
 
     Returns:
         A function with the keyword arguments of those in
-        `keras.applications`, taking RGB images from 0 to 255.
+        `keras.applications`, taking RGB or gray images from 0 to 255.
 
     Raises:
         ValueError: If the depth is not of this kind, or the growth below 1.

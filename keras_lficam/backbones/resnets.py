@@ -57,7 +57,7 @@ def resnet(
 
     Returns:
         A function with the keyword arguments of those in
-        `keras.applications`, taking RGB images from 0 to 255.
+        `keras.applications`, taking RGB or gray images from 0 to 255.
 
     Raises:
         ValueError: If the depth is none of these, groups are asked of basic
