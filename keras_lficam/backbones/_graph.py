@@ -267,7 +267,7 @@ class _Copier:
         if key not in self._copies:
             try:
                 config = {**_live(layer, layer.get_config()), **changes}
-                name = self._free_name(config.get("name", ""), model)
+                name = self._free_name(config.get("name", layer.name), model)
                 copy = _from_config(layer, config, name)
             except Exception as error:
                 raise _not_made_again(layer) from error
@@ -310,9 +310,13 @@ def _from_config(layer, config, name):
         kept = {key: config[key] for key in ("dtype", "arguments")}
         return type(layer)(layer.function, name=name, **kept)
     config.pop("name", None)
-    if "name" in layer.get_config():  # Some functions of `keras.ops` have none.
+    if "name" in layer.get_config():
         config["name"] = name
-    return type(layer).from_config(config)
+    copy = type(layer).from_config(config)
+    if not isinstance(layer, keras.layers.Layer):
+        # Some functions of `keras.ops` do not take their name.
+        copy.name = name
+    return copy
 
 
 def copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:

@@ -211,17 +211,16 @@ def _split_at(model, features):
 
 
 def _named_map(model, name):
-    # A layer that is called twice stands for its last call.
-    outputs = {
-        layer.name: layer._inbound_nodes[-1].outputs[0]
-        for layer in model.layers
-    }
-    maps = {key: x for key, x in outputs.items() if has_space(x)}
+    maps: dict[str, keras.KerasTensor] = {}
+    for node in nodes_backwards(model.inputs[0], model.outputs[0]):
+        if has_space(node.outputs[0]):
+            # A layer that is called twice stands for its last call.
+            maps.setdefault(node.operation.name, node.outputs[0])
     if name not in maps:
         raise ValueError(
             "Argument `layer` must be the name of a layer whose output is a "
             "feature map (batch, rows, columns, channels) of at least 2x2; "
-            f"the last of them are {list(maps)[-5:]}. "
+            f"the last of them are {list(maps)[:5][::-1]}. "
             f"Received: layer={name!r}"
         )
     return maps[name]
