@@ -295,10 +295,16 @@ def _live(layer, config):
 
     Such as `activation=tf.nn.relu`, which Keras does not find by its name.
     """
+
+    def is_unknown(value):
+        return (
+            isinstance(value, dict)
+            and value.get("class_name") == "function"
+            and keras.saving.get_registered_object(value["config"]) is None
+        )
+
     return {
-        key: getattr(layer, key, value)
-        if isinstance(value, dict) and value.get("class_name") == "function"
-        else value
+        key: getattr(layer, key, value) if is_unknown(value) else value
         for key, value in config.items()
     }
 

@@ -80,8 +80,9 @@ class CAM(Explainer):
 
     Args:
         model: Functional or Sequential classifier, flat or nested, whose head
-            is a global average pooling and one dense layer, with nothing but
-            dropouts and activations between and behind.
+            is a global average pooling, a layer or `keras.ops.mean`, and one
+            dense layer, with nothing but dropouts, activations and
+            flattenings between and behind.
         chunk_size: Number of images that go through the model at once. The
             memory is that of a prediction of as many images.
 
