@@ -360,7 +360,13 @@ def test_lime_sees_something_at_32_pixels_and_in_digits_of_8(rng):
     small = np.kron(noise, np.ones((1, 8, 8, 1)))
     digits = load_digits().images[:3, ..., None] * np.full(3, 255 / 16)
     for images in (small, digits):
-        model = network("linear", images.shape[1:3])
+        model = keras.Sequential(
+            [
+                keras.Input(images.shape[1:]),
+                keras.layers.Flatten(),
+                keras.layers.Dense(2),
+            ]
+        )
         lime = LIME(model, samples=50, activation="linear")
         for surrogate in lime.surrogates(images):
             assert surrogate.segments.max() >= 8

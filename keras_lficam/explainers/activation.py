@@ -299,5 +299,5 @@ def _masked(image, maps):
 
 def _interpolation(length, new_length):
     """Makes the matrix `(new_length, length)` that resizes an axis."""
-    basis = ops.eye(length)[None, ..., None]
+    basis = ops.eye(length, dtype="float32")[None, ..., None]
     return functional.resize(basis, (new_length, length))[0, ..., 0]
