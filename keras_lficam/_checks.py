@@ -1,7 +1,11 @@
-"""What every room asks of arrays that it is given."""
+"""What every room asks of the arguments that it is given."""
 
+import math
+import numbers
+from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -48,8 +52,8 @@ def array_of(name: str, values: Any) -> np.ndarray:
     return array
 
 
-def real_array(name: str, values: Any) -> np.ndarray:
-    """Takes the values of an argument as an array of float32.
+def numbers_of(name: str, values: Any) -> np.ndarray:
+    """Takes the values of an argument as an array of real numbers.
 
     Raises:
         TypeError: If they hold no real numbers, or as in `array_of`.
@@ -61,6 +65,16 @@ def real_array(name: str, values: Any) -> np.ndarray:
             f"Argument `{name}` must hold real numbers. "
             f"Received: {name}.dtype={array.dtype}"
         )
+    return array
+
+
+def real_array(name: str, values: Any) -> np.ndarray:
+    """Takes the values of an argument as an array of float32.
+
+    Raises:
+        TypeError: As in `numbers_of`.
+    """
+    array = numbers_of(name, values)
     with np.errstate(over="ignore"):  # What is too large is not finite.
         return array.astype("float32")
 
@@ -82,6 +96,90 @@ def check_finite(name: str, array: np.ndarray, of: str | None = None) -> None:
             f"Argument `{name}` must be finite in float32. Received: NaN or "
             f"infinite {of} in the {name} at {bad.tolist()[:10]}. Way out: "
             f"leave these out, or replace the {of}, as by numpy.nan_to_num."
+        )
+
+
+def tensor_of(name: str, values: Any, dimensions: int | None = None) -> Any:
+    """Takes the values of an argument as a tensor, symbolic or not.
+
+    Args:
+        name: Name of the argument, for the message.
+        values: Tensor of the backend, or what `array_of` takes.
+        dimensions: Number of axes that it must have, if that is known.
+
+    Raises:
+        TypeError: If they hold no real numbers, or as in `array_of`.
+        ValueError: If it has another number of axes.
+    """
+    if not ops.is_tensor(values) and not isinstance(
+        values, (keras.KerasTensor, keras.Variable)
+    ):
+        numbers_of(name, values)
+    elif _wrong_kind(values):
+        array_of(name, values)  # Says what is wrong.
+    tensor = ops.convert_to_tensor(values)
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if dtype == "string" or dtype.startswith("complex"):
+        raise TypeError(
+            f"Argument `{name}` must hold real numbers. "
+            f"Received: {name}.dtype={dtype}"
+        )
+    if dimensions is not None and len(tensor.shape) != dimensions:
+        raise ValueError(
+            f"Argument `{name}` must have {dimensions} axes. "
+            f"Received: {name}.shape={tuple(tensor.shape)}"
+        )
+    return tensor
+
+
+def check_text(name: str, value: Any) -> None:
+    """Raises a TypeError unless an argument is a string."""
+    if not isinstance(value, str):
+        raise TypeError(
+            f"Argument `{name}` must be a string. "
+            f"Received: {name}={value!r} of type {type(value).__name__}"
+        )
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float = math.inf
+) -> None:
+    """Raises a ValueError unless an argument is a number in [low, high]."""
+    if (
+        not isinstance(value, numbers.Real)
+        or isinstance(value, bool)
+        or not low <= float(value) <= high
+        or not math.isfinite(value)
+    ):
+        limits = f"of at least {low}"
+        if high < math.inf:
+            limits = f"from {low} to {high}"
+        raise ValueError(
+            f"Argument `{name}` must be a number {limits}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def check_range(name: str, value: Any) -> None:
+    """Raises a ValueError unless an argument is a pair that rises."""
+    if (
+        not isinstance(value, (tuple, list))
+        or len(value) != 2
+        or not all(isinstance(each, numbers.Real) for each in value)
+        or not -math.inf < value[0] < value[1] < math.inf
+    ):
+        raise ValueError(
+            f"Argument `{name}` must be a pair (darkest, brightest) that "
+            f"rises, such as (0, 255). Received: {name}={value!r}"
+        )
+
+
+def check_mapping(name: str, value: Any) -> None:
+    """Raises a TypeError unless an argument is a dictionary."""
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"Argument `{name}` must be a dictionary. "
+            f"Received: {name}={value!r:.80} of type {type(value).__name__}"
         )
 
 

@@ -35,9 +35,11 @@ ARROWS = {
     "data": {"_names"},
     "evaluation": {"_checks"},
     "explainers": {"backbones", "functional"},
-    "layers": {"functional"},
+    "functional": {"_checks"},
+    "layers": {"_checks", "functional"},
     "metrics": {"_checks", "backbones", "functional"},
     "serving": {"_files", "architectures", "functional", "visualization"},
+    "visualization": {"_checks"},
     "training": {
         "_files",
         "backbones",

@@ -535,7 +535,7 @@ def _named_map(calls, name):
     for index, call in enumerate(calls):
         if has_space(call.after.tensor):
             maps.setdefault(call.operation.name, (index, call.after))
-    if name not in maps:
+    if not isinstance(name, str) or name not in maps:
         raise ValueError(
             "Argument `layer` must be the name of a layer whose output is a "
             "feature map (batch, rows, columns, channels) of at least 2x2; "
@@ -584,7 +584,9 @@ def _check_one_score(activation, is_one, model):
 
 
 def _check_activation(activation, found, model):
-    if activation not in (None, "linear", *_PROBABILITIES):
+    words = ("linear", *_PROBABILITIES)
+    is_word = isinstance(activation, str) and activation in words
+    if activation is not None and not is_word:
         raise ValueError(
             "Argument `activation` must be 'softmax', 'sigmoid', 'linear' or "
             f"None. Received: activation={activation!r}"

@@ -1,5 +1,7 @@
 """Batches as arrays, and the classes that are explained in them."""
 
+from collections.abc import Iterable, Mapping
+
 import keras
 import numpy as np
 
@@ -56,6 +58,18 @@ def chosen_classes(classes, images, labels):
             "or of labels one-hot: scores.argmax(axis=-1)."
         )
     return found
+
+
+def check_batches(data):
+    """Refuses what holds no batches, before anything is asked of it."""
+    if isinstance(data, (str, bytes, Mapping)) or not isinstance(
+        data, Iterable
+    ):
+        raise TypeError(
+            "Argument `data` must hold batches (images, labels), such as "
+            f"data.load gives. Received: data={data!r:.80} of type "
+            f"{type(data).__name__}"
+        )
 
 
 def check_classes(classes):

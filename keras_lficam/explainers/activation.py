@@ -180,7 +180,7 @@ class ScoreCAM(Explainer):
         chunk_size: int = 32,
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
-        if form not in ("probability", "increase"):
+        if not isinstance(form, str) or form not in ("probability", "increase"):
             raise ValueError(
                 "Argument `form` must be 'probability' or 'increase'. "
                 f"Received: form={form!r}"

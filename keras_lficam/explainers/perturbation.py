@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Mapping
 
 import keras
@@ -96,7 +97,8 @@ class RISE(Explainer):
         check_integer("samples", samples, least=1)
         check_integer("cells", cells, least=2)
         check_integer("seed", seed, least=0)
-        if not 0 < keep < 1:
+        is_number = isinstance(keep, numbers.Real)
+        if not is_number or not 0 < keep < 1:
             raise ValueError(
                 "Argument `keep` must be a number between 0 and 1. "
                 f"Received: keep={keep!r}"
