@@ -94,7 +94,7 @@ def build(
     _check_output_stride(output_stride)
     _check_architecture(architecture)
     network = _importance_layer(importance_network)
-    activation = keras.activations.get(classifier_activation)
+    activation = _checked_activation(classifier_activation)
     height, width, channels = input_shape
     split = backbones.load(
         backbone,
@@ -195,7 +195,8 @@ def attention_view(model: keras.Model) -> keras.Model:
         shown = keras_lficam.attention_view(model).predict(images)
         shown["attention_map"]
     """
-    names = {layer.name for layer in getattr(model, "layers", [])}
+    is_model = isinstance(model, keras.Model)
+    names = {layer.name for layer in model.layers} if is_model else set()
     if not names.issuperset({"attention_map", "predictions"}):
         raise ValueError(
             "Argument `model` must have the layers 'attention_map' and "
@@ -357,6 +358,17 @@ def _convolution(x, filters, kernel, name):
 
 def _normalization(x, name):
     return keras.layers.BatchNormalization(name=f"{name}_normalization")(x)
+
+
+def _checked_activation(activation):
+    try:
+        return keras.activations.get(activation)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Argument `classifier_activation` must be the name of an "
+            "activation of Keras, such as 'softmax', or None for logits. "
+            f"Received: classifier_activation={activation!r}"
+        ) from error
 
 
 def _importance_layer(network, value_range=(0, 255)):

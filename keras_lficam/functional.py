@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import keras
 from keras import ops
 
+from keras_lficam._checks import check_number, check_range, tensor_of
+
 # A tensor of the backend, or what converts to one.
 Tensor: TypeAlias = Any
 
@@ -50,9 +52,10 @@ def min_max(
         >>> min_max(np.array([[1.0, 2.0, 5.0]]), axis=1)
         # [[0.0, 0.25, 1.0]]
     """
-    x = ops.convert_to_tensor(x)
+    x = tensor_of("x", x)
     if smallest_span is None:
         smallest_span = _default_span(x)
+    check_number("smallest_span", smallest_span, 0)
     x = _widen(x)
     low, scale = _low_and_scale(x, axis, smallest_span)
     return (x - low) * scale
@@ -72,8 +75,9 @@ def gray(images: Tensor, value_range: tuple[float, float] = (0, 255)) -> Tensor:
     Examples:
         gray(images)
     """
+    check_range("value_range", value_range)
     low, high = value_range
-    images = ops.cast(images, "float32")
+    images = ops.cast(tensor_of("images", images, 4), "float32")
     return (ops.mean(images, axis=-1, keepdims=True) - low) / (high - low)
 
 
@@ -94,7 +98,8 @@ def resize(images: Tensor, size: tuple[Any, Any]) -> Tensor:
     Examples:
         smaller = resize(images, (16, 16))
     """
-    images = ops.convert_to_tensor(images)
+    images = tensor_of("images", images, 4)
+    _check_size(size)
     for axis, length in enumerate(size, start=1):
         images = _resize_axis(images, axis, length)
     return images
@@ -122,6 +127,7 @@ def importance_masks(
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
     """
+    features = tensor_of("features", features, 4)
     size = ops.shape(features)[1:3]
     stretched = min_max(features)
     # Gray of the few pixels that are left equals the few of a gray image.
@@ -152,6 +158,7 @@ def pooled_importance_masks(
     Examples:
         means = pooled_importance_masks(images, features)
     """
+    features = tensor_of("features", features, 4)
     smallest_span = _default_span(features)
     features = _widen(features)
     small = gray(resize(images, ops.shape(features)[1:3]), value_range)
@@ -182,9 +189,25 @@ def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
     """
+    features = tensor_of("features", features, 4)
+    importance = tensor_of("importance", importance, 2)
     weighted = ops.einsum("bhwc,bc->bhw", _widen(features), _widen(importance))
     positive = ops.expand_dims(ops.relu(weighted), axis=-1)  # (B, h, w, 1)
     return min_max(positive, smallest_span=_default_span(features))
+
+
+def _check_size(size):
+    """Refuses what is no height and width; a graph has some as tensors."""
+    lengths = list(size) if isinstance(size, (tuple, list)) else []
+    if len(lengths) != 2 or any(
+        isinstance(length, (str, float, bool, type(None)))
+        or (isinstance(length, int) and length < 1)
+        for length in lengths
+    ):
+        raise ValueError(
+            "Argument `size` must be a pair (height, width) of at least one "
+            f"pixel each. Received: size={size!r}"
+        )
 
 
 def _low_and_scale(x, axis, smallest_span):

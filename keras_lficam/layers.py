@@ -18,13 +18,12 @@ Reference:
 """
 
 import dataclasses
-import math
-import numbers
 
 import keras
 from keras import ops
 
 from keras_lficam import functional
+from keras_lficam._checks import check_range
 
 
 @keras.saving.register_keras_serializable(package="keras_lficam")
@@ -369,16 +368,7 @@ def _mean(x):
 
 def _checked_range(value_range):
     """Returns `value_range` as a list, the form that JSON gives back."""
-    pair = isinstance(value_range, (tuple, list)) and len(value_range) == 2
-    if (
-        not pair
-        or not all(isinstance(value, numbers.Real) for value in value_range)
-        or not -math.inf < value_range[0] < value_range[1] < math.inf
-    ):
-        raise ValueError(
-            "Argument `value_range` must be a pair (darkest, brightest) that "
-            f"rises, such as (0, 255). Received: value_range={value_range!r}"
-        )
+    check_range("value_range", value_range)
     return list(value_range)
 
 

@@ -1,12 +1,15 @@
 """Draws heat maps: overlays as pixels, grids and plots as figures."""
 
 import itertools
+import numbers
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from keras_lficam._checks import check_mapping, check_number, numbers_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,11 +60,7 @@ def overlay(
         picture = overlay(image, maps[0])
     """
     pixels, heat = _checked(images, maps)
-    if not 0 <= opacity <= 1:
-        raise ValueError(
-            "Argument `opacity` must be between 0 and 1. "
-            f"Received: opacity={opacity}"
-        )
+    check_number("opacity", opacity, 0, 1)
     colors = 255 * _colors(heat, colormap)
     gray = pixels.mean(axis=-1, keepdims=True)
     # The square root lifts the middle of the map, which would else be faint.
@@ -107,9 +106,14 @@ def grid(
         pixels, heat = pixels[np.newaxis], heat[np.newaxis]
     outlines = _checked_figure(pixels, heat, titles, masks)
     count = len(pixels)
-    if columns < 1:
+    if (
+        not isinstance(columns, numbers.Integral)
+        or isinstance(columns, bool)
+        or columns < 1
+    ):
         raise ValueError(
-            f"Argument `columns` must be at least 1. Received: {columns}"
+            "Argument `columns` must be an integer of at least 1. "
+            f"Received: columns={columns!r}"
         )
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -171,6 +175,7 @@ def comparison_grid(
     """
     from matplotlib import pyplot
 
+    check_mapping("maps", maps)
     if not maps:
         raise ValueError(
             "Argument `maps` must hold the maps of an explainer at least. "
@@ -317,7 +322,7 @@ def prediction_titles(
     Examples:
         titles = prediction_titles(predictions, labels=labels)
     """
-    rows = np.asarray(predictions)
+    rows = numbers_of("predictions", predictions)
     if rows.ndim != 2:
         raise ValueError(
             "Argument `predictions` must have shape (batch, classes). "
@@ -326,13 +331,23 @@ def prediction_titles(
     _check_within("predictions", rows, 1)
     if names is None:
         names = [str(number) for number in range(rows.shape[1])]
+    _check_lines("names", names)
     if len(names) != rows.shape[1]:
         raise ValueError(
             f"Argument `names` must hold {rows.shape[1]} names, one "
             f"for each class. Received: {len(names)} names"
         )
     best = rows.argmax(axis=-1)
-    true = best if labels is None else np.asarray(labels)
+    true = best if labels is None else numbers_of("labels", labels)
+    if true.shape != best.shape or (
+        true.dtype.kind not in "iu"
+        or (true.size and not 0 <= true.min() <= true.max() < len(names))
+    ):
+        raise ValueError(
+            "Argument `labels` must hold an integer for each of the "
+            f"{len(rows)} predictions, from 0 to {len(names) - 1}. "
+            f"Received: labels={labels!r:.80}"
+        )
     titles = []
     for row, guess, truth in zip(rows, best, true, strict=True):
         title = f"{names[guess]} ({100 * row[guess]:.0f} %)"
@@ -346,7 +361,7 @@ def _colors(maps, colormap):
     """Returns RGB colors `(..., 3)` in [0, 1] of maps `(..., 1)`."""
     import matplotlib
 
-    if colormap not in matplotlib.colormaps:
+    if not isinstance(colormap, str) or colormap not in matplotlib.colormaps:
         raise ValueError(
             "Argument `colormap` must be a color map of matplotlib, such as "
             f"'inferno' or 'viridis'. Received: colormap={colormap!r}"
@@ -494,13 +509,15 @@ def _checked_figure(pixels, heat, titles, masks):
             "Argument `images` must hold an image at least. "
             f"Received: images.shape={pixels.shape}"
         )
+    if titles is not None:
+        _check_lines("titles", titles)
     if titles is not None and len(titles) != len(pixels):
         raise ValueError(
             f"Argument `titles` must hold a line for each of the "
             f"{len(pixels)} images. Received: {len(titles)} titles"
         )
     if masks is not None:
-        masks = np.asarray(masks)
+        masks = numbers_of("masks", masks)
         if masks.shape != heat.shape:
             raise ValueError(
                 "Argument `masks` must have the shape of `maps`, "
@@ -510,7 +527,8 @@ def _checked_figure(pixels, heat, titles, masks):
 
 
 def _checked(images, maps):
-    images, maps = np.asarray(images), np.asarray(maps, dtype="float64")
+    images = numbers_of("images", images)
+    maps = numbers_of("maps", maps).astype("float64")
     if images.ndim == 3 and maps.ndim == 4 and len(maps) == 1:
         maps = maps[0]  # What an explainer gives for a single image.
     if (
@@ -519,9 +537,9 @@ def _checked(images, maps):
         or maps.shape != (*images.shape[:-1], 1)
     ):
         raise ValueError(
-            "Images must have shape (batch, height, width, 3), or (batch, "
-            "height, width, 1) if they are gray, and maps (batch, height, "
-            "width, 1), or both lack the batch. Received: "
+            "Argument `images` must have shape (batch, height, width, 3), or "
+            "(batch, height, width, 1) if they are gray, and `maps` (batch, "
+            "height, width, 1), or both lack the batch. Received: "
             f"images.shape={images.shape}, maps.shape={maps.shape}"
         )
     _check_within("images", images, 255)
@@ -536,6 +554,18 @@ def _checked(images, maps):
     # Of one channel matplotlib would make colors.
     rgb = np.broadcast_to(images, (*images.shape[:-1], 3))
     return rgb.astype("float64").clip(0, 255), maps.clip(0, 1)
+
+
+def _check_lines(name, lines):
+    if isinstance(lines, str) or not (
+        isinstance(lines, Iterable)
+        and hasattr(lines, "__len__")
+        and all(isinstance(line, str) for line in lines)
+    ):
+        raise TypeError(
+            f"Argument `{name}` must be a list of strings. "
+            f"Received: {name}={lines!r:.80}"
+        )
 
 
 def _check_within(name, values, highest):

@@ -5,6 +5,7 @@ import contextlib
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 
 from keras_lficam.backbones import CompiledFunction
 
@@ -81,6 +82,9 @@ def _check_classes(explainer, images, maps):
     assert differs == explainer.class_specific
     one = explainer(images, 0)
     np.testing.assert_array_equal(one, explainer(images, [0] * len(images)))
+    for dtype in ("int8", "uint64"):
+        same = explainer(images, np.zeros(len(images), dtype))
+        np.testing.assert_array_equal(one, same)
 
 
 def _check_refusals(make, model, images):
@@ -108,6 +112,11 @@ def _check_refusals(make, model, images):
         explainer(images[:0])
     with pytest.raises(TypeError, match="numbers"):
         explainer(np.full(images.shape, "a"))
+    masked = np.ma.masked_greater(images, images.mean())
+    sparse = scipy.sparse.coo_array(images[0, ..., 0])
+    for wrong in (None, "a", [[1], [2, 3]], masked, sparse):
+        with pytest.raises(TypeError, match="`images` must be.*To fix this"):
+            explainer(wrong)
     with pytest.raises(ValueError, match="`chunk_size`"):
         make(model, chunk_size=0)
     with pytest.raises(TypeError, match=r"keras\.Model"):

@@ -612,3 +612,52 @@ def test_one_input_alone_is_the_image():
         explainers.GradCAM(flat())(
             np.zeros((1, 16, 16, 3)), context={"row": [1.0]}
         )
+
+
+class Coordinates:
+    """Looks like a sparse array of JAX."""
+
+    shape = (1, 8, 8, 3)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros(self.shape)
+
+
+Coordinates.__module__ = "jax.experimental.sparse.bcoo"
+
+
+class Layout(Coordinates):
+    """Looks like a sparse tensor of PyTorch."""
+
+    layout = "torch.sparse_coo"
+
+
+Layout.__module__ = "torch"
+
+
+@pytest.mark.parametrize("make", [Coordinates, Layout])
+def test_sparse_tensors_are_no_images(make):
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    with pytest.raises(TypeError, match="`images`.*sparse.*To fix this"):
+        Classifier(model).checked_images(make())
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="tensors of TensorFlow"
+)
+def test_tensors_of_tensorflow_that_are_no_images():
+    import tensorflow as tf
+
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    images = tf.zeros((1, 8, 8, 3))
+    for wrong in (
+        tf.sparse.from_dense(images),
+        tf.RaggedTensor.from_tensor(images),
+        tf.IndexedSlices(images, tf.constant([0])),
+    ):
+        with pytest.raises(TypeError, match="`images`.*a (spa|rag).*To fix"):
+            Classifier(model).checked_images(wrong)

@@ -506,6 +506,11 @@ def asks(**change):
             r"`classes`.*\(2, 3\).*argmax",
         ),
         (
+            {"data": [(np.zeros((2, 2, 2, 3)), [0])]},
+            r"`data`.*label.*for each image.*\(2, 2, 2, 3\).*\(1,\)",
+        ),
+        ({"data": [(np.zeros((0, 2, 2, 3)), [])]}, "`data`.*at least one im"),
+        (
             {"explainers": {"one": lambda images, classes: gray(images)[:1]}},
             r"'one'.*each of the 2 images.*\(1, 2, 2, 1\)",
         ),
@@ -528,6 +533,7 @@ def test_wrong_request_is_refused(change, message):
         ({"data": [{"image": 1}]}, "`data`.*type dict"),
         ({"data": [(1,)]}, "`data`.*one of 1 parts"),
         ({"data": [3]}, "`data`.*type int"),
+        ({"data": [(None, [0])]}, "`images` must be a dense.*None"),
     ],
 )
 def test_wrong_type_is_refused(change, message):

@@ -283,6 +283,44 @@ def test_what_overflows_is_an_error_not_a_map(name, images):
         ALL[name](model)(images, 0)
 
 
+@pytest.fixture
+def wide():
+    """Keras computes in float64, as some scientists set it."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.usefixtures("untraced", "wide")
+@pytest.mark.parametrize("name", list(ALL))
+def test_float64_draws_the_map_of_float32(name, images):
+    of_float64 = sharpened(flat())
+    actual = ALL[name](of_float64)(images, 1)
+    assert actual.dtype == "float32"
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    of_float32 = sharpened(flat())
+    of_float32.set_weights(of_float64.get_weights())
+    expected = ALL[name](of_float32)(images, 1)
+    assert expected.max() > 0.5
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.usefixtures("untraced", "wide")
+def test_float64_shows_the_attention_of_float32(images):
+    of_float64 = built("lfi_cam")
+    actual = AttentionMap(of_float64)(images)
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    of_float32 = built("lfi_cam")
+    of_float32.set_weights(of_float64.get_weights())
+    np.testing.assert_allclose(
+        actual, AttentionMap(of_float32)(images), atol=1e-4
+    )
+
+
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
     reason="only TensorFlow counts how often a function is traced",

@@ -506,8 +506,14 @@ def test_wrong_arguments_are_refused(metric, net, images, maps):
     dark[1, 0, 0, 0] = np.inf
     with pytest.raises(ValueError, match=r"`images`.*NaN.*\[1\].*Way out"):
         metric(model, dark, maps)
-    with pytest.raises(TypeError, match="`maps` must hold real numbers"):
-        metric(model, images, maps + 1j)
+    for wrong in (maps + 1j, maps.astype(str)):
+        with pytest.raises(TypeError, match="`maps` must hold real numbers"):
+            metric(model, images, wrong)
+    for wrong in (None, "a", [[1], [2, 3]], np.ma.masked_greater(maps, 0.5)):
+        with pytest.raises(TypeError, match="`maps` must be.*To fix this"):
+            metric(model, images, wrong)
+        with pytest.raises(TypeError, match="`images` must be.*To fix this"):
+            metric(model, wrong, maps)
     for wrong in (4, -1, [0, 1, 2, 3, 4]):
         with pytest.raises(ValueError, match="between 0 and 3"):
             metric(model, images, maps, wrong)
@@ -520,6 +526,16 @@ def test_wrong_arguments_are_refused(metric, net, images, maps):
             metric(model, images, maps, chunk_size=wrong)
     with pytest.raises(TypeError, match=r"keras\.Model"):
         metric("model.keras", images, maps)
+
+
+@pytest.mark.parametrize("metric", EVERY)
+def test_classes_of_any_integer_type(metric, net, images, maps):
+    model = net.build()
+    classes = [0, 2, 1, 3, 0]
+    expected = metric(model, images, maps, classes)
+    for dtype in ("int8", "uint64"):
+        actual = metric(model, images, maps, np.array(classes, dtype))
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("metric", EVERY[2:])

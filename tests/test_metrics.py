@@ -93,28 +93,17 @@ def test_box_masks_are_an_array_that_takes_a_list_of_images():
 
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
-    reason="only TensorFlow has graphs with unknown sizes",
+    reason="only TensorFlow has graphs",
 )
-def test_metrics_take_batches_of_unknown_size_in_a_graph():
+def test_metrics_refuse_tensors_of_a_graph():
     import tensorflow as tf
 
-    anything = tf.TensorSpec((None, 3, 4, 1), "float32")
-    known = tf.TensorSpec((2, 3, 4, 1), "float32")
-    run = tf.function(metrics.pointing_game, input_signature=[anything, known])
-    np.testing.assert_allclose(
-        run(np.repeat(MAP, 2, 0), np.ones((2, 3, 4, 1))), 1
-    )
-
-
-@pytest.mark.parametrize(
-    "metric", [metrics.pointing_game, metrics.energy_pointing_game]
-)
-@pytest.mark.parametrize(
-    "masks", [np.ones((1, 3, 5, 1)), np.ones((3, 4)), np.ones((1, 3, 4, 3))]
-)
-def test_unequal_shapes_are_refused(metric, masks):
-    with pytest.raises(ValueError, match=r"same shape.*\(1, 3, 4, 1\)"):
-        metric(MAP, masks)
+    spec = tf.TensorSpec((1, 3, 4, 1), "float32")
+    run = tf.function(metrics.pointing_game, input_signature=[spec, spec])
+    with pytest.raises(TypeError, match="`maps` must be an array that holds"):
+        run(MAP, MAP)
+    with pytest.raises(TypeError, match="`maps`.*KerasTensor"):
+        metrics.pointing_game(keras.Input((3, 4, 1)), MAP)
 
 
 BOX = batch([0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 0, 0])
@@ -278,7 +267,37 @@ def test_rank_correlation_is_spearmans(rng):
     assert actual[4] == 1
 
 
+def test_energy_of_maps_whose_sum_is_no_float32():
+    huge = 1e38 * (MAP > 0)  # 4e38 in all, of which 2e38 in the mask.
+    masks = batch([0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0])
+    energy = metrics.energy_pointing_game(huge, masks)
+    np.testing.assert_allclose(energy, [0.5], rtol=1e-6)
+    # As bright regions they are those of ones.
+    for low, high in ((0, 1e38), (-3e38, 3e38)):
+        spread = np.where(MAP > 0, high, low)
+        np.testing.assert_array_equal(
+            metrics.localization_iou(spread, masks),
+            metrics.localization_iou(MAP > 0, masks),
+        )
+        np.testing.assert_array_equal(metrics.map_iou(spread, MAP > 0), [1])
+
+
+def test_energy_is_not_negative():
+    with pytest.raises(ValueError, match=r"`maps`.*non-neg.*\[0\].*maximum"):
+        metrics.energy_pointing_game(MAP - 1, MAP)
+
+
+def test_metrics_give_arrays():
+    tensor = keras.ops.convert_to_tensor(MAP)
+    for metric in PAIRS:
+        values = metric(tensor, tensor)
+        assert isinstance(values, np.ndarray)
+        assert values.dtype == "float32"
+
+
 PAIRS = [
+    metrics.pointing_game,
+    metrics.energy_pointing_game,
     metrics.localization_iou,
     metrics.box_accuracy,
     metrics.map_iou,
@@ -290,6 +309,7 @@ PAIRS = [
 def test_every_image_has_its_own_value(metric, rng):
     maps = rng.uniform(0, 1, (5, 6, 7, 1)).astype("float32")
     others = rng.uniform(0, 1, (5, 6, 7, 1)) > 0.8
+    others[0] |= maps[0] == maps[0].max()
     every = metric(maps, others)
     assert np.ptp(every) > 0
     for index in range(5):
@@ -323,12 +343,45 @@ def test_wrong_maps_are_refused(metric):
     for pair in ((MAP / np.nan, MAP), (MAP, MAP / np.nan)):
         with pytest.raises(ValueError, match=r"NaN.*\[0\].*Way out"):
             metric(*pair)
-    with pytest.raises(TypeError, match="`maps` must hold real numbers"):
-        metric(MAP + 1j, MAP)
+    for infinite in (np.where(MAP > 0, np.inf, 0), -np.inf * (MAP + 1)):
+        for pair in ((infinite, MAP), (MAP, infinite)):
+            with pytest.raises(ValueError, match="must be finite"):
+                metric(*pair)
+    for wrong in (MAP + 1j, MAP.astype(str), MAP.astype("M8[s]")):
+        with pytest.raises(TypeError, match="`maps` must hold real numbers"):
+            metric(wrong, MAP)
+        with pytest.raises(TypeError, match="` must hold real numbers"):
+            metric(MAP, wrong)
+    masked = np.ma.masked_greater(MAP, 1)
+    for wrong in (None, "map", {}, [[1], [2, 3]], MAP.astype(object), masked):
+        with pytest.raises(TypeError, match="`maps` must be a.*To fix this"):
+            metric(wrong, MAP)
+    for empty in (MAP[:0], MAP[:, :0], MAP[:, :, :0]):
+        with pytest.raises(ValueError, match="`maps`.*at least one.*fix this"):
+            metric(empty, empty)
+
+
+@pytest.mark.parametrize("metric", [*PAIRS, metrics.box_masks])
+def test_sparse_maps_are_refused(metric):
+    import scipy.sparse
+
+    flat = scipy.sparse.coo_array(MAP[0, ..., 0])
+    with pytest.raises(TypeError, match="` must be a dense.*sparse.*To fix"):
+        metric(*[flat] * (1 if metric is metrics.box_masks else 2))
+
+
+def test_box_masks_refuse_what_is_no_mask():
+    for wrong in (MAP[0], MAP[:0], np.ones((1, 3, 4, 3))):
+        with pytest.raises(ValueError, match="`masks` must have shape"):
+            metrics.box_masks(wrong)
+    with pytest.raises(ValueError, match="`masks` must be finite"):
+        metrics.box_masks(MAP / np.nan)
 
 
 def test_wrong_thresholds_are_refused():
-    for wrong in (0, -0.1, 1.1, np.nan, "half"):
+    with pytest.raises(ValueError, match="`thresholds` must hold at least"):
+        metrics.box_accuracy(MAP, MAP, thresholds=[])
+    for wrong in (0, -0.1, 1.1, np.nan, "half", None, True, 1j):
         with pytest.raises(ValueError, match="`threshold` must be greater"):
             metrics.localization_iou(MAP, MAP, threshold=wrong)
         with pytest.raises(ValueError, match="`threshold` must be greater"):

@@ -278,12 +278,132 @@ def test_lime_cuts_an_image_of_any_range_by_quickshift(value_range, rng):
 
     image = np.kron(rng.uniform(0, 1, (8, 8, 3)), np.ones((8, 8, 1)))
     image = stretched(image)
-    expected = quickshift(image, ratio=0.2, kernel_size=4, max_dist=200, rng=0)
+    expected = quickshift(
+        image, ratio=0.2, kernel_size=8 / 7, max_dist=400 / 7, rng=0
+    )
     assert expected.max() > 3
     low, high = value_range
     lime = LIME(network(size=(64, 64)), samples=2)
     (found,) = lime.surrogates(low + (high - low) * image)
     np.testing.assert_array_equal(found.segments, expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "times", "kernel"),
+    [
+        ((8, 8), 7, 1),
+        ((28, 28), 2, 1),
+        ((32, 32), 2, 8 / 7),
+        ((40, 32), 2, 8 / 7),
+        ((64, 64), 1, 8 / 7),
+    ],
+)
+def test_lime_cuts_a_photo_of_any_size_into_enough(size, times, kernel):
+    from skimage import data, transform
+    from skimage.segmentation import quickshift
+
+    photo = transform.resize(data.astronaut(), size, anti_aliasing=True)
+    photo = stretched(photo)
+    large = np.stack(
+        [
+            reference.bilinear(band, times * size[0], times * size[1])
+            for band in np.moveaxis(photo, -1, 0)
+        ],
+        axis=-1,
+    )
+    expected = quickshift(
+        large, ratio=0.2, kernel_size=kernel, max_dist=50 * kernel, rng=0
+    )
+    middle = slice(times // 2, None, times)
+    (found,) = LIME(network(size=size), samples=2).surrogates(255 * photo)
+    number = found.segments.max() + 1
+    assert 20 <= number <= 60
+    # Both name the same superpixels, one to one.
+    pairs = set(
+        zip(
+            expected[middle, middle].ravel(),
+            found.segments.ravel(),
+            strict=True,
+        )
+    )
+    assert len(pairs) == number == len(np.unique(expected[middle, middle]))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (240, 320), (1000, 224)])
+def test_lime_cuts_from_224_pixels_on_as_published(size, monkeypatch, rng):
+    asked = {}
+
+    def quickshift(image, **options):
+        asked.update(options, image=image)
+        return np.arange(image[..., 0].size).reshape(size) % 2
+
+    monkeypatch.setattr("skimage.segmentation.quickshift", quickshift)
+    image = stretched(rng.uniform(size=(*size, 3)))
+    LIME(pixels(size), samples=2, activation="linear", seed=5)._superpixels(
+        image
+    )
+    np.testing.assert_array_equal(asked.pop("image"), image)
+    assert asked == {
+        "ratio": 0.2,
+        "kernel_size": 4,
+        "max_dist": 200,
+        "convert2lab": True,
+        "rng": 5,
+    }
+
+
+@pytest.mark.usefixtures("untraced")
+def test_lime_sees_something_at_32_pixels_and_in_digits_of_8(rng):
+    from sklearn.datasets import load_digits
+
+    noise = rng.uniform(0, 255, (3, 4, 4, 3))
+    small = np.kron(noise, np.ones((1, 8, 8, 1)))
+    digits = load_digits().images[:3, ..., None] * np.full(3, 255 / 16)
+    for images in (small, digits):
+        model = keras.Sequential(
+            [
+                keras.Input(images.shape[1:]),
+                keras.layers.Flatten(),
+                keras.layers.Dense(2),
+            ]
+        )
+        lime = LIME(model, samples=50, activation="linear")
+        for surrogate in lime.surrogates(images):
+            assert surrogate.segments.max() >= 8
+            assert np.abs(surrogate.coefficients).max() > 0
+
+
+@pytest.mark.parametrize("bands", [2, 4, 5])
+def test_lime_cuts_bands_that_are_no_colors(bands):
+    from skimage.segmentation import quickshift
+
+    image = keras.Input((64, 64, bands))
+    x = keras.layers.GlobalAveragePooling2D()(image)
+    model = keras.Model(image, keras.layers.Dense(2, "softmax")(x))
+    # Only the last band tells left from right.
+    halves = np.zeros((64, 64, bands))
+    halves[:, 32:, -1] = 9
+    expected = quickshift(
+        100 / np.sqrt(bands) * halves / 9,
+        ratio=0.2,
+        kernel_size=8 / 7,
+        max_dist=400 / 7,
+        convert2lab=False,
+        rng=0,
+    )
+    (found,) = LIME(model, samples=2).surrogates(halves)
+    np.testing.assert_array_equal(found.segments, expected)
+    left, right = found.segments[:, :32], found.segments[:, 32:]
+    assert not set(left.ravel()) & set(right.ravel())
+
+
+def test_lime_refuses_a_single_superpixel(images):
+    one = LIME(network(), segments=lambda image: 7 * np.ones(SIZE, int))
+    with pytest.raises(ValueError, match="`segments`.*at least two.*one, of"):
+        one(images)
+    point = LIME(network(size=(None, None)))
+    with pytest.raises(ValueError, match=r"`segments`.*\(1, 1, 3\).*To fix"):
+        point(images[:, :1, :1])
 
 
 def test_lime_takes_superpixels_of_ones_own(images):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import keras
 
+from keras_lficam._checks import check_text
 from keras_lficam._names import nearest
 from keras_lficam.backbones import cifar, resnets
 from keras_lficam.backbones._applications import build_application
@@ -187,6 +188,7 @@ def cut(
     check_images(model, model.inputs[0])
     check_one("output", model, model.outputs)
     if layer is not None:
+        check_text("layer", layer)
         layer = _innermost(model, layer)
     split = split_classifier(_flat(model), layer)
     if output_stride is None:

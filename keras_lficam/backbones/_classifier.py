@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lficam._checks import array_of, check_finite, real_array
 from keras_lficam.backbones._compiled import CompiledFunction
 from keras_lficam.backbones._graph import check_graph, check_images
 from keras_lficam.backbones._split import (
@@ -232,7 +233,7 @@ class Classifier:
                 shape, or they are not finite.
         """
         expected = self.image_shape
-        images = ops.convert_to_numpy(images)
+        images = real_array("images", images)
         given = images.shape
         if images.ndim == 3:
             images = images[np.newaxis]
@@ -240,30 +241,16 @@ class Classifier:
             size in (None, actual)
             for size, actual in zip(expected, images.shape[1:], strict=True)
         )
-        if not fits or len(images) == 0:
+        if not fits or images.size == 0:
             shape = ", ".join(
                 "any" if size is None else str(size) for size in expected
             )
             raise ValueError(
                 f"Argument `images` must have shape (batch, {shape}), or be a "
-                f"single image ({shape}). Received: images.shape={given}"
+                f"single image ({shape}), and hold at least one pixel. "
+                f"Received: images.shape={given}"
             )
-        # The kind of bfloat16, which is none of NumPy's own, is "V".
-        if images.dtype.kind not in "biufV":
-            raise TypeError(
-                "Argument `images` must hold real numbers. "
-                f"Received: images.dtype={images.dtype}"
-            )
-        with np.errstate(over="ignore"):  # What is too large is found below.
-            images = images.astype("float32")
-        bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
-        if bad.size:
-            raise ValueError(
-                "Argument `images` must be finite in float32. Received: NaN "
-                f"or infinite pixels in the images at {bad.tolist()[:10]}. Way "
-                "out: leave these out, or replace the pixels, as by "
-                "numpy.nan_to_num."
-            )
+        check_finite("images", images, "pixels")
         return images
 
     def checked_context(
@@ -315,7 +302,7 @@ class Classifier:
         if classes is None:
             return None
         number = self.num_classes
-        classes = np.asarray(ops.convert_to_numpy(classes))
+        classes = array_of("classes", classes)
         if not np.issubdtype(classes.dtype, np.integer):
             raise TypeError(
                 "Argument `classes` must hold integers. "
@@ -331,7 +318,8 @@ class Classifier:
                 f"Argument `classes` must lie between 0 and {number - 1}. "
                 f"Received: classes={classes.tolist()}"
             )
-        return np.broadcast_to(classes, (count,))
+        # No backend takes every type as an index.
+        return np.broadcast_to(classes.astype("int32"), (count,))
 
     def checked_answers(self, values: np.ndarray) -> np.ndarray:
         """Takes what was computed with the model, if it is finite.
@@ -556,7 +544,7 @@ def _named_map(calls, name):
     for index, call in enumerate(calls):
         if has_space(call.after.tensor):
             maps.setdefault(call.operation.name, (index, call.after))
-    if name not in maps:
+    if not isinstance(name, str) or name not in maps:
         raise ValueError(
             "Argument `layer` must be the name of a layer whose output is a "
             "feature map (batch, rows, columns, channels) of at least 2x2; "
@@ -567,7 +555,7 @@ def _named_map(calls, name):
 
 
 def _checked_values(name, values, shape, count):
-    values = np.asarray(ops.convert_to_numpy(values))
+    values = array_of(f"context[{name!r}]", values)
     if values.dtype.kind not in "biufV":
         raise TypeError(
             f"Argument `context` must hold real numbers for {name!r}. "
@@ -605,7 +593,9 @@ def _check_one_score(activation, is_one, model):
 
 
 def _check_activation(activation, found, model):
-    if activation not in (None, "linear", *_PROBABILITIES):
+    words = ("linear", *_PROBABILITIES)
+    is_word = isinstance(activation, str) and activation in words
+    if activation is not None and not is_word:
         raise ValueError(
             "Argument `activation` must be 'softmax', 'sigmoid', 'linear' or "
             f"None. Received: activation={activation!r}"

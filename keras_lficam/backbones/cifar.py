@@ -69,7 +69,7 @@ def resnet(
             resnet(8, stem_stride=2), classes=10, input_shape=(64, 64, 3)
         )
     """
-    if block not in ("basic", "bottleneck"):
+    if not isinstance(block, str) or block not in ("basic", "bottleneck"):
         raise ValueError(
             "Argument `block` must be 'basic' or 'bottleneck'. "
             f"Received: block={block!r}"

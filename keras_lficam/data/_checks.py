@@ -13,7 +13,8 @@ def check_text(argument: str, value: Any, example: str) -> None:
 
 
 def check_batch_size(batch_size: Any) -> None:
-    if not isinstance(batch_size, numbers.Integral):
+    is_integer = isinstance(batch_size, numbers.Integral)
+    if not is_integer or isinstance(batch_size, bool):
         raise TypeError(
             "`batch_size` must be an integer such as 32. Received: "
             f"batch_size={batch_size!r} of type {type(batch_size).__name__}."
@@ -40,7 +41,10 @@ def check_image_size(image_size: Any) -> None:
 
 
 def check_resizing(resizing: Any) -> None:
-    if resizing not in ("stretch", "center_crop"):
+    if not isinstance(resizing, str) or resizing not in (
+        "stretch",
+        "center_crop",
+    ):
         raise ValueError(
             "`resizing` must be one of 'stretch', 'center_crop'. Received: "
             f"resizing={resizing!r}."

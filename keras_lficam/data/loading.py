@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from keras_lficam.data import _pipelines
-from keras_lficam.data._checks import check_batch_size, check_text
+from keras_lficam.data._checks import (
+    check_batch_size,
+    check_integer,
+    check_text,
+)
 from keras_lficam.data._folder import Folder, holds_pictures
 from keras_lficam.data._joined import Joined
 from keras_lficam.data._prepared import Prepared
@@ -157,6 +161,7 @@ def load(
     """
     check_text("split", split, '"train"')
     check_batch_size(batch_size)
+    check_integer("seed", seed, 0, "which decides the orders")
     return _pipelines.batches(
         source(name, data_dir=data_dir),
         split,

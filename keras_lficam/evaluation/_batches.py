@@ -1,7 +1,11 @@
 """Batches as arrays, and the classes that are explained in them."""
 
+from collections.abc import Iterable, Mapping
+
 import keras
 import numpy as np
+
+from keras_lficam._checks import array_of
 
 
 def unpacked(batch):
@@ -16,10 +20,27 @@ def unpacked(batch):
             "of a tf.data.Dataset."
         )
     names = ("images", "labels", "masks")
-    return {
-        name: np.asarray(keras.ops.convert_to_numpy(values))
+    arrays = {
+        name: array_of(name, values)
         for name, values in zip(names, batch, strict=False)
     }
+    lengths = {
+        name: len(array) if array.ndim else None
+        for name, array in arrays.items()
+    }
+    if len(set(lengths.values())) > 1 or None in lengths.values():
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise ValueError(
+            "Argument `data` must give batches with a label, and a mask if "
+            f"there are masks, for each image. Received: shapes {shapes}"
+        )
+    if lengths["images"] == 0:
+        raise ValueError(
+            "Argument `data` must give batches of at least one image. "
+            f"Received: images.shape={arrays['images'].shape}. To fix this: "
+            "leave out empty batches."
+        )
+    return arrays
 
 
 def chosen_classes(classes, images, labels):
@@ -37,6 +58,18 @@ def chosen_classes(classes, images, labels):
             "or of labels one-hot: scores.argmax(axis=-1)."
         )
     return found
+
+
+def check_batches(data):
+    """Refuses what holds no batches, before anything is asked of it."""
+    if isinstance(data, (str, bytes, Mapping)) or not isinstance(
+        data, Iterable
+    ):
+        raise TypeError(
+            "Argument `data` must hold batches (images, labels), such as "
+            f"data.load gives. Received: data={data!r:.80} of type "
+            f"{type(data).__name__}"
+        )
 
 
 def check_classes(classes):

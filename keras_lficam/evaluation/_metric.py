@@ -5,6 +5,8 @@ import inspect
 import keras
 import numpy as np
 
+from keras_lficam._checks import check_mapping
+
 # What a metric can ask for, by the names of its parameters.
 _OFFERED = ("images", "maps", "classes", "masks", "other_maps")
 
@@ -87,6 +89,12 @@ class Metric:
 
 
 def asked_metrics(metrics, others, reductions):
+    for argument, value in (
+        ("metrics", metrics),
+        ("others", others),
+        ("reductions", reductions),
+    ):
+        check_mapping(argument, value)
     if not metrics:
         raise ValueError(
             "Argument `metrics` must hold a metric at least. Received: none"

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_lficam.evaluation._batches import (
+    check_batches,
     check_classes,
     check_masks,
     unpacked,
@@ -68,7 +69,16 @@ class MapQuality(keras.callbacks.Callback):
         self.data = data
         self.classes = classes
         self.reductions = reductions
-        self._asked = asked_metrics(metrics, {}, reductions or {})
+        if not callable(explainer):
+            raise TypeError(
+                "Argument `explainer` must be a function of a model, such as "
+                f"explainers.AttentionMap. Received: explainer={explainer!r} "
+                f"of type {type(explainer).__name__}"
+            )
+        self._asked = asked_metrics(
+            metrics, {}, {} if reductions is None else reductions
+        )
+        check_batches(data)
         check_classes(classes)
         if isinstance(data, Iterator):
             raise ValueError(

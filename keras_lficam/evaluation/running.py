@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from keras_lficam.evaluation._batches import check_classes
+from keras_lficam._checks import check_mapping
+from keras_lficam.evaluation._batches import check_batches, check_classes
 from keras_lficam.evaluation._metric import asked_metrics, check_known
 from keras_lficam.evaluation._pass import mean_of, measured
 from keras_lficam.evaluation.results import Evaluation, Row
@@ -84,8 +85,14 @@ def evaluate(
         )
         print(result)
     """
-    others, better = others or {}, better or {}
-    asked = asked_metrics(metrics, others, reductions or {})
+    others = {} if others is None else others
+    better = {} if better is None else better
+    asked = asked_metrics(
+        metrics, others, {} if reductions is None else reductions
+    )
+    check_mapping("explainers", explainers)
+    check_mapping("better", better)
+    check_batches(data)
     _check_explainers(explainers, metrics, others, better)
     check_classes(classes)
     values, clocks, labels, explained = measured(
@@ -107,13 +114,14 @@ def _check_explainers(explainers, metrics, others, better):
         )
     check_known("better", better, metrics, "a metric")
     for name, word in better.items():
-        if word not in ("higher", "lower"):
+        if not isinstance(word, str) or word not in ("higher", "lower"):
             raise ValueError(
                 "Argument `better` must say 'higher' or 'lower'. "
                 f"Received: {word!r} for {name!r}"
             )
     named = dict(explainers)
     for metric, counterparts in others.items():
+        check_mapping(f"others[{metric!r}]", counterparts)
         check_known(
             f"others[{metric!r}]", counterparts, explainers, "an explainer"
         )

@@ -186,7 +186,7 @@ class ScoreCAM(Explainer):
         chunk_size: int = 32,
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
-        if form not in ("probability", "increase"):
+        if not isinstance(form, str) or form not in ("probability", "increase"):
             raise ValueError(
                 "Argument `form` must be 'probability' or 'increase'. "
                 f"Received: form={form!r}"
@@ -308,5 +308,5 @@ def _masked(image, maps):
 
 def _interpolation(length, new_length):
     """Makes the matrix `(new_length, length)` that resizes an axis."""
-    basis = ops.eye(length)[None, ..., None]
+    basis = ops.eye(length, dtype="float32")[None, ..., None]
     return functional.resize(basis, (new_length, length))[0, ..., 0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Mapping
 
 import keras
@@ -18,6 +19,11 @@ _KERNEL_WIDTH = 0.25
 _RIDGE_PENALTY = 1.0
 # Coefficients below this share of the probability are rounding.
 _SMALLEST_COEFFICIENT = 1e-6
+# Quickshift, published for images of 224x224.
+_QUICKSHIFT_SIDE = 224
+_QUICKSHIFT_KERNEL = 4
+_QUICKSHIFT_DISTANCE = 50  # In kernels: 200 pixels.
+_QUICKSHIFT_RATIO = 0.2
 
 
 class RISE(Explainer):
@@ -91,7 +97,8 @@ class RISE(Explainer):
         check_integer("samples", samples, least=1)
         check_integer("cells", cells, least=2)
         check_integer("seed", seed, least=0)
-        if not 0 < keep < 1:
+        is_number = isinstance(keep, numbers.Real)
+        if not is_number or not 0 < keep < 1:
             raise ValueError(
                 "Argument `keep` must be a number between 0 and 1. "
                 f"Received: keep={keep!r}"
@@ -229,8 +236,14 @@ class LIME(Explainer):
             an array `(H, W)` of integer labels, as
             `skimage.segmentation.slic` does. It is given the image as skimage
             wants it, whatever range the model takes: float64, its darkest
-            value brought to 0 and its brightest to 1. By default quickshift
-            with a kernel of size 4, distances up to 200 and ratio 0.2.
+            value brought to 0 and its brightest to 1; a gray image has its
+            channel three times. By default quickshift with the ratio 0.2, the
+            kernel 4 and distances up to 50 kernels. Under 224 pixels on the
+            shorter side the kernel shrinks in proportion, so that a photo has
+            about 30 superpixels at any size. A kernel is at least 1, so an
+            image under 56 pixels is enlarged for it, by a whole number. The
+            colors are compared in Lab; bands that are no RGB, such as four or
+            two, as they are, from 0 to 100 as the lightness in Lab.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits.
         chunk_size: Number of samples that go through the model at once. The
             memory is that of a prediction of `chunk_size` images, and in
@@ -241,11 +254,13 @@ class LIME(Explainer):
     Raises:
         TypeError: If `model` is no `keras.Model`, or `segments` no function.
         ValueError: If another argument is out of its range, or it is not
-            known how to make probabilities of the model's scores.
+            known how to make probabilities of the model's scores. In a call
+            also if an image has one superpixel only, whose map would be empty.
 
     Reference:
-        Ribeiro et al., 2016, https://arxiv.org/abs/1602.04938. Kernel,
-        penalty and superpixels are those of the authors' package `lime`.
+        Ribeiro et al., 2016, https://arxiv.org/abs/1602.04938. Kernel and
+        penalty are those of the authors' package `lime`, and superpixels at
+        224x224, too.
 
     Examples:
         maps = LIME(model, samples=100)(images)
@@ -316,7 +331,7 @@ class LIME(Explainer):
         Raises:
             TypeError: As in a call.
             ValueError: As in a call, or if `segments` gives no integer labels
-                `(H, W)`.
+                `(H, W)`, or one superpixel only.
         """
         checked = self._checked(images, classes)
         parts = self._of_chunks(self._surrogates, *checked, context)
@@ -328,13 +343,16 @@ class LIME(Explainer):
         )
 
     def _surrogates(self, images, classes):
+        # First, because what is refused is to cost no pass.
+        segments = [self._superpixels(image) for image in images]
+        if classes is None:
+            classes = [None] * len(images)
         return [
-            self._surrogate(image, None if classes is None else classes[index])
-            for index, image in enumerate(images)
+            self._surrogate(*each)
+            for each in zip(images, segments, classes, strict=True)
         ]
 
-    def _surrogate(self, image, category):
-        segments = self._superpixels(image)
+    def _surrogate(self, image, segments, category):
         number = segments.max() + 1
         rng = np.random.default_rng(self.seed)
         samples = rng.integers(0, 2, (self.samples, number), "uint8") > 0
@@ -360,8 +378,9 @@ class LIME(Explainer):
         )
 
     def _superpixels(self, image):
-        low, high = image.min(), image.max()
-        scaled = (image - low).astype("float64") / max(high - low, 1e-30)
+        scaled = image.astype("float64")  # What it spans may be no float32.
+        scaled -= scaled.min()
+        scaled /= max(scaled.max(), 1e-30)
         if image.shape[-1] == 1:
             scaled = np.repeat(scaled, 3, axis=-1)
         function = self.segments or self._quickshift
@@ -374,16 +393,40 @@ class LIME(Explainer):
                 f"{image.shape[:2]}. Received: labels of shape "
                 f"{segments.shape} and dtype {segments.dtype}"
             )
-        return np.unique(segments, return_inverse=True)[1].reshape(
-            segments.shape
-        )
+        names, segments = np.unique(segments, return_inverse=True)
+        if len(names) < 2:
+            raise ValueError(
+                "Argument `segments` must cut an image into at least two "
+                "superpixels: the map of one is zero everywhere. Received: "
+                f"one, of an image of shape {image.shape}. To fix this: a "
+                "function that cuts more finely, such as functools.partial("
+                "skimage.segmentation.slic, n_segments=50); or a larger image."
+            )
+        return segments.reshape(image.shape[:2])
 
     def _quickshift(self, image):
         from skimage.segmentation import quickshift
+        from skimage.transform import resize
 
-        return quickshift(
-            image, ratio=0.2, kernel_size=4, max_dist=200, rng=self.seed
+        *size, bands = image.shape
+        side = min(size)
+        # A kernel is at least 1.
+        times = math.ceil(_QUICKSHIFT_SIDE / _QUICKSHIFT_KERNEL / side)
+        if times > 1:
+            large = [times * length for length in size]
+            image = resize(image, large, order=1, mode="edge")
+        kernel = _QUICKSHIFT_KERNEL * min(1, times * side / _QUICKSHIFT_SIDE)
+        is_rgb = bands == 3
+        segments = quickshift(
+            # From black to white it is 100, as in Lab.
+            image if is_rgb else 100 / math.sqrt(bands) * image,
+            ratio=_QUICKSHIFT_RATIO,
+            kernel_size=kernel,
+            max_dist=_QUICKSHIFT_DISTANCE * kernel,
+            convert2lab=is_rgb,
+            rng=self.seed,
         )
+        return segments[times // 2 :: times, times // 2 :: times]
 
 
 def _interpolation(cells, length, shifts):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
+from keras_lficam._checks import check_finite, real_array
 from keras_lficam.backbones import Classifier, check_integer, holding
 from keras_lficam.metrics import _checks
 
@@ -119,7 +120,7 @@ def pixels_replaced(shape, steps):
 
 
 def _checked_maps(maps, shape):
-    maps = _checks.real_array("maps", maps)
+    maps = real_array("maps", maps)
     if maps.shape != (*shape[:3], 1):
         raise ValueError(
             "Argument `maps` must have one map for each image, of its size: "
@@ -127,5 +128,5 @@ def _checked_maps(maps, shape):
             "maps[..., None] adds the last axis, and an explainer gives maps "
             f"of the size of the image. Received: maps.shape={maps.shape}"
         )
-    _checks.check_finite("maps", maps)
+    check_finite("maps", maps)
     return maps

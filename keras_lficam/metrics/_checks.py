@@ -2,11 +2,13 @@
 
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_lficam import functional
+from keras_lficam._checks import check_finite, real_array
 from keras_lficam.functional import Tensor
 
 
@@ -26,7 +28,7 @@ def map_arrays(
     Raises:
         TypeError: If they hold no real numbers.
         ValueError: If the shapes differ, or are not `(B, H, W, 1)`, or there
-            are values that are not finite.
+            is no pixel, or there are values that are not finite.
     """
     arrays = {
         name: real_array(name, values)
@@ -41,40 +43,50 @@ def map_arrays(
             f"the image. Received: maps.shape={shapes[0]}, "
             f"{other_name}.shape={shapes[1]}"
         )
+    if 0 in shapes[0]:
+        raise ValueError(
+            "Argument `maps` must hold at least one map of at least one pixel. "
+            f"Received: maps.shape={shapes[0]}. To fix this: leave out empty "
+            "batches."
+        )
     for name, array in arrays.items():
         check_finite(name, array)
     return arrays["maps"], arrays[other_name]
 
 
-def real_array(name: str, values: Tensor) -> np.ndarray:
-    """Takes the values of an argument as an array of float32."""
-    array = np.asarray(ops.convert_to_numpy(values))
-    # The kind of bfloat16, which is none of NumPy's own, is "V".
-    if array.dtype.kind not in "biufV":
-        raise TypeError(
-            f"Argument `{name}` must hold real numbers. "
-            f"Received: {name}.dtype={array.dtype}"
-        )
-    with np.errstate(over="ignore"):  # What is too large is not finite.
-        return array.astype("float32")
+def map_array(name: str, maps: Tensor) -> np.ndarray:
+    """Takes maps or masks `(B, H, W, 1)` as a finite array of float32.
 
-
-def check_finite(name: str, array: np.ndarray) -> None:
-    """Raises a ValueError that names the entries with NaN or infinity."""
-    axes = tuple(range(1, array.ndim))
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=axes))
-    if bad.size:
+    Raises:
+        TypeError: If they hold no real numbers.
+        ValueError: If the shape is another, or there is no pixel, or there
+            are values that are not finite.
+    """
+    array = real_array(name, maps)
+    if array.ndim != 4 or array.shape[-1] != 1 or array.size == 0:
         raise ValueError(
-            f"Argument `{name}` must be finite in float32. Received: NaN or "
-            f"infinite values in the {name} at {bad.tolist()[:10]}. Way out: "
-            "leave these out, or replace the values, as by numpy.nan_to_num."
+            f"Argument `{name}` must have shape (batch, height, width, 1), and "
+            f"at least one pixel. Received: {name}.shape={array.shape}. To fix "
+            f"this: {name}[..., None] adds the last axis."
         )
+    check_finite(name, array)
+    return array
 
 
 def check_thresholds(name: str, thresholds: Sequence[float]) -> None:
     """Raises a ValueError unless every threshold lies in (0, 1]."""
-    for threshold in thresholds:
-        if not isinstance(threshold, numbers.Real) or not 0 < threshold <= 1:
+    given: Any = thresholds if np.ndim(thresholds) == 1 else [thresholds]
+    if len(given) == 0:
+        raise ValueError(
+            f"Argument `{name}` must hold at least one threshold. "
+            f"Received: {name}={thresholds!r}"
+        )
+    for threshold in given:
+        if (
+            not isinstance(threshold, numbers.Real)
+            or isinstance(threshold, bool)
+            or not 0 < float(threshold) <= 1
+        ):
             raise ValueError(
                 f"Argument `{name}` must be greater than 0 and at most 1, a "
                 "share of the span of the map. "
@@ -84,4 +96,7 @@ def check_thresholds(name: str, thresholds: Sequence[float]) -> None:
 
 def stretched(maps: np.ndarray) -> np.ndarray:
     """Stretches every map to [0, 1]; a constant one becomes 0."""
+    # The span of what is so large would overflow; a power of two is exact.
+    large = np.abs(maps).max(axis=(1, 2, 3), keepdims=True) > 1e30
+    maps = np.where(large, np.float32(2**-10), np.float32(1)) * maps
     return ops.convert_to_numpy(functional.min_max(maps))

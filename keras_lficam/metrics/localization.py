@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
-from keras import ops
 from scipy import ndimage
 
+from keras_lficam._checks import check_finite, real_array
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
 
 _THRESHOLDS = tuple(percent / 100 for percent in range(1, 101))
 
 
-def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
+def pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     """Asks whether the brightest point of a map lies on the object.
 
     Several brightest points count by the share of them that hit, so that a
@@ -24,11 +24,13 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
             anything else on it; `box_masks` makes boxes of them.
 
     Returns:
-        Tensor `(B,)`, float32, in [0, 1]: 1 for a hit, 0 for a miss. Higher
+        Array `(B,)`, float32, in [0, 1]: 1 for a hit, 0 for a miss. Higher
         is better.
 
     Raises:
-        ValueError: If the shapes differ or are not `(B, H, W, 1)`.
+        TypeError: If maps or masks hold no real numbers.
+        ValueError: If the shapes differ, or are not `(B, H, W, 1)`, or there
+            is no pixel, or a value is not finite.
 
     Reference:
         Zhang et al., 2016, https://arxiv.org/abs/1608.00507, without their
@@ -38,14 +40,13 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
         >>> pointing_game(np.ones((1, 2, 2, 1)), np.eye(2)[None, ..., None])
         # [0.5]
     """
-    maps, masks = _checked(maps, masks)
-    highest = ops.max(maps, axis=(1, 2, 3), keepdims=True)
-    brightest = ops.cast(maps == highest, "float32")
-    hits = ops.sum(brightest * masks, axis=(1, 2, 3))
-    return hits / ops.sum(brightest, axis=(1, 2, 3))
+    maps, masks = _checks.map_arrays(maps, masks, other_name="masks")
+    brightest = maps == maps.max(axis=(1, 2, 3), keepdims=True)
+    hits = (brightest & (masks != 0)).sum(axis=(1, 2, 3))
+    return (hits / brightest.sum(axis=(1, 2, 3))).astype("float32")
 
 
-def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
+def energy_pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     """Measures the share of a map's energy that lies on the object.
 
     A map that is constant earns the share of the image that the object
@@ -57,10 +58,12 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
             anything else on it; the original takes boxes, see `box_masks`.
 
     Returns:
-        Tensor `(B,)`, float32, in [0, 1]. Higher is better.
+        Array `(B,)`, float32, in [0, 1]. Higher is better.
 
     Raises:
-        ValueError: If the shapes differ or are not `(B, H, W, 1)`.
+        TypeError: If maps or masks hold no real numbers.
+        ValueError: If the shapes differ, or are not `(B, H, W, 1)`, or there
+            is no pixel, or a value is not finite, or a map is negative.
 
     Reference:
         Wang et al., 2020, section 4.4, https://arxiv.org/abs/1910.01279.
@@ -70,11 +73,19 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
         >>> energy_pointing_game(maps, maps > 2)
         # [0.75]
     """
-    maps, masks = _checked(maps, masks)
-    inside = ops.sum(maps * masks, axis=(1, 2, 3))
-    energy = ops.sum(maps, axis=(1, 2, 3))
-    nothing = energy == 0
-    return ops.where(nothing, 0.0, inside / ops.where(nothing, 1.0, energy))
+    maps, masks = _checks.map_arrays(maps, masks, other_name="masks")
+    negative = np.flatnonzero((maps < 0).any(axis=(1, 2, 3)))
+    if negative.size:
+        raise ValueError(
+            "Argument `maps` must be non-negative: its sum is the energy. "
+            "Received: negative values in the maps at "
+            f"{negative.tolist()[:10]}. To fix this: numpy.maximum(maps, 0) "
+            "leaves out what speaks against the class."
+        )
+    maps = maps.astype("float64")  # The sum may be no float32.
+    inside = (maps * (masks != 0)).sum(axis=(1, 2, 3))
+    energy = maps.sum(axis=(1, 2, 3))
+    return (inside / np.where(energy == 0, 1, energy)).astype("float32")
 
 
 def box_masks(masks: Tensor) -> np.ndarray:
@@ -90,14 +101,13 @@ def box_masks(masks: Tensor) -> np.ndarray:
 
     Raises:
         TypeError: If the masks hold no real numbers.
-        ValueError: If the shape is not `(B, H, W, 1)`, or a value is not
-            finite.
+        ValueError: If the shape is not `(B, H, W, 1)`, or there is no pixel,
+            or a value is not finite.
 
     Examples:
         boxes = box_masks(maps > 0.5)
     """
-    on, _ = _checks.map_arrays(masks, masks, other_name="masks")
-    on = on != 0
+    on = _checks.map_array("masks", masks) != 0
     rows = _filled(on.any(axis=2, keepdims=True), axis=1)
     columns = _filled(on.any(axis=1, keepdims=True), axis=2)
     return (rows & columns).astype("float32")
@@ -215,14 +225,14 @@ def max_box_accuracy(accuracies: Tensor) -> np.ndarray:
         >>> max_box_accuracy(answers)
         # [1.0, 0.0, 1.0]
     """
-    answers = _checks.real_array("accuracies", accuracies)
+    answers = real_array("accuracies", accuracies)
     if answers.ndim != 2 or answers.size == 0:
         raise ValueError(
             "Argument `accuracies` must have shape (images, thresholds). Way "
             "out: numpy.concatenate of what box_accuracy gives for each "
             f"batch. Received: accuracies.shape={answers.shape}"
         )
-    _checks.check_finite("accuracies", answers)
+    check_finite("accuracies", answers)
     return answers[:, answers.mean(axis=0, dtype="float64").argmax()]
 
 
@@ -274,21 +284,3 @@ def _filled(line, axis):
     forward = np.logical_or.accumulate(line, axis=axis)
     backward = np.logical_or.accumulate(np.flip(line, axis), axis=axis)
     return forward & np.flip(backward, axis)
-
-
-def _checked(maps, masks):
-    maps = ops.convert_to_tensor(maps)
-    masks = ops.convert_to_tensor(masks)
-    shapes = tuple(maps.shape), tuple(masks.shape)
-    if any(len(shape) != 4 or shape[-1] != 1 for shape in shapes) or not all(
-        a == b or None in (a, b) for a, b in zip(*shapes, strict=True)
-    ):
-        raise ValueError(
-            "Maps and masks must have the same shape (batch, height, width, "
-            "1). Ways out: masks[..., None] adds the last axis, and an "
-            "explainer gives maps of the size of the image. "
-            f"Received: maps.shape={shapes[0]}, "
-            f"masks.shape={shapes[1]}"
-        )
-    on = ops.cast(masks, "float32") != 0
-    return ops.cast(maps, "float32"), ops.cast(on, "float32")

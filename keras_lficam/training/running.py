@@ -101,6 +101,7 @@ def fit(
         keras_lficam.fit(model, source, recipe, folder="runs/digits")
     """
     backbones.check_integer("checkpoint_every", checkpoint_every, least=1)
+    backbones.check_integer("seed", seed, least=0)
     backbones.check_integer("heat_maps_every", heat_maps_every, least=0)
     backbones.check_integer("steps_per_execution", steps_per_execution, least=1)
     run = _plan(model, data, recipe, folder, seed, steps_per_execution)

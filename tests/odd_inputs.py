@@ -1,0 +1,586 @@
+"""Calls the public functions with one odd argument after another.
+
+    python tests/odd_inputs.py --tries 3000 --seed 0
+
+Each try takes a function whose call is right and makes one argument wrong. The
+call must end in a ValueError or TypeError (or what the function documents)
+that is raised in keras_lficam and names the argument. Anything else is a
+finding: an exception from the depths, a message that does not name the
+argument, or an answer.
+"""
+
+import argparse
+import collections
+import contextlib
+import functools
+import io
+import pathlib
+import tempfile
+import traceback
+import warnings
+
+import keras
+import numpy as np
+import scipy.sparse
+import small_classifiers
+
+import keras_lficam
+from keras_lficam import evaluation, explainers, functional, metrics
+from keras_lficam import visualization as show
+from keras_lficam.backbones import cifar
+
+PACKAGE = pathlib.Path(keras_lficam.__file__).parent
+SIZE = (16, 12)
+
+# What is no array, whatever the argument.
+NO_ARRAYS = {
+    "None": lambda _: None,
+    "text": lambda _: "text",
+    "bytes": lambda _: b"bytes",
+    "dictionary": lambda x: {"x": x},
+    "set": lambda _: {1, 2},
+    "object": lambda _: object(),
+    "function": lambda _: print,
+    "ragged list": lambda _: [[1.0], [2.0, 3.0]],
+    "list with None": lambda _: [None, 1.0],
+    "array of objects": lambda x: np.asarray(x).astype(object),
+    "array of text": lambda x: np.asarray(x).astype(str),
+    "complex array": lambda x: np.asarray(x) + 1j,
+    "dates": lambda x: np.zeros(np.shape(x), "M8[s]"),
+    "records": lambda x: np.zeros(np.shape(x), [("a", "f4"), ("b", "f4")]),
+    "sparse matrix": lambda _: scipy.sparse.eye(4),
+    "masked array": lambda x: np.ma.masked_array(x, mask=True),
+    "symbolic tensor": lambda x: keras.KerasTensor(np.shape(x)),
+    "generator": lambda x: (one for one in x),
+}
+SHAPES = {
+    "number": lambda _: 1.0,
+    "empty list": lambda _: [],
+    "row": lambda x: np.ravel(x),
+    "axis more": lambda x: np.asarray(x)[None],
+    "empty batch": lambda x: np.asarray(x)[:0],
+    "no rows": lambda x: np.asarray(x)[:, :0],
+    "channels doubled": lambda x: np.repeat(x, 2, axis=-1),
+    "axes turned": lambda x: np.swapaxes(x, 1, -1),
+}
+VALUES = {
+    "NaN": lambda x: _with(x, np.nan),
+    "infinity": lambda x: _with(x, -np.inf),
+    "beyond float32": lambda x: _with(x, 1e39),
+}
+NO_NUMBERS = {
+    key: NO_ARRAYS[key]
+    for key in ("text", "bytes", "dictionary", "set", "object", "function")
+} | {
+    "list": lambda x: [x],
+    "complex": lambda _: 1j,
+    "array": lambda x: np.full(3, x),
+    "NaN": lambda _: float("nan"),
+    "infinity": lambda _: float("inf"),
+    "less": lambda _: -3,
+    "much less": lambda _: -(10**30),
+}
+NONE = {"None": lambda _: None}
+NO_TEXT = {
+    "number": lambda _: 3,
+    "list": lambda _: [1, 2],
+    "dictionary": lambda _: {},
+    "object": lambda _: object(),
+    "bytes": lambda _: b"bytes",
+    "array": lambda _: np.zeros(3),
+}
+NO_PAIRS = {
+    "number": lambda _: 3,
+    "text": lambda _: "ab",
+    "one": lambda _: (1,),
+    "three": lambda _: (1, 2, 3, 4),
+    "words": lambda _: ("a", "b"),
+    "NaN": lambda x: (float("nan"), *x[1:]),
+    "infinity": lambda x: (*x[:-1], float("inf")),
+    "empty": lambda _: (),
+    "dictionary": lambda _: {},
+    "None inside": lambda x: (*x[:-1], "x"),
+}
+KINDS = {
+    "images": NO_ARRAYS | SHAPES | VALUES,
+    "maps": NO_ARRAYS | SHAPES | VALUES,
+    # In a graph nobody can look at the values.
+    "tensor": {
+        key: NO_ARRAYS[key]
+        for key in NO_ARRAYS
+        if key not in ("symbolic tensor", "complex array")
+    },
+    "classes": {
+        key: NO_ARRAYS[key]
+        for key in NO_ARRAYS
+        if key not in ("None", "symbolic tensor")
+    }
+    | {
+        "too high": lambda _: 4,
+        "negative": lambda _: [0, -1],
+        "huge": lambda _: 10**30,
+        "float": lambda _: 1.0,
+        "Boolean": lambda _: True,
+        "too many": lambda _: [0, 1, 2],
+        "one-hot": lambda _: np.eye(2, 4),
+        "NaN": lambda _: float("nan"),
+    },
+    "count": NO_NUMBERS
+    | NONE
+    | {"zero": lambda _: 0, "float": float, "Boolean": lambda _: True},
+    "seed": NO_NUMBERS | NONE | {"float": lambda _: 0.5},
+    "span": {key: NO_NUMBERS[key] for key in NO_NUMBERS if key != "function"},
+    "share": NO_NUMBERS | NONE | {"more": lambda _: 1.5},
+    "word": NO_TEXT | {"unknown": lambda _: "nothing", "no": lambda _: ""},
+    "model": NO_TEXT
+    | NONE
+    | {
+        "text": lambda _: "model.keras",
+        "class": lambda _: keras.Model,
+        "layer": lambda _: keras.layers.Dense(3),
+        "unbuilt": lambda _: keras.Sequential([keras.layers.Dense(3)]),
+    },
+    "function": NO_TEXT | {"text": lambda _: "text"},
+    "range": NO_PAIRS
+    | {"reversed": lambda x: x[::-1], "equal": lambda _: (1, 1)},
+    "size": NO_PAIRS | {"zero": lambda _: (0, 8), "less": lambda _: (-1, 8)},
+    "shape": NO_PAIRS
+    | NONE
+    | {"zero": lambda _: (0, 8, 3), "float": lambda _: (16.0, 12.0, 3.0)},
+    "shares": {
+        key: NO_PAIRS[key]
+        for key in NO_PAIRS
+        if key not in ("one", "three", "NaN")
+    }
+    | {"more": lambda _: [0.5, 1.5], "zero": lambda _: [0.0, 0.5]},
+    "names": {
+        "number": lambda _: 3,
+        "text": lambda _: "text",
+        "numbers": lambda _: [1, 2, 3, 4],
+        "too few": lambda x: x[:1],
+        "None inside": lambda x: [*x[:-1], None],
+    },
+    "mapping": NO_TEXT | NONE | {"text": lambda _: "text"},
+    "path": {
+        key: NO_TEXT[key] for key in ("number", "list", "dictionary", "object")
+    }
+    | NONE,
+}
+
+
+def _with(values, number):
+    changed = np.array(values, "float64")
+    changed.flat[0] = number
+    return changed
+
+
+def targets(folder):
+    """Names the functions: each a call, and its arguments with their kinds.
+
+    Args:
+        folder: Folder that may be written to.
+    """
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (2, *SIZE, 3)).astype("float32")
+    maps = rng.uniform(0, 1, (2, *SIZE, 1)).astype("float32")
+    features = rng.normal(size=(2, 4, 3, 6)).astype("float32")
+    trunk = small_classifiers.backbone((*SIZE, 3))
+    head = small_classifiers.head()
+    model = keras.Sequential([keras.Input((*SIZE, 3)), trunk, *head])
+    ours = keras_lficam.build(trunk, 4, input_shape=(*SIZE, 3))
+    names = ["a", "b", "c", "d"]
+    titles = ["a", "b"]
+    found = {}
+
+    def add(name, call, /, **arguments):
+        found[name] = call, arguments
+
+    ranged = {"value_range": ((0, 255), "range")}
+    add(
+        "min_max",
+        functional.min_max,
+        x=(features, "tensor"),
+        smallest_span=(1e-9, "span"),
+    )
+    add("gray", functional.gray, images=(images, "tensor"), **ranged)
+    add(
+        "resize",
+        functional.resize,
+        images=(images, "tensor"),
+        size=((4, 3), "size"),
+    )
+    for call in (
+        functional.importance_masks,
+        functional.pooled_importance_masks,
+    ):
+        add(
+            call.__name__,
+            call,
+            images=(images, "tensor"),
+            features=(features, "tensor"),
+            **ranged,
+        )
+    add(
+        "class_activation_map",
+        functional.class_activation_map,
+        features=(features, "tensor"),
+        importance=(np.ones((2, 6)), "tensor"),
+    )
+    for kind in (
+        explainers.AttentionMap,
+        explainers.CAM,
+        explainers.GradCAM,
+        explainers.GradCAMPlusPlus,
+        explainers.ScoreCAM,
+        explainers.RISE,
+        explainers.LIME,
+    ):
+        few = {"samples": (4, "count"), "seed": (0, "seed")}
+        options = {"chunk_size": (2, "count")}
+        if kind in (explainers.RISE, explainers.LIME):
+            options |= few
+        if kind is explainers.RISE:
+            options |= {"cells": (3, "count"), "keep": (0.5, "share")}
+        if kind is explainers.LIME:
+            options["segments"] = lambda _: np.arange(192).reshape(SIZE), None
+        else:
+            options["chunk_size"] = 2, "count"
+        if kind is explainers.ScoreCAM:
+            options["form"] = "increase", "word"
+        if kind is not explainers.AttentionMap:
+            options["model"] = model, "model"
+        else:
+            options["model"] = ours, "model"
+        if kind in (
+            explainers.GradCAM,
+            explainers.GradCAMPlusPlus,
+            explainers.ScoreCAM,
+        ):
+            options["layer"] = "features", "word"
+        add(kind.__name__, kind, **options)
+        plain = {key: value for key, (value, _) in options.items()}
+        plain.pop("layer", None)
+        add(
+            f"{kind.__name__}()",
+            kind(**plain),
+            images=(images, "images"),
+            classes=([0, 3], "classes"),
+        )
+    found["LIME"][1]["segments"] = found["LIME"][1]["segments"][0], "function"
+    asked = {
+        "model": (model, "model"),
+        "images": (images, "images"),
+        "maps": (maps, "maps"),
+        "classes": ([0, 3], "classes"),
+        "chunk_size": (2, "count"),
+        "activation": (None, "word"),
+    }
+    for call in (metrics.average_drop, metrics.increase_in_confidence):
+        add(call.__name__, call, **asked)
+    for call in (
+        metrics.deletion_auc,
+        metrics.deletion_curve,
+        metrics.insertion_auc,
+        metrics.insertion_curve,
+    ):
+        add(call.__name__, call, **asked, steps=(2, "count"))
+    masks = maps > 0.5
+    pair = {"maps": (maps, "maps"), "masks": (masks, "maps")}
+    add("pointing_game", metrics.pointing_game, **pair)
+    add("energy_pointing_game", metrics.energy_pointing_game, **pair)
+    threshold = {"threshold": (0.5, "share")}
+    add("localization_iou", metrics.localization_iou, **pair, **threshold)
+    add(
+        "box_accuracy",
+        metrics.box_accuracy,
+        **pair,
+        thresholds=([0.5, 0.7], "shares"),
+        iou=(0.5, "share"),
+    )
+    add("box_masks", metrics.box_masks, masks=(masks, "maps"))
+    add(
+        "max_box_accuracy",
+        metrics.max_box_accuracy,
+        accuracies=(np.eye(3), "maps"),
+    )
+    pair = {"maps": (maps, "maps"), "other_maps": (maps, "maps")}
+    add("map_iou", metrics.map_iou, **pair, **threshold)
+    add("rank_correlation", metrics.rank_correlation, **pair)
+    add(
+        "randomized",
+        metrics.randomized,
+        model=(model, "model"),
+        seed=(0, "seed"),
+    )
+    functions = {"gray": lambda images, classes: images[..., :1]}
+    brightness = {"brightness": lambda maps: maps.mean(axis=(1, 2, 3))}
+    add(
+        "evaluate",
+        evaluation.evaluate,
+        explainers=(functions, "mapping"),
+        metrics=(brightness, "mapping"),
+        data=([(images, [0, 1])], "function"),
+        classes=("label", "word"),
+        better=({"brightness": "higher"}, "mapping"),
+        others=({}, "mapping"),
+        reductions=({}, "mapping"),
+    )
+    add(
+        "MapQuality",
+        evaluation.MapQuality,
+        explainer=(explainers.AttentionMap, "function"),
+        metrics=(brightness, "mapping"),
+        data=([(images, [0, 1])], "function"),
+        classes=("label", "word"),
+    )
+    drawn = {"images": (images, "images"), "maps": (maps, "maps")}
+    options = {"colormap": ("viridis", "word")}
+    add("overlay", show.overlay, **drawn, opacity=(0.5, "share"), **options)
+    options |= {"titles": (titles, "names"), "masks": (masks, "maps")}
+    add("grid", show.grid, **drawn, columns=(1, "count"), **options)
+    add(
+        "comparison_grid",
+        show.comparison_grid,
+        images=(images, "images"),
+        maps=({"gray": maps}, "mapping"),
+        **options,
+    )
+    add(
+        "prediction_titles",
+        show.prediction_titles,
+        predictions=(np.full((2, 4), 0.25), "maps"),
+        names=(names, "names"),
+        labels=([0, 1], "classes"),
+    )
+    network = {
+        "reduction": (2, "count"),
+        "relu_every": (2, "count"),
+        **ranged,
+    }
+    # A number of layers between two ReLUs belongs to one form.
+    network.pop("relu_every")
+    add(
+        "FeatureImportanceNetwork",
+        keras_lficam.FeatureImportanceNetwork,
+        form=("bottleneck", "word"),
+        **network,
+    )
+    add("ImportanceMask", keras_lficam.layers.ImportanceMask, **ranged)
+    add(
+        "build",
+        keras_lficam.build,
+        backbone=(trunk, "word"),
+        classes=(4, "count"),
+        input_shape=((*SIZE, 3), "shape"),
+        architecture=("lfi_cam", "word"),
+        importance_network=("bottleneck", "word"),
+        dropout=(0.5, "share"),
+        classifier_activation=("softmax", "word"),
+        output_stride=(None, "count"),
+    )
+    add(
+        "attach",
+        keras_lficam.attach,
+        model=(model, "model"),
+        architecture=("lfi_cam", "word"),
+        layer=("features", "word"),
+        importance_network=("bottleneck", "word"),
+        **ranged,
+    )
+    add("attention_view", keras_lficam.attention_view, model=(ours, "model"))
+    add("backbones.cut", keras_lficam.backbones.cut, model=(trunk, "model"))
+    add(
+        "resnet",
+        cifar.resnet,
+        depth=(8, "count"),
+        block=("basic", "word"),
+        stem_stride=(1, "count"),
+    )
+    add(
+        "data.source",
+        keras_lficam.data.source,
+        name=("digits_in_photos", "path"),
+    )
+    add(
+        "data.load",
+        keras_lficam.data.load,
+        name=("digits_in_photos", "path"),
+        split=("test", "word"),
+        image_size=((8, 8), "size"),
+        batch_size=(2, "count"),
+        seed=(0, "seed"),
+        resizing=("stretch", "word"),
+    )
+    add("recipe", keras_lficam.training.recipe, name=("modern", "word"))
+    add(
+        "Recipe",
+        keras_lficam.Recipe,
+        epochs=(1, "count"),
+        batch_size=(2, "count"),
+        learning_rate=(0.1, "share"),
+        optimizer=("adamw", "word"),
+    )
+    data = _source(images)
+    add(
+        "fit",
+        functools.partial(keras_lficam.fit, verbose=0),
+        model=(ours, "model"),
+        data=(data, "model"),
+        recipe=(keras_lficam.Recipe(epochs=1, batch_size=2), "word"),
+        folder=(folder / "run", "path"),
+        checkpoint_every=(1, "count"),
+        heat_maps_every=(1, "seed"),
+        steps_per_execution=(1, "count"),
+        seed=(0, "seed"),
+    )
+    add(
+        "export",
+        keras_lficam.export,
+        model=(ours, "model"),
+        path=(folder / "exported", "path"),
+        class_names=(names, "names"),
+        formats=(["saved_model"], "names"),
+        top=(2, "count"),
+        version=(1, "count"),
+        **ranged,
+    )
+    return found
+
+
+def _source(images):
+    import tensorflow as tf
+
+    batches = tf.data.Dataset.from_tensor_slices(
+        (images.astype("uint8"), [0, 1])
+    ).batch(2)
+    return keras_lficam.data.from_datasets(
+        batches, batches, class_names=["a", "b", "c", "d"]
+    )
+
+
+def attempt(call, arguments, argument, change):
+    """Calls with one argument changed.
+
+    Returns:
+        `"refused"`, or `"from the depths"`, `"unnamed"` or `"accepted"`, and
+        what was seen.
+    """
+    given = {key: value for key, (value, _) in arguments.items()}
+    given[argument] = change(given[argument])
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            answer = call(**given)
+    except Exception as error:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        shown = f"{type(error).__name__}: {str(error).strip()[:160]!r}"
+        ours = PACKAGE in pathlib.Path(last.filename).parents
+        if not ours or not isinstance(error, (TypeError, ValueError, OSError)):
+            return "from the depths", f"{shown} in {last.filename}"
+        # A batch names its parts, an answer the function that gave it.
+        if argument.lower() not in str(error).lower():
+            return "unnamed", shown
+        return "refused", shown
+    return "accepted", f"{type(answer).__name__}"
+
+
+def run(tries, seed, only=None):
+    """Makes the tries, each with another function, argument or oddity.
+
+    Returns:
+        The number of tries of each outcome, and the findings.
+    """
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        found = targets(pathlib.Path(folder))
+        cases = [
+            (name, argument, oddity)
+            for name, (_, arguments) in found.items()
+            for argument, (_, kind) in arguments.items()
+            for oddity in KINDS[kind]
+            if (only is None or only(name))
+            and (name, argument, oddity) not in ALLOWED
+        ]
+        order = rng.permutation(len(cases))
+        # Beyond the last case they come once more, with others before them.
+        order = np.resize(order, tries if tries else len(cases))
+        counts, findings = collections.Counter(), {}
+        for index in order:
+            name, argument, oddity = cases[index]
+            call, arguments = found[name]
+            change = KINDS[arguments[argument][1]][oddity]
+            try:
+                outcome, shown = attempt(call, arguments, argument, change)
+            except Exception as error:  # The oddity itself cannot be made.
+                outcome, shown = "impossible", repr(error)[:160]
+            counts[outcome] += 1
+            if outcome not in ("refused", "impossible"):
+                findings[name, argument, oddity] = outcome, shown
+    return counts, findings
+
+
+# Odd, but right: what the function documents to take.
+ALLOWED = {
+    # A default that stands for a choice.
+    ("FeatureImportanceNetwork", "reduction", "None"),
+    ("build", "dropout", "None"),
+    ("build", "output_stride", "None"),
+    ("export", "version", "None"),
+    ("evaluate", "better", "dictionary"),
+    ("evaluate", "others", "dictionary"),
+    ("evaluate", "reductions", "dictionary"),
+    ("evaluate", "better", "None"),
+    ("evaluate", "others", "None"),
+    ("evaluate", "reductions", "None"),
+    ("grid", "masks", "None"),
+    ("comparison_grid", "masks", "None"),
+    # One format of one.
+    ("export", "formats", "too few"),
+    # Any images and thresholds.
+    ("max_box_accuracy", "accuracies", "axes turned"),
+    ("max_box_accuracy", "accuracies", "channels doubled"),
+    ("prediction_titles", "predictions", "empty batch"),
+    # Then other arguments do not fit to it, and are named.
+    ("prediction_titles", "predictions", "axes turned"),
+    ("prediction_titles", "predictions", "channels doubled"),
+    ("prediction_titles", "predictions", "no rows"),
+    # The name of a form is that of the network's argument.
+    ("build", "importance_network", "no"),
+    ("build", "importance_network", "unknown"),
+    ("attach", "importance_network", "no"),
+    ("attach", "importance_network", "unknown"),
+    # A rate above 1 is none of ours to refuse.
+    ("Recipe", "learning_rate", "more"),
+    # Whatever is on the object is not 0, and NaN where nobody knows.
+    ("grid", "masks", "NaN"),
+    ("grid", "masks", "infinity"),
+    ("grid", "masks", "beyond float32"),
+    ("comparison_grid", "masks", "NaN"),
+    ("comparison_grid", "masks", "infinity"),
+    ("comparison_grid", "masks", "beyond float32"),
+    # A model without weights is one, too.
+    ("randomized", "model", "unbuilt"),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tries", type=int, default=3000, help="0: each once")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="part of functions' names")
+    options = parser.parse_args()
+    keras.utils.set_random_seed(0)
+    counts, findings = run(
+        options.tries, options.seed, lambda name: options.only in name
+    )
+    for case, (outcome, shown) in sorted(findings.items()):
+        print(f"{outcome}: {' / '.join(case)}: {shown}")
+    print(dict(counts))
+    raise SystemExit(bool(findings))
+
+
+if __name__ == "__main__":
+    main()
