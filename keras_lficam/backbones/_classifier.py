@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lficam.backbones._compiled import CompiledFunction
+from keras_lficam.backbones._geometry import Geometry
 from keras_lficam.backbones._graph import check_graph, check_images
 from keras_lficam.backbones._split import (
     activation_of,
@@ -23,6 +24,7 @@ from keras_lficam.backbones._ways import (
     Place,
     calls_backwards,
     is_nested,
+    way,
 )
 
 # What models give, compiled: to compile it for every metric and batch would
@@ -359,13 +361,15 @@ class Classifier:
             An `Output`.
 
         Raises:
-            ValueError: If there is no such layer.
+            ValueError: If there is no such layer, or its map cannot be
+                brought back to the image.
         """
         for call in self._calls:
             if call.operation.name == layer:
                 shape = tuple(call.after.tensor.shape)
                 chain = Chain(self._begin, call.after, self._image)
-                return Output(shape, chain)
+                geometry = Geometry(way(self._begin, call.after))
+                return Output(shape, chain, geometry)
         raise ValueError(
             f"Argument `model` must have a layer {layer!r}, as a model made "
             f"by keras_lficam.build has. Received: {self.model.name!r} "
@@ -384,8 +388,8 @@ class Classifier:
             A `Cut`.
 
         Raises:
-            ValueError: If there is no such map, or another path goes around
-                it.
+            ValueError: If there is no such map, another path goes around it,
+                or it cannot be brought back to the image.
         """
         if layer is None:
             index, place = self._last_map()
@@ -431,6 +435,7 @@ class Classifier:
                 for call in reversed(self._calls[:index])
                 if not is_nested(call.operation)
             ),
+            geometry=Geometry(way(self._begin, place)),
         )
 
     def _last_map(self):
@@ -456,10 +461,11 @@ class Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What a layer gives: its shape, and the function from images to it."""
+    """What a layer gives: its shape, the function to it, and its places."""
 
     shape: tuple[int | None, ...]
     function: Callable[[Any], Any]
+    geometry: Geometry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -476,6 +482,7 @@ class Cut:
             scores before a softmax or sigmoid. A ValueError, if the model
             does not show them.
         operations: The layers behind the map, in their order.
+        geometry: Where the cells of the map lie in the images.
     """
 
     shape: tuple[int | None, int | None, int]
@@ -483,6 +490,7 @@ class Cut:
     scores: Callable[[Any], Any]
     logits: Callable[[Any], Any]
     operations: tuple[keras.Operation, ...]
+    geometry: Geometry
 
 
 def _image_of(model):
