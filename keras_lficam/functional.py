@@ -291,6 +291,8 @@ def _upsample_axis(maps, axis, new_length, placement):
 
 def _is_even(placement, count):
     """Whether it is known that `count` cells divide the image evenly."""
+    if not all(isinstance(x, numbers.Real) for x in (*placement, count)):
+        return False
     length, center, stride, low, high = placement
     return _are_small(
         low + 0.5, length - 0.5 - high, center - (stride - 1) / 2

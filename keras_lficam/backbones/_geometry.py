@@ -95,9 +95,9 @@ class Geometry:
             model never saw the image.
         """
         maps = ops.convert_to_tensor(maps)
-        return functional.upsample(
-            maps, size, self.placements(image_size or size, ops.shape(maps))
-        )
+        seen = size if image_size is None else image_size
+        placements = self.placements(seen, ops.shape(maps))
+        return functional.upsample(maps, size, placements)
 
     def placements(
         self, image_size: tuple[Any, Any], shape: Sequence[Any]
@@ -107,9 +107,8 @@ class Geometry:
             height, width = (int(size) for size in image_size)
             rows, columns = self._known(height, width)
         else:
-            rows, columns = self._axes(
-                *(ops.cast(size, "float32") for size in image_size)
-            )
+            height, width = (ops.cast(size, "float32") for size in image_size)
+            rows, columns = self._axes(height, width)
         # Were the size not the one that was worked out, the cells of a layer
         # in between were spread otherwise: evenly is the best guess then.
         counts = [
@@ -121,7 +120,7 @@ class Geometry:
             functional.Placement(
                 length, axis.center, axis.stride, axis.first, axis.last
             )
-            for axis, length in zip(axes, image_size, strict=True)
+            for axis, length in zip(axes, (height, width), strict=True)
         ]
         return placed[0], placed[1]
 
@@ -295,7 +294,7 @@ def _look(axis, start, span, stride, size):
 
 def _spread(axis, size):
     """Spreads cells evenly over those there are, as a resizing does."""
-    if _is_number(size) and size == axis.size:
+    if _is_number(size) and _is_number(axis.size) and size == axis.size:
         return axis
     ratio = axis.size / size
     return _look(axis, 0.0, ratio, ratio, size)
