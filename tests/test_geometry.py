@@ -104,11 +104,11 @@ def errors_of(model, margins, cell, color, rng):
         for (before, after), length in zip(margins, shape, strict=True)
     ]
     places = middle + rng.uniform(-cell / 2, cell / 2, (25, 2))
-    images = spots(places, shape, 0.45 * cell, color)
+    images = spots(places, shape, 0.6 * cell, color)
     empty = np.broadcast_to(color, (1, *shape, 3)).astype("float32")
     cut = Classifier(model).cut()
     difference = features_of(cut, images) - features_of(cut, empty)
-    energy = np.abs(difference).sum(axis=-1, keepdims=True)
+    energy = np.square(difference).sum(axis=-1, keepdims=True)
     # Gates and normalizations may react a little everywhere.
     energy[energy < 1e-3 * energy.max()] = 0
     maps = cut.geometry.upsample(energy, shape)
