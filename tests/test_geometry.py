@@ -413,7 +413,7 @@ def looking(side, margins):
             1, 3, 2, "same", kernel_initializer="ones", name=f"strided{number}"
         )(x)
     x = layers.GlobalAveragePooling2D()(x)
-    dense = layers.Dense(2, kernel_initializer="zeros")
+    dense = layers.Dense(2, "softmax")
     model = keras.Model(image, dense(x))
     dense.set_weights([np.array([[1.0, -1.0]]), np.zeros(2)])
     return model
