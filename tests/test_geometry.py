@@ -108,9 +108,11 @@ def errors_of(model, margins, cell, color, rng):
     empty = np.broadcast_to(color, (1, *shape, 3)).astype("float32")
     cut = Classifier(model).cut()
     difference = features_of(cut, images) - features_of(cut, empty)
-    energy = np.square(difference).sum(axis=-1, keepdims=True)
+    energy = np.square(difference.astype("float64"))
+    energy = energy.sum(axis=-1, keepdims=True)
+    energy = (energy / energy.max()).astype("float32")
     # Gates and normalizations may react a little everywhere.
-    energy[energy < 1e-3 * energy.max()] = 0
+    energy[energy < 1e-3] = 0
     maps = cut.geometry.upsample(energy, shape)
     return (centers_of_mass(maps) - places) / cell
 
@@ -136,8 +138,9 @@ BACKBONES = {
     **dict.fromkeys(applications(), (160, 32)),
     **dict.fromkeys(backbones.resnets.FAMILY, (160, 32)),
     **dict.fromkeys(backbones.cifar.FAMILY, (64, 4)),
-    "InceptionResNetV2": (224, 32),
-    "InceptionV3": (224, 32),
+    # Their average poolings see much of a smaller image.
+    "InceptionResNetV2": (320, 32),
+    "InceptionV3": (320, 32),
 }
 USUAL = ("DenseNet121", "MobileNetV2", "ResNet18", "ResNet20")
 
