@@ -184,7 +184,8 @@ def attention_view(model: keras.Model) -> keras.Model:
     Returns:
         A `keras.Model` that shares the weights of `model`, from the images
         that it takes to a dictionary of `predictions (B, K)`,
-        `attention_map (B, h, w, 1)` in [0, 1] at the size of the feature map,
+        `attention_map (B, h, w, 1)` in [0, 1] at the size of the feature map
+        (`architectures.upsampler` brings it to the size of the image),
         and `importance (B, C)`, non-negative with rows that sum to 1; of the
         attention branch network without `importance`.
 
@@ -209,6 +210,43 @@ def attention_view(model: keras.Model) -> keras.Model:
         {name: model.get_layer(name).output for name in shown if name in names},
         name=f"{model.name}_view",
     )
+
+
+def upsampler(
+    model: keras.Model, *, layer: str = "attention_map"
+) -> Callable[..., Any]:
+    """Finds where in its images a model's heat map lies.
+
+    A cell of the map belongs to the center of what it sees of the image. The
+    strides and paddings of the backbone decide where that is; in a ResNet-50
+    it is 15.5 pixels from where an even grid would put it. A crop, padding or
+    resizing in front of the backbone is undone, too.
+
+    Args:
+        model: Functional or Sequential classifier, or its `attention_view`.
+        layer: Name of the layer whose output the maps are.
+
+    Returns:
+        A function of `maps (B, h, w, channels)`, of the `size` that they are
+        to have, `(height, width)`, and of the `image_size` that the model
+        saw, `size` by default. It gives a tensor `(B, *size, channels)`,
+        float32 or wider: bilinear between the centers of the cells, zero
+        where the model never saw the image. Where the cells divide the image
+        evenly it equals `functional.resize`. It runs in graphs, too, and is
+        best kept and called again.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If it has no such layer, or a layer in front of it moves
+            pixels so that the map cannot be brought back.
+
+    Examples:
+        view = keras_lficam.attention_view(model)
+        upsample = keras_lficam.architectures.upsampler(view)
+        shown = view.predict(images)
+        maps = upsample(shown["attention_map"], images.shape[1:3])
+    """
+    return backbones.Classifier(model).output_of(layer).geometry.upsample
 
 
 def probabilities(

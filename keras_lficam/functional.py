@@ -4,7 +4,8 @@ Axis letters, here and in the whole package: `B` batch, `H W` image, `h w`
 feature map, `C` channels of the feature map, `K` classes.
 """
 
-from typing import Any, TypeAlias
+import numbers
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 from keras import ops
@@ -18,6 +19,9 @@ Tensor: TypeAlias = Any
 _SMALLEST_RELATIVE_SPAN = 1e-5
 _SMALLEST_SPAN = 1e-16
 _SMALLEST_SPAN_OF_HALF = 2.0**-10
+
+# Share of a pixel that is rounding of sizes, not a distance.
+_SMALLEST_DISTANCE = 1e-4
 
 
 def min_max(
@@ -103,6 +107,67 @@ def resize(images: Tensor, size: tuple[Any, Any]) -> Tensor:
     for axis, length in enumerate(size, start=1):
         images = _resize_axis(images, axis, length)
     return images
+
+
+class Placement(NamedTuple):
+    """Where the cells of a map lie along one axis of an image.
+
+    Lengths and coordinates are in pixels of the image. The centers of its
+    pixels are 0, 1, ..., `length - 1`, its edges -0.5 and `length - 0.5`.
+
+    Attributes:
+        length: Height or width of the image.
+        center: Coordinate of the center of the first cell.
+        stride: Distance from a cell's center to the next; negative where the
+            map is mirrored.
+        low: Coordinate at which the part of the image that the model saw
+            begins.
+        high: Coordinate at which it ends.
+
+    Examples:
+        whole = Placement(32, center=3.5, stride=8, low=-0.5, high=31.5)
+    """
+
+    length: Any
+    center: Any
+    stride: Any
+    low: Any
+    high: Any
+
+
+def upsample(
+    maps: Tensor,
+    size: tuple[Any, Any],
+    placements: tuple[Placement, Placement],
+) -> Tensor:
+    """Brings maps to an image, each cell to where the model saw it.
+
+    Interpolates bilinearly between the centers of the cells. Outside of all
+    centers the nearest cell counts, and what the model never saw is zero.
+    Where the cells divide the image evenly that is `resize`.
+
+    Args:
+        maps: Maps `(B, h, w, channels)`.
+        size: Pair of the height and width of the result, in pixels. It may
+            differ from the size of the image that the model saw, which then
+            is stretched to it.
+        placements: Where the rows and the columns lie.
+
+    Returns:
+        Tensor `(B, *size, channels)`, float32 or wider, in the range of
+        `maps` and zero.
+
+    Examples:
+        # The model saw the middle half of the image.
+        middle = Placement(32, center=10, stride=4, low=7.5, high=23.5)
+        fine = upsample(attention_map[:, :4, :4], (32, 32), (middle, middle))
+    """
+    maps = ops.convert_to_tensor(maps)
+    for axis, (length, placement) in enumerate(
+        zip(size, placements, strict=True), start=1
+    ):
+        maps = _upsample_axis(maps, axis, length, placement)
+    return maps
 
 
 def importance_masks(
@@ -224,18 +289,64 @@ def _low_and_scale(x, axis, smallest_span):
 
 
 def _resize_axis(images, axis, new_length):
+    """Spreads the pixels of an axis evenly over its new length."""
+    centers = _centers(ops.shape(images)[axis], new_length)
+    return _interpolate(images, axis, centers)
+
+
+def _centers(length, new_length):
+    """Coordinates, among `length` pixels, of the centers of the new ones."""
+    ratio = ops.cast(length, "float32") / ops.cast(new_length, "float32")
+    return (ops.cast(ops.arange(new_length), "float32") + 0.5) * ratio - 0.5
+
+
+def _upsample_axis(maps, axis, new_length, placement):
+    length, center, stride, low, high = placement
+    if _is_even(placement, ops.shape(maps)[axis]):
+        return _resize_axis(maps, axis, new_length)
+    pixels = _centers(length, new_length)
+    fine = _interpolate(maps, axis, (pixels - center) / stride)
+    if _are_small(low + 0.5, length - 0.5 - high):
+        return fine
+    seen = (pixels >= low) & (pixels <= high)
+    return ops.where(_along(seen, axis), fine, 0.0)
+
+
+def _is_even(placement, count):
+    """Whether it is known that `count` cells divide the image evenly."""
+    if not all(isinstance(x, numbers.Real) for x in (*placement, count)):
+        return False
+    length, center, stride, low, high = placement
+    return _are_small(
+        low + 0.5, length - 0.5 - high, center - (stride - 1) / 2
+    ) and _are_small(count * stride - length)
+
+
+def _are_small(*distances):
+    """Whether distances are known and are no more than rounding."""
+    return all(
+        isinstance(distance, numbers.Real)
+        and abs(distance) < _SMALLEST_DISTANCE
+        for distance in distances
+    )
+
+
+def _interpolate(images, axis, centers):
     """Interpolates between the two pixels nearest to each new center."""
     length = ops.shape(images)[axis]
-    ratio = ops.cast(length, "float32") / ops.cast(new_length, "float32")
-    centers = (ops.cast(ops.arange(new_length), "float32") + 0.5) * ratio - 0.5
     centers = ops.clip(centers, 0, ops.cast(length - 1, "float32"))
     before = ops.cast(ops.floor(centers), "int32")
     after = ops.minimum(before + 1, length - 1)
     near = _widen(ops.take(images, before, axis=axis))
     far = _widen(ops.take(images, after, axis=axis))
     share = centers - ops.cast(before, "float32")
-    share = ops.reshape(share, [-1 if a == axis else 1 for a in range(4)])
-    return near + (far - near) * ops.cast(share, near.dtype)
+    share = ops.cast(_along(share, axis), near.dtype)
+    return near + (far - near) * share
+
+
+def _along(values, axis):
+    """Shapes values as an axis of images."""
+    return ops.reshape(values, [-1 if a == axis else 1 for a in range(4)])
 
 
 def _default_span(x):

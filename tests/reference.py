@@ -14,14 +14,22 @@ def stretch(x):
     return out
 
 
-def bilinear(image, rows, columns):
-    """Samples `(H, W)` at the centers of `rows x columns` cells."""
+def bilinear(image, rows, columns, center=None, stride=None):
+    """Samples `(H, W)` at the centers of `rows x columns` cells.
+
+    These are spread evenly, or else the center of the first pixel of `image`
+    is at the cell `center` on both axes, the next a `stride` from it.
+    """
     height, width = image.shape
     out = np.empty((rows, columns))
     for i in range(rows):
         for j in range(columns):
-            y = np.clip((i + 0.5) * height / rows - 0.5, 0, height - 1)
-            x = np.clip((j + 0.5) * width / columns - 0.5, 0, width - 1)
+            if center is None:
+                y = (i + 0.5) * height / rows - 0.5
+                x = (j + 0.5) * width / columns - 0.5
+            else:
+                y, x = (i - center) / stride, (j - center) / stride
+            y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
             top, left = int(y), int(x)
             bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
             upper = image[top, left] + (x - left) * (

@@ -27,7 +27,11 @@ def of_channels(kernel, *, activation="softmax", pooled=True, size=2):
 
 
 def backbone(shape=(16, 12, 3), channels=6):
-    """Makes a model of two convolutions, from an image to a quarter of it."""
+    """Makes a model of two convolutions, from an image to a quarter of it.
+
+    Both pad even sizes at their end alone: the first looks at the pixels
+    `2 j` to `2 j + 2`, so the cells of the map are centered on 3, 7, 11...
+    """
     layers = keras.layers
     return keras.Sequential(
         [

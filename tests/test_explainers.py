@@ -204,7 +204,7 @@ def test_attention_map_is_the_models_own_at_image_size(model, images):
     coarse = keras_lficam.attention_view(model).predict(images, verbose=0)
     actual = AttentionMap(model)(images)
     for index, attention_map in enumerate(coarse["attention_map"]):
-        expected = reference.bilinear(attention_map[..., 0], 16, 12)
+        expected = reference.bilinear(attention_map[..., 0], 16, 12, 3, 4)
         np.testing.assert_allclose(actual[index, ..., 0], expected, atol=1e-5)
 
 

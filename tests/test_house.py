@@ -30,7 +30,7 @@ ARROWS = {
     "__init__": {"architectures", "layers", "*"},
     "__main__": {"cli"},
     "architectures": {"backbones", "layers"},
-    "backbones": {"_checks", "_names"},
+    "backbones": {"_checks", "_names", "functional"},
     "cli": {"*"},
     "data": {"_names"},
     "evaluation": {"_checks"},

@@ -121,7 +121,7 @@ def rewrite(model, feature_model, image, category, form):
     features = feature_model.predict_on_batch(image[np.newaxis])[0]
     fine, masked = [], []
     for channel in np.moveaxis(features.astype("float64"), -1, 0):
-        fine.append(reference.bilinear(channel, height, width))
+        fine.append(reference.bilinear(channel, height, width, 3, 4))
         mask = reference.stretch(fine[-1][np.newaxis, ..., np.newaxis])[0]
         masked.append(image * mask)
     scores = model.predict_on_batch(np.array(masked))[:, category]

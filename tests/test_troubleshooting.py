@@ -38,6 +38,14 @@ def built(classes, **options):
     )
 
 
+def turned():
+    layers = keras.layers
+    rest = [layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax")]
+    return keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Permute((2, 1, 3)), *rest]
+    )
+
+
 @pytest.fixture(scope="module")
 def model():
     return built(3)
@@ -184,6 +192,9 @@ def cause(heading, message, path, request):
             monkeypatch
         ),
         "The model has no map": lambda: explainers.AttentionMap(plain),
+        "The map cannot be brought back to the image": lambda: (
+            explainers.GradCAM(turned())
+        ),
         "Logits or probabilities?": lambda: explainers.ScoreCAM(logits)(
             pictures
         ),

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_lficam._checks import array_of, check_finite, real_array
 from keras_lficam.backbones._compiled import CompiledFunction
+from keras_lficam.backbones._geometry import Geometry
 from keras_lficam.backbones._graph import check_graph, check_images
 from keras_lficam.backbones._split import (
     activation_of,
@@ -24,6 +25,7 @@ from keras_lficam.backbones._ways import (
     Place,
     calls_backwards,
     is_nested,
+    way,
 )
 
 # What models give, compiled: to compile it for every metric and batch would
@@ -347,13 +349,15 @@ class Classifier:
             An `Output`.
 
         Raises:
-            ValueError: If there is no such layer.
+            ValueError: If there is no such layer, or its map cannot be
+                brought back to the image.
         """
         for call in self._calls:
             if call.operation.name == layer:
                 shape = tuple(call.after.tensor.shape)
                 chain = Chain(self._begin, call.after, self._image)
-                return Output(shape, chain)
+                geometry = Geometry(way(self._begin, call.after))
+                return Output(shape, chain, geometry)
         raise ValueError(
             f"Argument `model` must have a layer {layer!r}, as a model made "
             f"by keras_lficam.build has. Received: {self.model.name!r} "
@@ -372,8 +376,8 @@ class Classifier:
             A `Cut`.
 
         Raises:
-            ValueError: If there is no such map, or another path goes around
-                it.
+            ValueError: If there is no such map, another path goes around it,
+                or it cannot be brought back to the image.
         """
         if layer is None:
             index, place = self._last_map()
@@ -419,6 +423,7 @@ class Classifier:
                 for call in reversed(self._calls[:index])
                 if not is_nested(call.operation)
             ),
+            geometry=Geometry(way(self._begin, place)),
         )
 
     def _last_map(self):
@@ -444,10 +449,11 @@ class Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What a layer gives: its shape, and the function from images to it."""
+    """What a layer gives: its shape, the function to it, and its places."""
 
     shape: tuple[int | None, ...]
     function: Callable[[Any], Any]
+    geometry: Geometry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -464,6 +470,7 @@ class Cut:
             scores before a softmax or sigmoid. A ValueError, if the model
             does not show them.
         operations: The layers behind the map, in their order.
+        geometry: Where the cells of the map lie in the images.
     """
 
     shape: tuple[int | None, int | None, int]
@@ -471,6 +478,7 @@ class Cut:
     scores: Callable[[Any], Any]
     logits: Callable[[Any], Any]
     operations: tuple[keras.Operation, ...]
+    geometry: Geometry
 
 
 def _image_of(model):

@@ -47,6 +47,7 @@ _ACTIVATIONS = {
 _MOVING = (
     keras.layers.AugMix,
     keras.layers.CenterCrop,
+    keras.layers.Cropping2D,
     keras.layers.RandAugment,
     keras.layers.RandomCrop,
     keras.layers.RandomElasticTransform,

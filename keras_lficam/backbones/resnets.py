@@ -5,8 +5,8 @@ all sides, so weights from torchvision fit once their axes are in the order of
 Keras. `keras.applications.ResNet50` strides in the first 1x1 convolution, as
 the paper does, and its convolutions have biases, which add 26,560 weights.
 
-A cell of the map thereby looks 15.5 pixels up and left of its own place, where
-the networks of `cifar` are centered.
+A cell of the map thereby looks 15.5 pixels up and left of where an even grid
+would put it, unlike those of `cifar`. The explainers know, see `upsampler`.
 
 Networks with groups want a GPU to train: on a CPU, TensorFlow and JAX take many
 times as long for the gradient of a convolution in groups.

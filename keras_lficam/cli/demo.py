@@ -182,10 +182,11 @@ def answers_of(model, test):
     """
     import numpy as np
 
-    from keras_lficam import functional, metrics
-    from keras_lficam.architectures import attention_view
+    from keras_lficam import metrics
+    from keras_lficam.architectures import attention_view, upsampler
 
     view = attention_view(model)
+    upsample = upsampler(view)
     parts = {
         "images": [],
         "labels": [],
@@ -200,7 +201,7 @@ def answers_of(model, test):
         parts["boxes"].append(metrics.box_masks(masks))
         parts["predictions"].append(shown["predictions"])
         parts["maps"].append(
-            functional.resize(shown["attention_map"], images.shape[1:3])
+            upsample(shown["attention_map"], images.shape[1:3])
         )
     return {name: np.concatenate(values) for name, values in parts.items()}
 

@@ -67,12 +67,17 @@ def run(arguments: argparse.Namespace) -> int:
     _models.start_keras()
     import tqdm
 
+    from keras_lficam.architectures import upsampler
+
     view = _models.load_view(model)
+    upsample = upsampler(view)
     names = _models.class_names(model, view)
     failed = 0
     for path in _output.progress(images, "picture"):
         try:
-            line = _explain_picture(view, names, path, arguments.output)
+            line = _explain_picture(
+                view, upsample, names, path, arguments.output
+            )
             tqdm.tqdm.write(line, file=sys.stdout)
         except (ValueError, OSError) as error:
             failed += 1
@@ -97,12 +102,12 @@ def _model_and_images(files):
     return files[0], files[1:]
 
 
-def _explain_picture(view, names, path, folder):
+def _explain_picture(view, upsample, names, path, folder):
     """Writes the overlay of one picture; returns its line of the report."""
     import PIL.Image
     import tensorflow as tf
 
-    from keras_lficam import functional, visualization
+    from keras_lficam import visualization
     from keras_lficam.architectures import probabilities
     from keras_lficam.data.pictures import read_picture
 
@@ -121,7 +126,9 @@ def _explain_picture(view, names, path, folder):
     shown = view.predict_on_batch(pixels.numpy())
     size = _fitted(picture.size, _OVERLAY_SIDE, enlarge=True)
     enlarged = _pixels(picture.resize(size, PIL.Image.Resampling.LANCZOS))
-    maps = functional.resize(shown["attention_map"], enlarged.shape[1:3])
+    maps = upsample(
+        shown["attention_map"], enlarged.shape[1:3], (height, width)
+    )
     overlays = visualization.overlay(enlarged, _numpy(maps))
     try:
         PIL.Image.fromarray(overlays[0]).save(target)

@@ -52,7 +52,7 @@ class AttentionMap(Explainer):
 
         def maps(images):
             coarse = view.function(images)
-            return functional.resize(coarse, ops.shape(images)[1:3])
+            return view.geometry.upsample(coarse, ops.shape(images)[1:3])
 
         self._step = CompiledFunction(model, maps)
 
@@ -116,7 +116,7 @@ class CAM(Explainer):
             features = ops.cast(features, "float32")
             summed = ops.einsum("bhwc,cb->bhw", features, columns)
             coarse = functional.min_max(ops.expand_dims(summed, axis=-1))
-            return functional.resize(coarse, ops.shape(images)[1:3])
+            return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
 
         self._step = CompiledFunction(model, maps)
 
@@ -194,6 +194,7 @@ class ScoreCAM(Explainer):
         self.form = form
         cut = self.classifier.cut(layer)
         self._channels = cut.shape[-1]
+        self._geometry = cut.geometry
         if form == "probability":
             self.classifier.check_probabilities()
             score = self.classifier.probabilities
@@ -211,7 +212,8 @@ class ScoreCAM(Explainer):
             return features, contrast > 0, predicted
 
         def scores(image, maps, classes):
-            return ops.take(score(_masked(image, maps)), classes, axis=1)
+            masked = _masked(image, maps, cut.geometry)
+            return ops.take(score(masked), classes, axis=1)
 
         self._look = CompiledFunction(model, look)
         self._scores = CompiledFunction(model, scores)
@@ -233,8 +235,13 @@ class ScoreCAM(Explainer):
         summed = np.einsum("bhwc,bc->bhw", features, weights)
         # Interpolated before the ReLU, as published: the order matters where
         # the sum changes its sign.
-        fine = functional.resize(summed[..., None], images.shape[1:3])
-        return functional.min_max(ops.relu(fine))
+        summed, size = summed[..., np.newaxis], images.shape[1:3]
+        placements = self._geometry.placements(size, summed.shape)
+        fine = functional.upsample(summed, size, _clamped(placements))
+        fine = functional.min_max(ops.relu(fine))
+        # Zero where nothing is seen, which is not to count as the minimum.
+        seen = functional.upsample(np.ones_like(summed), size, placements)
+        return fine * ops.cast(seen, fine.dtype)
 
     def _weights(self, image, maps, category):
         """Weighs the maps `(n, h, w)` of one image."""
@@ -287,11 +294,22 @@ def _dense_behind_pooling(operations, model):
     return rest[0]
 
 
-def _masked(image, maps):
+def _clamped(placements):
+    """Lets the nearest cell count beyond what is seen, too."""
+    return [
+        placement._replace(low=-0.5, high=placement.length - 0.5)
+        for placement in placements
+    ]
+
+
+def _masked(image, maps, geometry):
     """Multiplies an image `(1, H, W, 3)` by each of the maps `(n, h, w)`."""
     (height, width), size = ops.shape(image)[1:3], ops.shape(maps)[1:]
-    down = _interpolation(size[0], height)  # (H, h)
-    across = ops.transpose(_interpolation(size[1], width))  # (w, W)
+    rows, columns = _clamped(
+        geometry.placements((height, width), ops.shape(maps[..., None]))
+    )
+    down = _interpolation(size[0], height, rows)  # (H, h)
+    across = ops.transpose(_interpolation(size[1], width, columns))  # (w, W)
     fine = ops.matmul(down, ops.matmul(maps, across))  # (n, H, W)
     low = ops.min(fine, axis=(1, 2), keepdims=True)
     span = ops.max(fine, axis=(1, 2), keepdims=True) - low
@@ -306,7 +324,9 @@ def _masked(image, maps):
     return ops.reshape(products, (-1, height, width, colors))
 
 
-def _interpolation(length, new_length):
-    """Makes the matrix `(new_length, length)` that resizes an axis."""
-    basis = ops.eye(length, dtype="float32")[None, ..., None]
-    return functional.resize(basis, (new_length, length))[0, ..., 0]
+def _interpolation(length, new_length, placement):
+    """Makes the matrix `(new_length, length)` that upsamples an axis."""
+    basis = ops.eye(length, dtype="float32")[..., None, None]  # (length, length, 1, 1)
+    alone = functional.Placement(1, 0.0, 1.0, -0.5, 0.5)
+    fine = functional.upsample(basis, (new_length, 1), (placement, alone))
+    return ops.transpose(fine[..., 0, 0])

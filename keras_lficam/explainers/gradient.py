@@ -164,7 +164,7 @@ def _step(
         largest = ops.max(ops.abs(weights), axis=1, keepdims=True)
         weights = weights / ops.where(largest == 0, 1.0, largest)
         coarse = functional.class_activation_map(features, weights)
-        return functional.resize(coarse, ops.shape(images)[1:3])
+        return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
 
     return CompiledFunction(classifier.model, maps)
 

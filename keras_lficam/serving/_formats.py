@@ -11,8 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam import functional
-from keras_lficam.architectures import attention_view, probabilities
+from keras_lficam.architectures import (
+    attention_view,
+    probabilities,
+    upsampler,
+)
 
 # Package that writes a format, where Keras and TensorFlow do not alone.
 _NEEDS = {"onnx": "tf2onnx", "openvino": "openvino"}
@@ -61,6 +64,7 @@ class _Answer(keras.layers.Layer):
     def __init__(self, model, image_size, **kwargs):
         super().__init__(**kwargs)
         self.view = attention_view(model)
+        self.upsample = upsampler(self.view)
         self.image_size = image_size
         self.built = True
 
@@ -68,7 +72,7 @@ class _Answer(keras.layers.Layer):
         shown = self.view(images, training=False)
         answer = {
             "probabilities": probabilities(self.view, shown["predictions"]),
-            "attention_map": functional.resize(
+            "attention_map": self.upsample(
                 shown["attention_map"], self.image_size
             ),
         }

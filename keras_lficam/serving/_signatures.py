@@ -7,8 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam import functional
-from keras_lficam.architectures import attention_view, probabilities
+from keras_lficam.architectures import (
+    attention_view,
+    probabilities,
+    upsampler,
+)
 from keras_lficam.serving import _pictures
 from keras_lficam.visualization import COLORMAP, OPACITY
 
@@ -36,6 +39,7 @@ class Served(tf.Module):
     ):
         super().__init__()
         self._view = _WithoutTracking(attention_view(model))
+        self._upsample = upsampler(self._view.model)
         self._variables = [variable.value for variable in model.variables]
         self._names = tf.constant([*class_names, ""])
         self._size = image_size
@@ -69,8 +73,10 @@ class Served(tf.Module):
         """Gives class, probabilities, map and importance of images."""
         images, errors = self._checked(images)
         shown = self._shown(images)
-        maps = functional.resize(
-            shown["attention_map"], tuple(tf.unstack(tf.shape(images)[1:3]))
+        maps = self._upsample(
+            shown["attention_map"],
+            tuple(tf.unstack(tf.shape(images)[1:3])),
+            self._size,
         )
         answers = self._classes(shown["probabilities"], errors)
         answers["attention_map"] = _blank(maps, errors)
@@ -98,7 +104,7 @@ class Served(tf.Module):
         scale = (self._high - self._low) / 255
         shown = self._shown(self._low + scale * pictures.images)
         errors = pictures.errors
-        maps = functional.resize(shown["attention_map"], self._size)
+        maps = self._upsample(shown["attention_map"], self._size)
         answers = self._classes(shown["probabilities"], errors)
         values, places = tf.math.top_k(answers["probabilities"], self._top)
         places = tf.where(errors[:, None] == "", places, _NO_CLASS)
