@@ -14,7 +14,6 @@ from keras_lficam.data._checks import (
     check_integer,
     check_resizing,
     check_shard,
-    check_text,
 )
 from keras_lficam.data._images import as_bytes, resized, resized_mask
 
@@ -36,8 +35,7 @@ def batches(
     resizing: str,
     cache: bool,
 ) -> tf.data.Dataset:
-    """Does what `Source.batches` says, for a split as `load` names it."""
-    check_text("split", split, '"train"')
+    """Does what `Source.batches` says, for a split in the source's own language."""
     check_batch_size(batch_size)
     check_resizing(resizing)
     if image_size is not None:
@@ -81,7 +79,7 @@ def stream(
     first_step: int,
     shard: tuple[int, int],
 ) -> tf.data.Dataset:
-    """Does what `Source.stream` says, for a split as `load` names it.
+    """Does what `Source.stream` says, for a split in the source's own language.
 
     The images stand in one endless row, epoch after epoch. What happens to
     one follows from its position in the row, so any step can be the first.

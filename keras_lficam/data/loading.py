@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_lficam.data import _pipelines
-from keras_lficam.data._checks import check_batch_size, check_text
+from keras_lficam.data._checks import check_text
 from keras_lficam.data._folder import Folder, holds_pictures
 from keras_lficam.data._joined import Joined
 from keras_lficam.data._prepared import Prepared
@@ -117,13 +116,17 @@ def load(
 ) -> tf.data.Dataset:
     """Loads a data set for training, evaluation or scoring heat maps.
 
-    What is not yet on disk is downloaded and prepared by TFDS first.
+    The same as `source(name).batches(split)`. What is not yet on disk is
+    downloaded and prepared by TFDS first.
 
     Args:
         name: TFDS name such as `"cifar10"`, or `"digits_in_photos"`, or a
             folder of pictures, as for `source`.
-        split: TFDS split such as `"train"`, `"train[:80%]"` or
-            `"train+test"`. Of a folder `"train"`, `"validation"` or `"test"`.
+        split: `"train"`, `"validation"` or `"test"`, as `splits` says which
+            images they are: `"train"` has none of `"validation"`. Of a TFDS
+            data set also a split in its own language, with a bracket or a
+            plus, as `"train[:80%]"` or `"train+test"`; `"train[:100%]"` is all
+            that TFDS calls by that name.
         image_size: `(height, width)` to resize to. `None` keeps the size,
             which must then be one for all images.
         batch_size: Images per batch, at least 1; the last may hold fewer.
@@ -155,10 +158,7 @@ def load(
         batches = load("cifar10", "test", image_size=(64, 64), batch_size=8)
         images, labels = next(iter(batches))
     """
-    check_text("split", split, '"train"')
-    check_batch_size(batch_size)
-    return _pipelines.batches(
-        source(name, data_dir=data_dir),
+    return source(name, data_dir=data_dir).batches(
         split,
         image_size=image_size,
         batch_size=batch_size,
@@ -210,8 +210,9 @@ def splits(
         data_dir: Folder of the prepared data sets; that of TFDS by default.
 
     Returns:
-        For `"train"`, `"validation"` and, if there is one, `"test"` the split
-        that `load` takes.
+        For `"train"`, `"validation"` and, if there is one, `"test"` the
+        images that it stands for, of a TFDS data set in TFDS's language.
+        `load` takes both and gives the same images.
 
     Raises:
         ValueError: As for `source`.
