@@ -6,6 +6,8 @@ import sys
 import tempfile
 import zipfile
 
+from keras_lficam import _labels
+
 
 def start_keras():
     """Imports Keras without the lines that TensorFlow logs at its start."""
@@ -82,10 +84,7 @@ def class_names(path, view):
     labels = path.with_name("labels.txt")
     if not labels.is_file():
         return [str(number) for number in range(count)]
-    try:
-        names = labels.read_text(encoding="utf-8").rstrip().splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{labels}: the file is no UTF-8 text") from None
+    names = _labels.read(labels)
     if len(names) != count:
         raise ValueError(
             f"{labels}: a line for each of the model's {count} classes is "

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_lficam import _labels
 from keras_lficam.data._images import common_shape
 from keras_lficam.data.pictures import read_picture
 from keras_lficam.data.sources import Damaged, Source
@@ -60,6 +61,10 @@ class Folder(Source):
         _report(folder, self.damaged, len(sizes))
         _check_classes(folder, found)
         self.class_names = sorted(found["train"], key=_normalized)
+        try:
+            _labels.check(self.class_names)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
         wanted = {}
         if "validation" not in folders:
             wanted["validation"] = _SHARE

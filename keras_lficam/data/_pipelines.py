@@ -35,7 +35,7 @@ def batches(
     resizing: str,
     cache: bool,
 ) -> tf.data.Dataset:
-    """Does what `Source.batches` says, for a split in the source's own language."""
+    """Does what `Source.batches` says, for a split that `_own` gives."""
     check_batch_size(batch_size)
     check_resizing(resizing)
     if image_size is not None:
@@ -79,7 +79,7 @@ def stream(
     first_step: int,
     shard: tuple[int, int],
 ) -> tf.data.Dataset:
-    """Does what `Source.stream` says, for a split in the source's own language.
+    """Does what `Source.stream` says, for a split that `_own` gives.
 
     The images stand in one endless row, epoch after epoch. What happens to
     one follows from its position in the row, so any step can be the first.
