@@ -1,5 +1,6 @@
 """Starts Keras, and loads models."""
 
+import json
 import logging
 import os
 import sys
@@ -91,3 +92,15 @@ def class_names(path, view):
             f"needed, and {len(names)} were found"
         )
     return names
+
+
+def bits(path, asked):
+    """Finds the bits of 16-bit pictures that a model was trained on."""
+    run = path.with_name("run.json")
+    if asked is not None or not run.is_file():
+        return asked
+    try:
+        about = json.loads(run.read_text(encoding="utf-8"))
+        return about["data"].get("bits")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None  # The file is of another program.

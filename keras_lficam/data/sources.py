@@ -39,6 +39,8 @@ class Source(abc.ABC):
             set. The three have no image in common.
         image_shape: `(height, width, 3)`; None where images differ.
         damaged: Files that could not be read and are left out.
+        bits: Bits that files of 16 bits use and do not say; None where there
+            are none.
         has_masks: Whether `batches` can add the mask of the object.
 
     Examples:
@@ -51,6 +53,7 @@ class Source(abc.ABC):
     splits: dict[str, str]
     image_shape: tuple[int | None, int | None, int]
     damaged: tuple[Damaged, ...] = ()
+    bits: int | None = None
     has_masks: bool = False
     # What a message says that there is instead of masks.
     _contents: str

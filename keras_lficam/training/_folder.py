@@ -34,7 +34,9 @@ def begin(run, resume):
                         for split in run.source.splits
                     },
                     "damaged": len(run.source.damaged),
-                },
+                }
+                # Of no interest to other data, and to runs of before.
+                | ({"bits": run.source.bits} if run.source.bits else {}),
                 "image_size": run.image_size,
                 "parameters": run.model.count_params(),
                 "recipe": dataclasses.asdict(run.recipe),
