@@ -11,10 +11,13 @@ import unicodedata
 import numpy as np
 import PIL.Image
 import pytest
+import small_classifiers
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+import keras_lficam
 from keras_lficam import data
+from keras_lficam.cli import _models
 from keras_lficam.data import _folder, pictures
 
 KINDS = ("cat", "dog", "emu")
@@ -412,6 +415,22 @@ def test_bits_follow_from_the_whole_folder(
         ((images, _),) = source.batches(split, batch_size=99)
         found |= set(images[..., 0].numpy().ravel().tolist())
     assert found == expected
+
+
+def test_a_run_keeps_the_bits_of_its_pictures(tmp_path):
+    write_deep(tmp_path / "data", 3900)
+    model = small_classifiers.of_channels([[1, 0], [0, 1], [0, 0]])
+    keras_lficam.fit(
+        model,
+        tmp_path / "data",
+        keras_lficam.Recipe(epochs=1, batch_size=8),
+        folder=tmp_path / "run",
+        heat_maps_every=0,
+        verbose=0,
+    )
+    path = tmp_path / "run" / "model.keras"
+    assert _models.bits(path, None) == 12
+    assert _models.bits(path, 13) == 13
 
 
 def test_bits_are_of_folders_with_files_that_have_them(tmp_path):
