@@ -21,7 +21,7 @@ import numpy as np
 import PIL.Image
 
 import keras_lficam
-from keras_lficam import data, metrics
+from keras_lficam import _labels, data, metrics
 from keras_lficam.cli import demo
 from keras_lficam.data import digits_in_photos
 
@@ -151,7 +151,7 @@ def write_pictures(model):
 def export(run):
     """Writes all that is shipped, beside what is there already."""
     model = keras.models.load_model(run / "model.keras", compile=False)
-    names = (run / "labels.txt").read_text().split()
+    names = _labels.read(run / "labels.txt")
     FOLDER.mkdir(exist_ok=True)
     for name in ("model.keras", "labels.txt"):
         shutil.copy(run / name, FOLDER / name)

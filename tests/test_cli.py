@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -329,6 +330,43 @@ def of_digits(tmp_path_factory):
     return path
 
 
+def test_16_bits_are_read_as_in_training(model_file, rng, tmp_path):
+    gray = rng.integers(0, 256, (20, 30), dtype="uint8")
+    PIL.Image.fromarray(gray).save(tmp_path / "plain.png")
+    deep = np.rint(gray / 255 * 4095).astype("uint16")
+    PIL.Image.fromarray(deep).save(tmp_path / "deep.png")
+    pictures = [tmp_path / "plain.png", tmp_path / "deep.png"]
+    run = model_file.with_name("run.json")
+    for number, (text, words, same) in enumerate(
+        [
+            ("{}", [], False),
+            ('{"data": {"bits": 12}}', [], True),
+            ('{"data": {"bits": 12}}', ["--bits", "16"], False),
+            ('{"data": {"bits": 16}}', ["--bits", "12"], True),
+        ]
+    ):
+        run.write_text(text)
+        folder = tmp_path / str(number)
+        explain(model_file, *pictures, "--output", folder, *words)
+        plain, darker = (
+            np.asarray(PIL.Image.open(folder / f"{name}_overlay.png"))
+            for name in ("plain", "deep")
+        )
+        assert np.array_equal(plain, darker) == same
+
+
+def test_classes_of_a_sample_are_said_and_those_absent_warned_of(capsys):
+    chosen = types.SimpleNamespace(
+        counts={"ant": 3, "bee": 0, "cow": 1},
+        absent=["bee"],
+        count=lambda split: 4,
+    )
+    _measuring._say_classes(chosen, "test")
+    shown = capsys.readouterr()
+    assert shown.out == "     Pictures: 4 (ant: 3, bee: 0, cow: 1)\n"
+    assert "1 of 3 classes have no picture among them: bee;" in shown.err
+
+
 @pytest.fixture(scope="module")
 def compared(demo, of_digits):
     """The folder of a comparison, on the data of the demo."""
@@ -348,7 +386,7 @@ ON_DIGITS += ["--batch-size", "4"]
 
 
 def read_from(folder, patch):
-    for name in ("load", "class_names"):
+    for name in ("load", "class_names", "source"):
         function = getattr(data, name)
         patch.setattr(data, name, functools.partial(function, data_dir=folder))
 
@@ -387,11 +425,12 @@ def test_compare_leaves_what_it_says(compared):
 def test_numbers_of_compare_equal_a_slow_count(compared, demo, of_digits):
     _, folder = demo
     model = keras.models.load_model(of_digits)
-    batches = data.load(
-        "digits_in_photos", "test[:10]", data_dir=folder, with_masks=True
+    digits = data.source("digits_in_photos", data_dir=folder)
+    batches = data.sample(digits, "test", 10, seed=0).batches(
+        "test", with_masks=True
     )
     images, labels, masks = next(batches.as_numpy_iterator())
-    assert len(images) == 10
+    assert sorted(labels.tolist()) == list(range(10))  # One of each.
     classes = np.argmax(model(images, training=False), axis=-1)
     boxes = metrics.box_masks(masks)
     random = metrics.randomized(model, seed=0)

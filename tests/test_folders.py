@@ -4,16 +4,21 @@ import hashlib
 import io
 import logging
 import os
+import re
+import time
 import unicodedata
 
 import numpy as np
 import PIL.Image
 import pytest
+import small_classifiers
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+import keras_lficam
 from keras_lficam import data
-from keras_lficam.data import _folder
+from keras_lficam.cli import _models
+from keras_lficam.data import _folder, pictures
 
 KINDS = ("cat", "dog", "emu")
 
@@ -190,7 +195,251 @@ def test_trains_can_be_a_class(tmp_path):
     assert sum(map(source.count, source.splits)) == 60
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("Training", "Validation", "Testing"),
+        ("training_set", "validation_set", "test_set"),
+        ("seg_train", "seg_val", "seg_test"),
+        ("train_images", "val_images", "test_images"),
+        ("TrainSet", "ValidSet", "TestSet"),
+        ("trainset", "valset", "testset"),
+        ("fer2013-train", "fer2013-valid", "fer2013-test"),
+        ("train2017", "val2017", "test2017"),
+        ("seg_train/seg_train", "val/val", "test_set/test_set"),
+    ],
+)
+def test_folders_of_splits_by_a_word_of_their_names(
+    tmp_path, train, validation, test
+):
+    write_classes(tmp_path / train, 4, ("cat", "dog"))
+    write_classes(tmp_path / validation, 3, ("cat", "dog"))
+    write_classes(tmp_path / test, 2, ("cat", "dog"))
+    source = data.source(tmp_path)
+    assert source.class_names == ["cat", "dog"]
+    assert [source.count(split) for split in source.splits] == [8, 6, 4]
+
+
+def test_other_folders_beside_such_splits_are_named(tmp_path, caplog):
+    for name in ("seg_train", "seg_test"):
+        write_classes(tmp_path / name, 4)
+    write(tmp_path / "seg_pred" / "a.png")
+    source = data.source(tmp_path)
+    assert source.class_names == list(KINDS)
+    assert source.count("test") == 12
+    assert caplog.messages[0].endswith("are not looked into: seg_pred")
+
+
+def test_masks_of_a_split_are_no_split(tmp_path, caplog):
+    for name in ("train", "train_masks", "test", "test_extra"):
+        write_classes(tmp_path / name, 4)
+    assert data.source(tmp_path).count("test") == 12
+    assert caplog.messages[0].endswith("looked into: test_extra, train_masks")
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("bullet_train", "car", "test_tube"),
+        ("bullet_train", "steam_train"),
+        ("train_station", "airport"),
+        ("contest", "strain"),
+    ],
+)
+def test_classes_whose_names_hold_such_words(tmp_path, kinds):
+    write_classes(tmp_path, 4, kinds)
+    assert data.source(tmp_path).class_names == sorted(kinds)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        (("part1", "part2"), ("cat", "dog")),
+        (("cat", "dog"), ("train", "test")),
+        (("cat", "dog"), ("train",)),
+    ],
+)
+def test_folders_that_hold_the_same_folders_are_refused(tmp_path, outer, inner):
+    for name in outer:
+        write_classes(tmp_path / name, 4, inner)
+    message = f"folders {', '.join(outer)} holds the folders .* To fix this:"
+    with pytest.raises(ValueError, match=message):
+        data.source(tmp_path)
+
+
+def test_one_folder_in_each_class_sorts_nothing(tmp_path):
+    for name in ("cat", "dog"):
+        write_classes(tmp_path / name, 4, ("images",))
+    assert data.source(tmp_path).class_names == ["cat", "dog"]
+
+
+def test_splits_without_one_for_training_are_refused(tmp_path):
+    write_classes(tmp_path / "Testing", 4)
+    write_classes(tmp_path / "Validation", 4)
+    with pytest.raises(ValueError, match="Testing, Validation, and none is"):
+        data.source(tmp_path)
+
+
+def test_splits_without_classes_are_refused(tmp_path):
+    for name in ("train_images", "test_images"):
+        write(tmp_path / name / "a.png")
+    with pytest.raises(ValueError, match="_images: it holds pictures, but"):
+        data.source(tmp_path)
+
+
 # ------------------------------------------------------- which files are read
+
+
+def test_what_can_be_read_is_read_and_the_rest_is_named(tmp_path, caplog):
+    write_classes(tmp_path, 5, ("cat", "dog"))
+    cat = tmp_path / "cat"
+    for number, (name, kind) in enumerate(
+        {
+            "a.jfif": "JPEG",
+            "b.jpe": "JPEG",
+            "c.ppm": "PPM",
+            "d.jp2": "JPEG2000",
+            "e.webp": "WEBP",
+            "f.avif": "AVIF",
+            "g": "PNG",
+            "Dr. Who, 10.30": "PNG",
+            "h.png!small": "PNG",
+        }.items()
+    ):
+        picture = PIL.Image.new("RGB", (6, 4), (0, 50 + 20 * number, 0))
+        picture.save(cat / name, kind)
+    (cat / "i.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    (cat / "j.jxl").write_bytes(b"\xff\x0a")
+    (cat / "empty.jpg").write_bytes(b"")
+    for name in ("notes.txt", "more.txt", "table.csv", "README"):
+        (cat / name).write_text("text")
+    source = data.source(tmp_path)
+    assert sum(map(source.count, source.splits)) == 10 + 9
+    reasons = {os.path.basename(bad.path): bad.reason for bad in source.damaged}
+    assert sorted(reasons) == ["empty.jpg", "i.heic", "j.jxl"]
+    assert reasons["i.heic"].startswith("the file is HEIF, which Pillow")
+    second, first = caplog.messages
+    assert "3 of 22 pictures cannot be read" in first
+    assert "4 files are no images and are left out (2 of .txt" in second
+    for name in ("notes.txt", "more.txt", "table.csv", "README"):
+        assert f"{os.sep}{name}" in second
+
+
+def test_links_are_followed_and_do_not_go_round(tmp_path, caplog):
+    write_classes(tmp_path / "mine", 5, ("cat", "dog"))
+    write_classes(tmp_path, 4, ("elsewhere",))
+    cat = tmp_path / "mine" / "cat"
+    links = {
+        "more": tmp_path / "elsewhere",
+        "more_again": tmp_path / "elsewhere",
+        "itself": cat,
+        "up": tmp_path / "mine",
+        "above": tmp_path,
+        "loop": cat / "loop",
+        "gone.png": tmp_path / "nothing.png",
+    }
+    for name, target in links.items():
+        (cat / name).symlink_to(target)
+    (tmp_path / "elsewhere" / "back").symlink_to(cat)
+    (tmp_path / "elsewhere" / "down").mkdir()
+    write(tmp_path / "elsewhere" / "down" / "1.png", (0, 99, 7))
+    source = data.source(tmp_path / "mine")
+    assert sum(map(source.count, source.splits)) == 10 + 5
+    ((path, reason),) = source.damaged
+    assert path.endswith("gone.png")
+    assert reason == "there is no such file"
+    (again,) = [
+        message for message in caplog.messages if " links lead" in message
+    ]
+    assert "5 links lead to folders" in again
+    for name in ("more_again", "itself", "up", "above", "back"):
+        assert f"{os.sep}{name}" in again
+
+
+def test_a_folder_that_is_closed_is_named(tmp_path, caplog, monkeypatch):
+    write_classes(tmp_path, 5, ("cat", "dog"))
+    write(tmp_path / "cat" / "closed" / "a.png")
+    listdir = os.listdir
+
+    def refuse(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    (bad,) = data.source(tmp_path).damaged
+    assert bad.path.endswith("closed")
+    assert bad.reason == "the folder cannot be read (Permission denied)"
+    assert bad.path in caplog.messages[0]
+
+
+def write_deep(folder, highest):
+    """Pictures of 16 bits, of which the brightest holds `highest`."""
+    for kind, name in enumerate(("cat", "dog")):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            values = np.full((2, 2), (highest - 100 * i) >> kind, "uint16")
+            PIL.Image.fromarray(values).save(folder / name / f"{i:03d}.png")
+
+
+@pytest.mark.parametrize(
+    ("highest", "asked", "bits", "level"),
+    [
+        (3900, None, 12, "WARNING"),
+        (4096, None, 13, "WARNING"),
+        (60000, None, 16, "INFO"),
+        (3900, 13, 13, "INFO"),
+        (3900, 11, 11, "WARNING"),
+        (3900, 16, 16, "INFO"),
+    ],
+)
+def test_bits_follow_from_the_whole_folder(
+    tmp_path, caplog, highest, asked, bits, level
+):
+    write_deep(tmp_path, highest)
+    with caplog.at_level(logging.INFO, "keras_lficam"):
+        source = data.source(tmp_path, bits=asked)
+    assert source.bits == bits
+    (record,) = caplog.records
+    assert record.levelname == level
+    message = record.getMessage()
+    assert "24 pictures of 16 bits do not say how many" in message
+    assert f"highest number is {highest}, and {2**bits - 1}, the" in message
+    expected = {
+        min(round(((highest - 100 * i) >> kind) / (2**bits - 1) * 255), 255)
+        for kind in range(2)
+        for i in range(12)
+    }
+    found = set()
+    for split in source.splits:
+        ((images, _),) = source.batches(split, batch_size=99)
+        found |= set(images[..., 0].numpy().ravel().tolist())
+    assert found == expected
+
+
+def test_a_run_keeps_the_bits_of_its_pictures(tmp_path):
+    write_deep(tmp_path / "data", 3900)
+    model = small_classifiers.of_channels([[1, 0], [0, 1], [0, 0]])
+    keras_lficam.fit(
+        model,
+        tmp_path / "data",
+        keras_lficam.Recipe(epochs=1, batch_size=8),
+        folder=tmp_path / "run",
+        heat_maps_every=0,
+        verbose=0,
+    )
+    path = tmp_path / "run" / "model.keras"
+    assert _models.bits(path, None) == 12
+    assert _models.bits(path, 13) == 13
+
+
+def test_bits_are_of_folders_with_files_that_have_them(tmp_path):
+    write_classes(tmp_path, 5)
+    assert data.source(tmp_path, bits=12).bits is None
+    with pytest.raises(ValueError, match="`bits` must be an integer from 8"):
+        data.source(tmp_path, bits=20)
+    with pytest.raises(ValueError, match="`bits` must be None but for a fold"):
+        data.source("cifar10", bits=12)
 
 
 def test_pictures_of_any_depth_and_of_known_kinds_are_found(tmp_path):
@@ -350,6 +599,66 @@ def test_a_picture_that_vanishes_is_named(tmp_path):
     message = r"dog.007\.png: there is no such file; it could still be read"
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         [members(source, split) for split in source.splits]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: path.unlink(), "there is no such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:45]), "damaged"),
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_text("text"), "the file is no picture"),
+        (lambda path: write(path, size=(7, 4)), "another size .*, 4 x 7"),
+    ],
+)
+def test_a_picture_that_changes_is_found_in_the_error_of_a_step(
+    tmp_path, change, reason
+):
+    write_classes(tmp_path)
+    source = data.source(tmp_path)
+    change(tmp_path / "dog" / "007.png")
+    stream = source.stream("train", image_size=(4, 6), batch_size=8)
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        list(stream.take(2 * source.count("train")))
+    message = data.changed_file(caught.value)
+    assert re.fullmatch(
+        rf"\S+dog.007\.png: .*{reason}.*resume the run.*", message
+    )
+    assert "\n" not in message
+    assert data.changed_file(ValueError("another")) is None
+
+
+def test_large_pictures_are_refused_and_named(tmp_path, monkeypatch):
+    write_classes(tmp_path, 5, ("cat", "dog"))
+    write(tmp_path / "cat" / "large.png", size=(9, 9))
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 80)
+    (bad,) = data.source(tmp_path).damaged
+    assert bad.path.endswith("large.png")
+    assert "has 81 pixels, 9 x 9, and at most 80 are read" in bad.reason
+
+
+def test_pictures_that_need_much_memory_are_decoded_alone(
+    tmp_path, monkeypatch
+):
+    write_classes(tmp_path, 8, ("cat", "dog"))
+    at_once, most = [], []
+    read = _folder.read
+
+    def slow(path, bits):
+        at_once.append(path)
+        most.append(len(at_once))
+        time.sleep(0.002)
+        at_once.remove(path)
+        return read(path, bits)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(_folder, "read", slow)
+    data.source(tmp_path)
+    assert max(most) > 1
+    most.clear()
+    monkeypatch.setattr(_folder, "_LARGE", 5)
+    data.source(tmp_path)
+    assert max(most) == 1
 
 
 # ------------------------------------------------------------------- refusals

@@ -477,9 +477,9 @@ NINE_TO_ONE = ["train[:90%]", "train[90%:]"]
             2,
             ["train[:80%]", "train[80%:90%]", "train[90%:]"],
         ),
-        ("imagenette", 10, [*NINE_TO_ONE, "validation"]),
-        ("imagenette/160px-v2", 10, [*NINE_TO_ONE, "validation"]),
-        ("imagenet2012", 1000, [*NINE_TO_ONE, "validation"]),
+        ("imagenette", 10, [*NINE_TO_ONE, "validation[:100%]"]),
+        ("imagenette/160px-v2", 10, [*NINE_TO_ONE, "validation[:100%]"]),
+        ("imagenet2012", 1000, [*NINE_TO_ONE, "validation[:100%]"]),
         ("oxford_iiit_pet", 37, [*NINE_TO_ONE, "test"]),
     ],
 )
@@ -541,7 +541,10 @@ def prepared(folder, name, parts):
             ["train", "validation", "test"],
         ),
         (["test", "train"], ["train[:90%]", "train[90%:]", "test"]),
-        (["train", "validation"], ["train[:90%]", "train[90%:]", "validation"]),
+        (
+            ["train", "validation"],
+            ["train[:90%]", "train[90%:]", "validation[:100%]"],
+        ),
         (["train"], ["train[:80%]", "train[80%:90%]", "train[90%:]"]),
     ],
 )
@@ -558,14 +561,55 @@ def test_a_set_without_training_images_is_refused(tmp_path):
         data.splits("mnist", data_dir=tmp_path)
 
 
-def test_a_key_is_a_split_and_load_takes_that_of_tfds(tmp_path):
+def test_a_key_is_a_split_and_a_bracket_is_that_of_tfds(tmp_path):
     """Imagenette's own part "validation" is for the test."""
     prepared(tmp_path, "imagenette", ["train", "validation"])
     source = data.source("imagenette", data_dir=tmp_path)
     assert source.count("train") == 90
     assert source.count("validation") == 10
     assert source.count("test") == 100
+    assert (
+        source.count("train[:100%]") == source.count("validation[:100%]") == 100
+    )
     assert source.count("train[:25%]+validation[:5]") == 30
+    for split, own in source.splits.items():
+        assert source.count(own) == source.count(split)
+
+
+@pytest.mark.parametrize(
+    "split", ["train", "validation", "test", "train[:100%]", "train+test"]
+)
+def test_load_and_batches_mean_the_same_by_a_split(
+    tmp_path, monkeypatch, split
+):
+    """Of CIFAR-10's 50,000 images "train" has 45,000, whoever reads them."""
+    prepared(tmp_path, "cifar10", ["train", "test"])
+    opened = []
+
+    def as_dataset(self, split, **options):
+        opened.append(split)
+        count = self.info.splits[split].num_examples
+        return tf.data.Dataset.from_tensors(
+            {"image": tf.zeros([], tf.string), "label": tf.zeros([], tf.int64)}
+        ).repeat(count)
+
+    kind = type(tfds.builder("cifar10", data_dir=tmp_path))
+    monkeypatch.setattr(kind, "as_dataset", as_dataset)
+    source = data.source("cifar10", data_dir=tmp_path)
+    source.count(split)
+    data.load("cifar10", split, data_dir=tmp_path)
+    source.batches(split)
+    assert len(set(opened)) == 1
+    expected = {
+        "train": "train[:90%]",
+        "validation": "train[90%:]",
+    }
+    assert opened[0] == expected.get(split, split)
+
+
+def test_a_set_without_training_images_can_be_loaded(tmp_path):
+    prepared(tmp_path, "mnist", ["test"])
+    assert data.source("mnist", data_dir=tmp_path).count("test") == 100
 
 
 class Shades(tfds.core.GeneratorBasedBuilder):
@@ -606,7 +650,7 @@ def test_a_set_may_be_prepared_by_another_process_meanwhile(
         tfds.builder("shades", data_dir=tmp_path).download_and_prepare()
 
     monkeypatch.setattr(Shades, "meanwhile", staticmethod(by_another))
-    batches = data.load("shades", "train", data_dir=tmp_path)
+    batches = data.load("shades", "train[:100%]", data_dir=tmp_path)
     (found,) = batches.as_numpy_iterator()
     assert sorted(found[0][:, 0, 0, 0]) == [0, 1, 2]
     assert Shades.meanwhile() is None  # The other one was there.

@@ -33,6 +33,8 @@ BETTER = {
     "sanity": "lower",
     "stability": "higher",
 }
+# Classes that are named in a line.
+_SHOWN = 20
 _LEGEND = {
     "pointing_game": "against the box around the object",
     "energy_pointing_game": "against the box around the object",
@@ -195,15 +197,18 @@ def _other_subject(arguments, subject):
 
 def _read(arguments, subject):
     """Class names, batches, and whether these have masks."""
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     from keras_lficam import data
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
+    bits = arguments.bits
+    if pathlib.Path(arguments.data).is_dir():
+        bits = _models.bits(arguments.model, bits)
+    source = data.source(arguments.data, bits=bits)
     with contextlib.redirect_stdout(None):  # The words of TFDS.
-        names = data.class_names(arguments.data)
+        names = source.class_names
     known = subject.classifier.num_classes
     if len(names) != known:
         raise ValueError(
@@ -211,22 +216,37 @@ def _read(arguments, subject):
             f"{arguments.data} has {len(names)}; give the data set that it "
             "was trained for"
         )
-    load = functools.partial(
-        data.load,
-        arguments.data,
+    chosen = data.sample(
+        source, arguments.split, arguments.count, seed=arguments.seed
+    )
+    _say_classes(chosen, arguments.split)
+    examples = chosen.batches(
         arguments.split,
         image_size=_image_size(arguments, subject),
-        batch_size=1,
+        batch_size=arguments.batch_size,
+        with_masks=source.has_masks,
     )
-    try:
-        examples, has_masks = load(with_masks=True), True
-    except ValueError:  # No masks; or what the next line says, too.
-        examples, has_masks = load(), False
-    count = min(arguments.count, len(examples))
-    size = arguments.batch_size
-    batches = examples.take(count).unbatch().batch(size)
-    known_length = tf.data.experimental.assert_cardinality(-(-count // size))
-    return names, batches.apply(known_length), has_masks
+    return names, examples, source.has_masks
+
+
+def _say_classes(chosen, split):
+    """Says how many pictures of each class there are, and warns of none."""
+    counts = chosen.counts
+    shown = [f"{name}: {counts[name]}" for name in list(counts)[:_SHOWN]]
+    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+    print(
+        f"     Pictures: {chosen.count(split)} ({', '.join(shown)}{more})",
+        flush=True,
+    )
+    absent = chosen.absent
+    if absent:
+        print(
+            f"Warning: {len(absent)} of {len(counts)} classes have no picture "
+            f"among them: {', '.join(absent[:_SHOWN])}"
+            f"{' and more' if len(absent) > _SHOWN else ''}; the numbers say "
+            "nothing of these",
+            file=sys.stderr,
+        )
 
 
 def _image_size(arguments, subject):

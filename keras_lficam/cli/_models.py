@@ -1,10 +1,13 @@
 """Starts Keras, and loads models."""
 
+import json
 import logging
 import os
 import sys
 import tempfile
 import zipfile
+
+from keras_lficam import _labels
 
 
 def start_keras():
@@ -82,13 +85,22 @@ def class_names(path, view):
     labels = path.with_name("labels.txt")
     if not labels.is_file():
         return [str(number) for number in range(count)]
-    try:
-        names = labels.read_text(encoding="utf-8").rstrip().splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{labels}: the file is no UTF-8 text") from None
+    names = _labels.read(labels)
     if len(names) != count:
         raise ValueError(
             f"{labels}: a line for each of the model's {count} classes is "
             f"needed, and {len(names)} were found"
         )
     return names
+
+
+def bits(path, asked):
+    """Finds the bits of 16-bit pictures that a model was trained on."""
+    run = path.with_name("run.json")
+    if asked is not None or not run.is_file():
+        return asked
+    try:
+        about = json.loads(run.read_text(encoding="utf-8"))
+        return about["data"].get("bits")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None  # The file is of another program.

@@ -58,6 +58,17 @@ def add_server_options(parser):
     )
 
 
+def add_bits_option(parser, default):
+    """Adds the option of the commands that read pictures."""
+    parser.add_argument(
+        "--bits",
+        type=whole_number(8, 16),
+        metavar="N",
+        help="bits that pictures of 16 bits use where their files do not say "
+        f"it, such as 12 of X-rays (default: {default})",
+    )
+
+
 def add_measuring_options(parser):
     """Adds the options of the commands that measure explainers."""
     parser.add_argument(
@@ -82,8 +93,10 @@ def add_measuring_options(parser):
         "--count",
         type=whole_number(1, 10_000_000),
         default=100,
-        help="number of its first pictures (default: %(default)s)",
+        help="number of pictures, drawn by the seed with the classes in "
+        "proportion (default: %(default)s)",
     )
+    add_bits_option(parser, "those of the model's training")
     parser.add_argument(
         "--image-size",
         type=whole_number(1, 100_000),
@@ -120,7 +133,8 @@ def add_measuring_options(parser):
         "--seed",
         type=whole_number(0, 2**31 - 1),
         default=0,
-        help="seed of random masks and random weights (default: %(default)s)",
+        help="seed of the pictures, of random masks and random weights "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--output",

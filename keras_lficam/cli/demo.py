@@ -7,6 +7,7 @@ import pathlib
 import sys
 import time
 
+from keras_lficam import _labels
 from keras_lficam.cli import _models, _output
 from keras_lficam.cli._words import whole_number
 
@@ -90,8 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
             "test_pictures": len(answers["labels"]),
         }
         model.save(folder / "model.keras")
-        labels = "\n".join(names) + "\n"
-        (folder / "labels.txt").write_text(labels, encoding="utf-8")
+        _labels.write(folder / "labels.txt", names)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
         _write_pictures(answers, names, folder)
     _print_summary(metrics, arguments.output)

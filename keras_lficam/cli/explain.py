@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from keras_lficam import pretrained
-from keras_lficam.cli import _models, _output
+from keras_lficam.cli import _models, _output, _words
 
 _OVERLAY_SIDE = 512
 # Longest side that a model which takes pictures of any size is given.
@@ -49,6 +49,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="folder for the overlays; files in it are never overwritten",
     )
+    _words.add_bits_option(explain, "those of the model's training, else 16")
     explain.set_defaults(run=run)
 
 
@@ -72,11 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
     view = _models.load_view(model)
     upsample = upsampler(view)
     names = _models.class_names(model, view)
+    bits = _models.bits(model, arguments.bits)
     failed = 0
     for path in _output.progress(images, "picture"):
         try:
             line = _explain_picture(
-                view, upsample, names, path, arguments.output
+                view, upsample, names, path, arguments.output, bits
             )
             tqdm.tqdm.write(line, file=sys.stdout)
         except (ValueError, OSError) as error:
@@ -102,7 +104,7 @@ def _model_and_images(files):
     return files[0], files[1:]
 
 
-def _explain_picture(view, upsample, names, path, folder):
+def _explain_picture(view, upsample, names, path, folder, bits):
     """Writes the overlay of one picture; returns its line of the report."""
     import PIL.Image
     import tensorflow as tf
@@ -111,7 +113,7 @@ def _explain_picture(view, upsample, names, path, folder):
     from keras_lficam.architectures import probabilities
     from keras_lficam.data.pictures import read_picture
 
-    picture = PIL.Image.fromarray(read_picture(path))
+    picture = PIL.Image.fromarray(read_picture(path, bits=bits))
     target = folder / f"{path.stem}_overlay.png"
     if target.exists():
         raise ValueError(f"{path}: {target} exists; give another folder")

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 
 from keras_lficam.cli import _models
 from keras_lficam.cli._words import whole_number
@@ -103,7 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
     if "litert_int8" in arguments.formats:
         given = tuple(model.input_shape[1:3])
         calibration = _pictures(
-            arguments.calibration, size if None in given else given
+            arguments.calibration,
+            size if None in given else given,
+            _models.bits(arguments.model, None),
         )
     try:
         folder = serving.export(
@@ -122,25 +125,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _pictures(folder, size):
-    """Reads some pictures below a folder at a size."""
+def _pictures(folder, size, bits):
+    """Reads some pictures below a folder at a size, as training reads them."""
     import numpy as np
     import tensorflow as tf
 
     from keras_lficam.data import read_picture
+    from keras_lficam.data._listing import images_below
 
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder of pictures")
     images = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(images_below(folder, root=None).images):
         if len(images) == _CALIBRATED_WITH:
             break
-        if path.is_file():
-            try:
-                picture = read_picture(path)
-            except ValueError:
-                continue
-            images.append(tf.image.resize(picture, size, antialias=True))
+        try:
+            picture = read_picture(path, bits=bits)
+        except ValueError as error:
+            print(f"Left out: {error}", file=sys.stderr)
+            continue
+        images.append(tf.image.resize(picture, size, antialias=True))
     if not images:
         raise ValueError(f"{folder}: there is no picture that can be read")
     return np.stack(images)

@@ -11,7 +11,7 @@ import tempfile
 
 from keras_lficam._files import whole
 from keras_lficam.cli import _models, _output
-from keras_lficam.cli._words import number, whole_number
+from keras_lficam.cli._words import add_bits_option, number, whole_number
 
 # Exit code that asks a scheduler to start the command again, as sysexits.h.
 _TRY_AGAIN = 75
@@ -95,6 +95,7 @@ def _add_what(group):
         help="name of a data set of TensorFlow Datasets, digits_in_photos, or "
         "a folder of pictures",
     )
+    add_bits_option(group, "those of the highest number in the folder")
     group.add_argument(
         "--backbone",
         metavar="NAME",
@@ -369,7 +370,11 @@ def _train(options, folder, resume):
     if not chief:
         logging.getLogger("keras_lficam").setLevel("ERROR")
     say(f"Reading {options['data']}", flush=True)
-    source = data.source(options["data"], data_dir=options.get("data_dir"))
+    source = data.source(
+        options["data"],
+        data_dir=options.get("data_dir"),
+        bits=options.get("bits"),
+    )
     if "mixed_precision" in options:
         keras.config.set_dtype_policy(f"mixed_{options['mixed_precision']}")
     keras.utils.set_random_seed(options["seed"])

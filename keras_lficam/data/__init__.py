@@ -14,6 +14,7 @@ Examples:
     )
 """
 
+from keras_lficam.data._folder import changed_file
 from keras_lficam.data.loading import (
     class_names,
     from_datasets,
@@ -22,15 +23,18 @@ from keras_lficam.data.loading import (
     splits,
 )
 from keras_lficam.data.pictures import read_picture
+from keras_lficam.data.sampling import sample
 from keras_lficam.data.sources import Damaged, Source
 
 __all__ = [
     "Damaged",
     "Source",
+    "changed_file",
     "class_names",
     "from_datasets",
     "load",
     "read_picture",
+    "sample",
     "source",
     "splits",
 ]

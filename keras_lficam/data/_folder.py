@@ -1,34 +1,43 @@
 """A folder of pictures, in a folder for each class."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import logging
+import math
 import os
 import pathlib
+import threading
 import unicodedata
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from keras_lficam import _labels
 from keras_lficam.data._images import common_shape
-from keras_lficam.data.pictures import read_picture
+from keras_lficam.data._listing import (
+    Listing,
+    folders_in,
+    images_below,
+    is_image,
+    report_others,
+    split_folders,
+)
+from keras_lficam.data.pictures import bits_for, check_bits, read
 from keras_lficam.data.sources import Damaged, Source
 
 _LOG = logging.getLogger("keras_lficam")
-_EXTENSIONS = (
-    ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "test": "test",
-}
 # Shares of a class that are set aside where there is no folder for them.
 _SHARE = 0.1
+# Pixels of a picture that takes so much memory that it is decoded alone.
+_LARGE = 8_000_000
+# Ends the message of a picture that was changed while a model was trained.
+_CHANGED = (
+    "it could still be read when the folder was looked through. To fix this: "
+    "bring the file back as it was and resume the run, which goes on from its "
+    "last checkpoint; or begin in another folder without it"
+)
 
 
 class _Picture(NamedTuple):
@@ -45,21 +54,40 @@ class Folder(Source):
     # The paths are shuffled, not the pixels.
     _shuffled_together = tf.int64.max
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(
+        self, path: str | os.PathLike[str], *, bits: int | None = None
+    ):
         self.name = os.fspath(path)
+        check_bits(bits)
         folder = pathlib.Path(path)
         if not folder.is_dir():
             raise ValueError(
                 f"{folder}: there is no such folder; give a folder that holds "
                 "a folder of pictures for each class"
             )
-        folders = _split_folders(folder)
-        found, sizes, self.damaged = _without_damaged(
-            {split: _pictures_in(sub) for split, sub in folders.items()}
+        folders = split_folders(folder)
+        listings: list[Listing] = []
+        found, looks = _without_damaged(
+            {
+                split: _pictures_in(sub, listings)
+                for split, sub in folders.items()
+            }
         )
-        _report(folder, self.damaged, len(sizes))
+        report_others(folder, listings)
+        closed = [
+            Damaged(path, f"the folder cannot be read ({reason})")
+            for listing in listings
+            for path, reason in listing.closed
+        ]
+        self.damaged = _damaged(folder, looks, closed)
+        sizes = [look for look in looks if isinstance(look, _Look)]
+        self.bits = _bits(folder, sizes, bits)
         _check_classes(folder, found)
         self.class_names = sorted(found["train"], key=_normalized)
+        try:
+            _labels.check(self.class_names)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
         wanted = {}
         if "validation" not in folders:
             wanted["validation"] = _SHARE
@@ -67,7 +95,7 @@ class Folder(Source):
             wanted["test"] = 0.0
         self._parts = _set_aside(folder, found, wanted)
         self.splits = {split: split for split in self._parts}
-        self.image_shape = common_shape(sizes)
+        self.image_shape = common_shape([look[:2] for look in sizes])
 
     def _count(self, split: str) -> int:
         return len(self._pictures(split))
@@ -89,8 +117,22 @@ class Folder(Source):
     def _image(self, example: dict[str, Any]) -> tf.Tensor:
         # Not by TensorFlow's decoders: a model is to be trained on the pixels
         # that it explains later, upright and with the colors as they are.
-        image = tf.numpy_function(_read_again, [example["path"]], tf.uint8)
+        image = tf.numpy_function(self._read, [example["path"]], tf.uint8)
         return tf.ensure_shape(image, self.image_shape)
+
+    def _read(self, path: bytes) -> np.ndarray:
+        name = os.fsdecode(path)
+        try:
+            pixels = read(name, self.bits).pixels
+        except ValueError as error:
+            raise ValueError(f"{error}; {_CHANGED}") from None
+        for side, before in zip(pixels.shape, self.image_shape, strict=True):
+            if before not in (None, side):
+                raise ValueError(
+                    f"{name}: the picture has another size than all had, "
+                    f"{pixels.shape[0]} x {pixels.shape[1]}; {_CHANGED}"
+                )
+        return pixels
 
     def _pictures(self, split: str) -> list[_Picture]:
         if split not in self._parts:
@@ -101,57 +143,41 @@ class Folder(Source):
         return self._parts[split]
 
 
-def _read_again(path: bytes) -> np.ndarray:
-    try:
-        return read_picture(os.fsdecode(path))
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; it could still be read when the folder was looked "
-            "through: bring it back, or begin anew without it"
-        ) from None
+def changed_file(error: BaseException) -> str | None:
+    """Finds which image file was changed while a model was trained.
+
+    TensorFlow reports it as an `InvalidArgumentError` with a traceback inside.
+
+    Args:
+        error: What reading batches or `fit` raised.
+
+    Returns:
+        One line with the file, what is wrong with it and the way out; None if
+        the error is another.
+
+    Examples:
+        assert changed_file(ValueError("another")) is None
+    """
+    for line in str(error).splitlines():
+        if line.endswith(_CHANGED):
+            return line.partition("ValueError: ")[2] or line
+    return None
 
 
 # ------------------------------------------------------- what is in a folder
 
 
-def holds_pictures(folder: str | os.PathLike[str]) -> bool:
-    """Says whether there is a picture anywhere below a folder."""
-    return any(True for _ in _pictures_below(pathlib.Path(folder)))
-
-
-def _split_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Finds the folders of classes: one for each split, or the only one."""
-    inside = _folders_in(folder)
-    found = {
-        sub: _SPLIT_FOLDERS[sub.name.lower()]
-        for sub in inside
-        if sub.name.lower() in _SPLIT_FOLDERS
-    }
-    train = [sub for sub, split in found.items() if split == "train"]
-    # Trains, too, can be a class: beside others, and without classes in it.
-    if not train or (len(inside) > len(found) and not _folders_in(train[0])):
-        return {"train": folder}
-    if len(set(found.values())) < len(found):
-        names = ", ".join(sub.name for sub in found)
-        raise ValueError(
-            f"{folder}: it holds two folders for one split, of {names}; "
-            "leave one for each of train, validation and test"
-        )
-    others = [sub.name for sub in inside if sub not in found]
-    if others:
-        _LOG.warning(
-            "%s: beside train, validation and test these folders are not "
-            "looked into: %s",
-            folder,
-            ", ".join(others),
-        )
-    return {split: sub for sub, split in found.items()}
-
-
-def _pictures_in(folder: pathlib.Path) -> dict[str, list[_Picture]]:
+def _pictures_in(
+    folder: pathlib.Path, listings: list[Listing]
+) -> dict[str, list[_Picture]]:
     """Finds the pictures of each class in a folder of classes."""
-    classes = _folders_in(folder)
-    beside = _pictures_of(folder)
+    classes = folders_in(folder)
+    files = [
+        os.fspath(path)
+        for path in sorted(folder.iterdir())
+        if not path.is_dir() and not path.name.startswith(".")
+    ]
+    beside = [path for path in files if is_image(path)]
     if not classes and beside:
         raise ValueError(
             f"{folder}: it holds pictures, but no folders of classes; put the "
@@ -163,37 +189,17 @@ def _pictures_in(folder: pathlib.Path) -> dict[str, list[_Picture]]:
             folder,
             len(beside),
         )
-    return {
-        class_folder.name: [
-            _Picture(path, class_folder.name, _lot(path, folder))
-            for path in _pictures_below(class_folder)
+    others = [path for path in files if path not in set(beside)]
+    listings.append(Listing([], others, [], []))
+    pictures = {}
+    for sub in classes:
+        below = images_below(sub, root=folder)
+        listings.append(below)
+        pictures[sub.name] = [
+            _Picture(path, sub.name, _lot(path, folder))
+            for path in below.images
         ]
-        for class_folder in classes
-    }
-
-
-def _folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(
-        sub
-        for sub in folder.iterdir()
-        if sub.is_dir() and not sub.name.startswith(".")
-    )
-
-
-def _pictures_of(folder: pathlib.Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if _is_picture(entry.name)]
-
-
-def _pictures_below(folder: pathlib.Path) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if _is_picture(name):
-                yield os.path.join(parent, name)
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(_EXTENSIONS) and not name.startswith(".")
+    return pictures
 
 
 def _normalized(name: str) -> str:
@@ -210,14 +216,23 @@ def _lot(path: str, folder: pathlib.Path) -> float:
 # ------------------------------------------------------------ what can be read
 
 
-def _without_damaged(found):
-    """Reads all pictures, and gives the good ones, their sizes, and the rest.
+class _Look(NamedTuple):
+    height: int
+    width: int
+    # The highest of 16-bit numbers whose range the file does not say.
+    highest: int | None
 
-    Pillow lets other threads run while it decodes.
+
+def _without_damaged(found):
+    """Reads all pictures, and gives the good ones, and what was seen of all.
+
+    Pillow lets other threads run while it decodes. Large pictures are decoded
+    one after another, for the memory they take.
     """
+    alone = threading.Lock()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         results = {
-            picture: pool.submit(_look, picture.path)
+            picture: pool.submit(_look, picture.path, alone)
             for classes in found.values()
             for pictures in classes.values()
             for picture in pictures
@@ -234,30 +249,70 @@ def _without_damaged(found):
         }
         for split, classes in found.items()
     }
-    damaged = [look for look in looks.values() if isinstance(look, Damaged)]
-    sizes = [look for look in looks.values() if not isinstance(look, Damaged)]
-    return good, sizes, tuple(sorted(damaged))
+    return good, list(looks.values())
 
 
-def _look(path: str) -> tuple[int, int] | Damaged:
+def _look(path: str, alone: threading.Lock) -> _Look | Damaged:
     try:
-        height, width, _ = read_picture(path).shape
+        with alone if _is_large(path) else contextlib.nullcontext():
+            pixels, highest = read(path, None)
     except ValueError as error:
         return Damaged(path, str(error).removeprefix(f"{path}: "))
-    return height, width
+    height, width, _ = pixels.shape
+    return _Look(height, width, highest)
 
 
-def _report(
-    folder: pathlib.Path, damaged: tuple[Damaged, ...], good: int
-) -> None:
+def _is_large(path: str) -> bool:
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as opened:
+            return math.prod(opened.size) > _LARGE
+    except Exception:  # `read` says what is wrong.
+        return False
+
+
+def _damaged(folder, looks, closed):
+    damaged = [look for look in looks if isinstance(look, Damaged)]
     if damaged:
         _LOG.warning(
             "%s: %d of %d pictures cannot be read and are left out:\n%s",
             folder,
             len(damaged),
-            len(damaged) + good,
-            "\n".join(f"{path}: {reason}" for path, reason in damaged),
+            len(looks),
+            "\n".join(f"{path}: {reason}" for path, reason in sorted(damaged)),
         )
+    if closed:
+        _LOG.warning(
+            "%s: %d folders are left out:\n%s",
+            folder,
+            len(closed),
+            "\n".join(f"{path}: {reason}" for path, reason in closed),
+        )
+    return tuple(sorted(damaged + closed))
+
+
+def _bits(
+    folder: pathlib.Path, looks: list[_Look], asked: int | None
+) -> int | None:
+    """Decides how many bits pictures of 16 use that do not say it."""
+    highest = [look.highest for look in looks if look.highest is not None]
+    if not highest:
+        return None
+    bits = bits_for(max(highest)) if asked is None else asked
+    above = sum(number >= 2**bits for number in highest)
+    _LOG.log(
+        logging.WARNING if above or bits not in (asked, 16) else logging.INFO,
+        "%s: %d pictures of 16 bits do not say how many of them they use; "
+        "their highest number is %d, and %d, the most of %d bits, is white%s",
+        folder,
+        len(highest),
+        max(highest),
+        2**bits - 1,
+        bits,
+        f". {above} pictures have numbers above it" if above else "",
+    )
+    return bits
 
 
 # ---------------------------------------------------------------- the splits
@@ -271,7 +326,7 @@ def _check_classes(
         raise ValueError(
             f"{folder}: there is no picture to train with; give a folder that "
             "holds a folder for each class, with pictures that end in "
-            f"{' '.join(_EXTENSIONS)}"
+            ".jpeg .jpg .png .tif .webp or another that Pillow reads"
         )
     empty = [name for name, pictures in train.items() if not pictures]
     if empty:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lficam import _labels
 from keras_lficam.data._images import as_bytes, common_shape
 from keras_lficam.data.sources import Source
 
@@ -98,6 +99,10 @@ def _checked_names(class_names: Any) -> list[str]:
             "`class_names` must be a list of two strings or more, in the "
             f"order of the labels. Received: class_names={class_names!r}."
         )
+    try:
+        _labels.check(names)
+    except ValueError as error:
+        raise ValueError(f"`class_names`: {error}.") from None
     return names
 
 

@@ -14,7 +14,6 @@ from keras_lficam.data._checks import (
     check_integer,
     check_resizing,
     check_shard,
-    check_text,
 )
 from keras_lficam.data._images import as_bytes, resized, resized_mask
 
@@ -36,9 +35,9 @@ def batches(
     resizing: str,
     cache: bool,
 ) -> tf.data.Dataset:
-    """Does what `Source.batches` says, for a split as `load` names it."""
-    check_text("split", split, '"train"')
+    """Does what `Source.batches` says, for a split that `_own` gives."""
     check_batch_size(batch_size)
+    check_integer("seed", seed, 0, "which decides the orders")
     check_resizing(resizing)
     if image_size is not None:
         check_image_size(image_size)
@@ -81,7 +80,7 @@ def stream(
     first_step: int,
     shard: tuple[int, int],
 ) -> tf.data.Dataset:
-    """Does what `Source.stream` says, for a split as `load` names it.
+    """Does what `Source.stream` says, for a split that `_own` gives.
 
     The images stand in one endless row, epoch after epoch. What happens to
     one follows from its position in the row, so any step can be the first.

@@ -72,18 +72,27 @@ class Prepared(Source):
         return list(self._prepared.info.features["label"].names)
 
     @functools.cached_property
-    def splits(self) -> dict[str, str]:  # type: ignore[override]
+    def _parts(self) -> tuple[str, ...]:
         parts = _PARTS.get(self._builder.name)
         if parts is None:
             # Nothing is known under `tfds.testing.mock_data`.
             parts = tuple(self._prepared.info.splits) or ("train",)
-        if "train" not in parts:
+        return parts
+
+    @functools.cached_property
+    def splits(self) -> dict[str, str]:  # type: ignore[override]
+        if "train" not in self._parts:
             raise ValueError(
                 f"{self.name}: there is no part 'train' to train with, only "
-                f"{', '.join(parts)}. Load what there is with `data.load`, or "
-                "join parts of your own with `data.from_datasets`."
+                f"{', '.join(self._parts)}. Load what there is with "
+                "`data.load`, or join parts of your own with "
+                "`data.from_datasets`."
             )
-        return _splits_of(parts)
+        return _splits_of(self._parts)
+
+    def _own(self, split: str) -> str:
+        # Without training images no name but TFDS's own has a meaning.
+        return super()._own(split) if "train" in self._parts else split
 
     @functools.cached_property
     def _shuffled_together(self) -> int:  # type: ignore[override]
@@ -140,12 +149,13 @@ def _splits_of(parts: tuple[str, ...]) -> dict[str, str]:
 
     The images of the test split never choose a model. So where one part is
     there besides "train" it is the test, and the validation images are the
-    last tenth of those for training.
+    last tenth of those for training. A part that goes by another name here
+    has a bracket, so that it is read as TFDS means it.
     """
     if "validation" in parts and "test" in parts:
         return {part: part for part in ("train", "validation", "test")}
     if "validation" in parts or "test" in parts:
-        test = "test" if "test" in parts else "validation"
+        test = "test" if "test" in parts else "validation[:100%]"
         return {
             "train": "train[:90%]",
             "validation": "train[90%:]",

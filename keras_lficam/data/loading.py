@@ -6,14 +6,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_lficam.data import _pipelines
-from keras_lficam.data._checks import (
-    check_batch_size,
-    check_integer,
-    check_text,
-)
-from keras_lficam.data._folder import Folder, holds_pictures
+from keras_lficam.data._checks import check_text
+from keras_lficam.data._folder import Folder
 from keras_lficam.data._joined import Joined
+from keras_lficam.data._listing import holds_images
 from keras_lficam.data._prepared import Prepared
 from keras_lficam.data.sources import Source
 
@@ -22,17 +18,24 @@ def source(
     name: str | os.PathLike[str],
     *,
     data_dir: str | os.PathLike[str] | None = None,
+    bits: int | None = None,
 ) -> Source:
     """Finds images with labels, split for training, validation and test.
 
-    A folder holds a folder for each class, with the pictures in it at any
+    A folder holds a folder for each class, with the images in it at any
     depth; or such a folder for each of `train`, `validation` (or `val`,
-    `valid`) and `test`. Without folders for the splits a tenth of each class
-    is for validation and a tenth for the test, chosen by a hash of the path:
-    the same on every machine, and more pictures do not move others, but that
-    a class of 3 or more always has one for validation. With `train` alone a
-    tenth of it is for validation; a test that is not there is not made. Each
-    picture is read once; those that cannot be are logged and left out.
+    `valid`) and `test`, in any case and as a word of a longer name, such as
+    `Training`, `seg_test` or `train_images`. Without folders for the splits a
+    tenth of each class is for validation and a tenth for the test, chosen by
+    a hash of the path: the same on every machine, and more images do not move
+    others, but that a class of 3 or more always has one for validation. With
+    `train` alone a tenth of it is for validation; a test that is not there is
+    not made.
+
+    Every file is read that Pillow reads, also behind a link, but for hidden
+    ones. Each is read once; images that cannot be are named in the log and
+    left out, and files that are none are counted there. Images of 16 bits
+    become 8 as `read_picture` says.
 
     A data set of TensorFlow Datasets (TFDS) has the splits "train",
     "validation" and "test" if these are its own. What is missing comes from
@@ -43,6 +46,8 @@ def source(
         name: Folder of pictures, or TFDS name such as `"cifar10"` or
             `"digits_in_photos"`. A folder of that name comes first.
         data_dir: Folder of the prepared data sets; that of TFDS by default.
+        bits: Bits that pictures of 16 bits use, 8 to 16, where their files do
+            not say it; by default those of the highest number in the folder.
 
     Returns:
         The source. What TFDS has not on disk yet is downloaded and prepared
@@ -59,8 +64,14 @@ def source(
         assert cifar.splits["validation"] == "train[90%:]"
     """
     if _is_folder(name):
-        return Folder(name)
+        return Folder(name, bits=bits)
     check_text("name", name, '"cifar10"')
+    if bits is not None:
+        raise ValueError(
+            "Argument `bits` must be None but for a folder, whose files may "
+            f"have 16 bits. Received: bits={bits!r} for name={name!r}. To fix "
+            "this: leave it out."
+        )
     return Prepared(str(name), data_dir)
 
 
@@ -121,13 +132,17 @@ def load(
 ) -> tf.data.Dataset:
     """Loads a data set for training, evaluation or scoring heat maps.
 
-    What is not yet on disk is downloaded and prepared by TFDS first.
+    The same as `source(name).batches(split)`. What is not yet on disk is
+    downloaded and prepared by TFDS first.
 
     Args:
         name: TFDS name such as `"cifar10"`, or `"digits_in_photos"`, or a
             folder of pictures, as for `source`.
-        split: TFDS split such as `"train"`, `"train[:80%]"` or
-            `"train+test"`. Of a folder `"train"`, `"validation"` or `"test"`.
+        split: `"train"`, `"validation"` or `"test"`, as `splits` says which
+            images they are: `"train"` has none of `"validation"`. Of a TFDS
+            data set also a split in its own language, with a bracket or a
+            plus, as `"train[:80%]"` or `"train+test"`; `"train[:100%]"` is all
+            that TFDS calls by that name.
         image_size: `(height, width)` to resize to. `None` keeps the size,
             which must then be one for all images.
         batch_size: Images per batch, at least 1; the last may hold fewer.
@@ -159,11 +174,7 @@ def load(
         batches = load("cifar10", "test", image_size=(64, 64), batch_size=8)
         images, labels = next(iter(batches))
     """
-    check_text("split", split, '"train"')
-    check_batch_size(batch_size)
-    check_integer("seed", seed, 0, "which decides the orders")
-    return _pipelines.batches(
-        source(name, data_dir=data_dir),
+    return source(name, data_dir=data_dir).batches(
         split,
         image_size=image_size,
         batch_size=batch_size,
@@ -215,8 +226,9 @@ def splits(
         data_dir: Folder of the prepared data sets; that of TFDS by default.
 
     Returns:
-        For `"train"`, `"validation"` and, if there is one, `"test"` the split
-        that `load` takes.
+        For `"train"`, `"validation"` and, if there is one, `"test"` the
+        images that it stands for, of a TFDS data set in TFDS's language.
+        `load` takes both and gives the same images.
 
     Raises:
         ValueError: As for `source`.
@@ -236,7 +248,7 @@ def _is_folder(name: str | os.PathLike[str]) -> bool:
         return False
     if pathlib.Path(name).is_dir():
         # TFDS keeps its files in a folder of a data set's name.
-        return not _is_known(name) or holds_pictures(name)
+        return not _is_known(name) or holds_images(name)
     if os.sep not in name and (os.altsep or os.sep) not in name:
         return False
     return not _is_known(name)

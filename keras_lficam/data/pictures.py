@@ -1,58 +1,182 @@
-"""Reads picture files of any kind into RGB pixels."""
+"""Reads image files of any kind into RGB pixels."""
 
+import logging
 import os
-import warnings
+import pathlib
+import struct
+from typing import Any, NamedTuple
 
 import numpy as np
 
+_LOG = logging.getLogger("keras_lficam")
+# Decoded, an image of so many takes half a gigabyte. Pillow warns of more.
+MAX_PIXELS = 64_000_000
+# Bits of the numbers in a file of 16 bits a channel, which may use fewer.
+BITS = range(8, 17)
+_RAW = (
+    ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2",
+)  # fmt: skip
+# Formats that Pillow reads with a plug-in or not at all, by their endings.
+FOREIGN = dict.fromkeys(_RAW, "a camera's raw format") | {
+    ".avif": "AVIF",
+    ".dcm": "DICOM",
+    ".dicom": "DICOM",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+    ".hif": "HEIF",
+    ".jxl": "JPEG XL",
+    ".jxr": "JPEG XR",
+    ".nii": "NIfTI",
+    ".svg": "SVG",
+}
 
-def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a picture file as RGB.
 
-    The picture is turned upright by its EXIF orientation. Gray, palette, CMYK
-    and 16-bit pictures become RGB of 8 bits, transparency is laid on white,
-    and of an animation the first frame is read.
+class Read(NamedTuple):
+    """What was read of a file.
+
+    Attributes:
+        pixels: `(H, W, 3)`, uint8.
+        highest: The highest number of 16 bits, where the file does not say
+            how many of them it uses; else None.
+    """
+
+    pixels: np.ndarray
+    highest: int | None
+
+
+def read_picture(
+    path: str | os.PathLike[str], *, bits: int | None = None
+) -> np.ndarray:
+    """Reads an image file as RGB.
+
+    The image is turned upright by its EXIF orientation. Gray, palette and CMYK
+    images become RGB, transparency is laid on white, and of an animation the
+    first frame is read.
+
+    Images of 16 bits a channel become 8 bits: `2 ** bits - 1` and all above
+    it becomes 255. How many bits are used, the file may say by BitsPerSample
+    or MaxSampleValue (TIFF), sBIT (PNG), its maximum (PGM) or its precision
+    (JPEG 2000). Where it does not, it is the argument.
 
     Args:
         path: File in a format that Pillow reads: PNG, JPEG, WebP, TIFF, BMP,
-            GIF and more.
+            GIF and more, of 64 million pixels at most.
+        bits: Bits that files of 16 bits use, 8 to 16, where they do not say
+            it, as 12 of many X-rays; 16 by default.
 
     Returns:
         Array `(H, W, 3)`, uint8.
 
     Raises:
-        ValueError: If the file is missing, empty, damaged, no picture, or
-            holds numbers whose range is not known.
+        ValueError: If the file is missing, empty, damaged, too large, no
+            image, or holds numbers whose range is not known, or if `bits` is
+            out of range.
 
     Examples:
         keras_lficam.visualization.grid(images, maps).savefig("grid.png")
         pixels = read_picture("grid.png")
     """
+    check_bits(bits)
+    pixels, highest = read(path, bits)
+    if highest is not None and bits is None and highest < 2**12:
+        _LOG.warning(
+            "%s: the file holds 16-bit numbers of %d at most, and is dark; "
+            "give bits=%d to make that white",
+            os.fspath(path),
+            highest,
+            bits_for(highest),
+        )
+    elif highest is not None and bits is not None and highest >= 2**bits:
+        _LOG.warning(
+            "%s: the file holds numbers of up to %d; all above %d, the most "
+            "of %d bits, is white",
+            os.fspath(path),
+            highest,
+            2**bits - 1,
+            bits,
+        )
+    return pixels
+
+
+def check_bits(bits: Any) -> None:
+    """Refuses a number of bits that no file of 16 bits can use.
+
+    Args:
+        bits: The number, or None.
+
+    Returns:
+        Nothing.
+
+    Raises:
+        ValueError: If it is neither None nor an integer from 8 to 16.
+    """
+    if bits is not None and (isinstance(bits, bool) or bits not in BITS):
+        raise ValueError(
+            "Argument `bits` must be an integer from 8 to 16, the bits that "
+            f"files of 16 bits use. Received: bits={bits!r}. To fix this: "
+            "give None to take what the files say"
+        )
+
+
+def bits_for(highest: int) -> int:
+    """Says how many bits numbers use.
+
+    Args:
+        highest: The highest number, 0 to 65535.
+
+    Returns:
+        The least of 8 to 16 that hold it.
+    """
+    return max(int(highest).bit_length(), BITS[0])
+
+
+def read(path: str | os.PathLike[str], bits: int | None) -> Read:
+    """Reads an image file as `read_picture` does, without a word.
+
+    Args:
+        path: The file.
+        bits: As for `read_picture`.
+
+    Returns:
+        A `Read`.
+
+    Raises:
+        ValueError: As for `read_picture`.
+    """
     import PIL.Image
     import PIL.ImageOps
 
     path = os.fspath(path)
-    if os.path.isdir(path):
-        raise ValueError(f"{path}: this is a folder; give its pictures")
-    if not os.path.isfile(path):
-        raise ValueError(f"{path}: there is no such file")
-    if os.path.getsize(path) == 0:
-        raise ValueError(f"{path}: the file is empty")
-    # Pillow warns of pictures that are large, and still reads them. Filters of
-    # a block would leak out of it where several threads read.
-    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+    _check_file(path)
+    opened: Any
+    picture: Any
     try:
         with PIL.Image.open(path) as opened:
-            picture = PIL.ImageOps.exif_transpose(opened)
-            picture.load()
+            _check_pixels(path, opened)
+            deep = _deep_color(path, opened)
+            if deep is None:
+                PIL.ImageOps.exif_transpose(opened, in_place=True)
+                picture = opened
+            else:
+                deep = _upright(deep, opened.getexif().get(0x0112, 1))
+            if deep is None and picture.mode.startswith("I"):
+                deep = _deep_gray(picture)
+            if deep is not None:
+                declared = _declared(path, opened, deep)
+                found = _from_16_bits(deep, declared, bits)
+                # Which Pillow does for 8 bits, and not for 16.
+                if opened.format == "TIFF" and opened.tag_v2.get(262) == 0:
+                    found = found._replace(pixels=255 - found.pixels)
+                return found
+    except _RefusedError as error:
+        raise ValueError(f"{path}: {error}") from None
     except PIL.UnidentifiedImageError:
-        raise ValueError(f"{path}: the file is no picture") from None
+        raise ValueError(f"{path}: {_no_picture(path)}") from None
     except PIL.Image.DecompressionBombError:
         raise ValueError(f"{path}: the picture is too large") from None
     except Exception as error:  # Decoders of damaged files raise anything.
-        raise ValueError(f"{path}: the file is damaged ({error})") from None
-    if picture.mode.startswith("I"):
-        picture = _from_16_bits(picture, path)
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: the file is damaged ({reason})") from None
     if picture.mode == "F":
         raise ValueError(
             f"{path}: the picture holds floating point numbers, whose range "
@@ -62,17 +186,187 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
         white = PIL.Image.new("RGBA", picture.size, "white")
         white.alpha_composite(picture.convert("RGBA"))
         picture = white
-    return np.asarray(picture.convert("RGB"))
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    return Read(np.asarray(picture), None)
 
 
-def _from_16_bits(picture, path):
-    """Brings 16-bit gray to 8 bits; 65535 becomes 255."""
-    import PIL.Image
+class _RefusedError(Exception):
+    """A reason why a file that is not damaged is not read."""
 
-    pixels = np.asarray(picture)
-    if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(
-            f"{path}: the picture holds 32-bit numbers, whose range is not "
-            "known; save it with 8 or 16 bits"
+
+def _check_file(path):
+    if os.path.isdir(path):
+        raise ValueError(f"{path}: this is a folder; give its pictures")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        size = os.path.getsize(path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    if size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    # As TIFF, for which Pillow takes many of them, they are a small preview.
+    if _ending(path) in _RAW:
+        raise ValueError(f"{path}: {_no_picture(path)}")
+
+
+def _check_pixels(path, opened):
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        raise _RefusedError(
+            f"the picture has {width * height:,} pixels, {width} x {height}, "
+            f"and at most {MAX_PIXELS:,} are read. To fix this: make it "
+            "smaller, or cut it up"
         )
-    return PIL.Image.fromarray(np.rint(pixels / 257).astype("uint8"))
+
+
+def _ending(path):
+    return pathlib.Path(path).suffix.lower()
+
+
+def _no_picture(path):
+    """Says what a file is that Pillow does not know."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(132)
+    except OSError as error:
+        return f"the file cannot be read ({error.strerror})"
+    kind = FOREIGN.get(_ending(path))
+    if head[4:8] == b"ftyp":  # Often under the name of a JPEG.
+        kind = "AVIF" if head[8:12] in (b"avif", b"avis") else "HEIF"
+    if head[128:] == b"DICM":
+        kind = "DICOM"
+    if kind is None:
+        return "the file is no picture"
+    return (
+        f"the file is {kind}, which Pillow does not read here; convert it to "
+        "PNG or JPEG"
+    )
+
+
+# ---------------------------------------------------------- 16 bits a channel
+
+
+def _deep_gray(picture):
+    """Gives 16-bit gray as `(H, W, 1)`."""
+    values = np.asarray(picture)
+    if values.min() < 0 or values.max() > 65535:
+        raise _RefusedError(
+            "the picture holds 32-bit numbers, whose range is not known; "
+            "save it with 8 or 16 bits"
+        )
+    return values.astype("uint16")[..., None]
+
+
+def _deep_color(path, opened):
+    """Gives 16-bit color, of which Pillow keeps 8 bits; else None.
+
+    `(H, W, C)`, with C of 2 (gray) or 3, and opacity behind them.
+    """
+    if opened.format == "PNG":
+        with open(path, "rb") as file:
+            depth, color = file.read(26)[24:26]
+        if depth == 16 and color != 0:
+            import tensorflow as tf
+
+            file = tf.io.read_file(path)
+            return tf.io.decode_png(file, dtype=tf.uint16).numpy()
+    if opened.format == "TIFF" and opened.mode in ("RGB", "RGBA"):
+        sizes = opened.tag_v2.get(258, ())
+        if len(sizes) >= 3 and set(sizes) == {16}:
+            return _deep_tiff(path, opened)
+    return None
+
+
+def _deep_tiff(path, opened):
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            values = file.pages[0].asarray()
+            if file.pages[0].axes == "SYX":
+                values = np.moveaxis(values, 0, -1)
+    except Exception as error:  # Codecs of tifffile may be missing.
+        # Of those that use all their bits the upper eight are enough.
+        if np.asarray(opened.convert("RGB")).max() >= 128:
+            return None
+        raise _RefusedError(
+            "the TIFF of 16-bit colors uses few of its bits, and its "
+            f"compression cannot be read whole here ({error}); save it "
+            "without compression"
+        ) from None
+    return values[..., : 4 if opened.mode == "RGBA" else 3]
+
+
+def _upright(values, orientation):
+    """Turns an array as its EXIF orientation asks."""
+    if orientation in (5, 6, 7, 8):
+        values = np.swapaxes(values, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return values
+
+
+def _declared(path, opened, values):
+    """Says how many of 16 bits a file says that it uses; None if nothing."""
+    if opened.format in ("PPM", "JPEG2000"):
+        return 16  # Pillow has brought them there.
+    if opened.format == "PNG":
+        return _declared_by_png(path, values)
+    if opened.format != "TIFF":
+        return None
+    bits = min(opened.tag_v2.get(258, (16,)))
+    highest = opened.tag_v2.get(281)
+    if isinstance(highest, tuple):
+        highest = max(highest)
+    if highest:
+        # Some write the highest number of the one image, so whole bits.
+        bits = min(bits, bits_for(highest))
+    return bits if bits < 16 and values.max() < 2**bits else None
+
+
+def _declared_by_png(path, values):
+    """Reads the chunk sBIT.
+
+    As the standard has it the numbers fill 16 bits, and their lowest repeat
+    the highest. Many programs leave them as they were measured.
+    """
+    bits = _significant_bits(path)
+    if bits is None or bits >= 16:
+        return None
+    below = values & (2 ** (16 - bits) - 1)
+    if values.max() < 2**bits and below.any():
+        return max(bits, BITS[0])
+    return 16
+
+
+def _significant_bits(path):
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", head)
+            if name == b"sBIT":
+                return max(file.read(length), default=None)
+            if name == b"IDAT":
+                return None
+            file.seek(length + 4, os.SEEK_CUR)
+    return None
+
+
+def _from_16_bits(values, declared, bits):
+    """Brings `(H, W, C)` to 8 bits a channel, and lays it on white."""
+    has_opacity = values.shape[-1] in (2, 4)
+    colors = values[..., :-1] if has_opacity else values
+    white = 2 ** (declared or bits or 16) - 1
+    pixels = np.minimum(colors, white).astype("float32") * (255 / white)
+    if has_opacity:
+        opacity = values[..., -1:].astype("float32") / 65535
+        pixels = pixels * opacity + 255 * (1 - opacity)
+    pixels = np.rint(pixels).astype("uint8")
+    highest = None if declared else int(colors.max())
+    if pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    return Read(pixels, highest)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_lficam.data import _pipelines
+from keras_lficam.data._checks import check_text
 
 
 class Damaged(NamedTuple):
@@ -33,10 +34,13 @@ class Source(abc.ABC):
     Attributes:
         name: Name of the data set, or of the folder.
         class_names: Names of the classes, in the order of the labels.
-        splits: What `batches` takes for each of `"train"`, `"validation"` and,
-            if there is one, `"test"`. The three have no image in common.
+        splits: For each of `"train"`, `"validation"` and, if there is one,
+            `"test"` the images that it stands for, in the language of the data
+            set. The three have no image in common.
         image_shape: `(height, width, 3)`; None where images differ.
         damaged: Files that could not be read and are left out.
+        bits: Bits that files of 16 bits use and do not say; None where there
+            are none.
         has_masks: Whether `batches` can add the mask of the object.
 
     Examples:
@@ -49,6 +53,7 @@ class Source(abc.ABC):
     splits: dict[str, str]
     image_shape: tuple[int | None, int | None, int]
     damaged: tuple[Damaged, ...] = ()
+    bits: int | None = None
     has_masks: bool = False
     # What a message says that there is instead of masks.
     _contents: str
@@ -57,7 +62,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def _count(self, split: str) -> int:
-        """Counts the images of a split, named as `load` takes it."""
+        """Counts the images of a split in the data set's own language."""
 
     @abc.abstractmethod
     def _examples(
@@ -76,12 +81,16 @@ class Source(abc.ABC):
         """Decodes the mask of an example, `(H, W, 1)` float32 of 0 and 1."""
         raise NotImplementedError
 
+    def _own(self, split: str) -> str:
+        """Says in the data set's own language which images a split has."""
+        check_text("split", split, '"train"')
+        return self.splits.get(split, split)
+
     def count(self, split: str) -> int:
         """Counts images.
 
         Args:
-            split: `"train"`, `"validation"` or `"test"`, or what `batches`
-                takes.
+            split: As for `batches`.
 
         Returns:
             Number of images that can be read.
@@ -89,7 +98,7 @@ class Source(abc.ABC):
         Raises:
             ValueError: If there is no such split.
         """
-        return self._count(self.splits.get(split, split))
+        return self._count(self._own(split))
 
     def batches(
         self,
@@ -106,9 +115,10 @@ class Source(abc.ABC):
         """Reads a split once, for evaluation or a `fit` of one's own.
 
         Args:
-            split: `"train"`, `"validation"` or `"test"` as in `splits`; of a
-                TensorFlow data set also a split of its own such as
-                `"train[:80%]"`, where `load` reads its names as they are.
+            split: `"train"`, `"validation"` or `"test"` as in `splits`. Of a
+                TensorFlow data set also a split in its own language, with a
+                bracket or a plus: `"train[:80%]"`, or `"train[:100%]"` for all
+                that TensorFlow Datasets calls by that name.
             image_size: `(height, width)` to resize to. None keeps the size,
                 which must then be one for all images.
             batch_size: Images per batch, at least 1; the last may hold fewer.
@@ -130,7 +140,7 @@ class Source(abc.ABC):
         """
         return _pipelines.batches(
             self,
-            self.splits.get(split, split),
+            self._own(split),
             image_size=image_size,
             batch_size=batch_size,
             shuffle=shuffle,
@@ -186,7 +196,7 @@ class Source(abc.ABC):
         """
         return _pipelines.stream(
             self,
-            self.splits.get(split, split),
+            self._own(split),
             image_size=image_size,
             batch_size=batch_size,
             seed=seed,

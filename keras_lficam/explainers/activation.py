@@ -326,7 +326,7 @@ def _masked(image, maps, geometry):
 
 def _interpolation(length, new_length, placement):
     """Makes the matrix `(new_length, length)` that upsamples an axis."""
-    basis = ops.eye(length, dtype="float32")[..., None, None]  # (length, length, 1, 1)
+    basis = ops.eye(length, dtype="float32")[..., None, None]  # (l, l, 1, 1)
     alone = functional.Placement(1, 0.0, 1.0, -0.5, 0.5)
     fine = functional.upsample(basis, (new_length, 1), (placement, alone))
     return ops.transpose(fine[..., 0, 0])

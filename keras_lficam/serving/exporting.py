@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_lficam import _labels
 from keras_lficam.architectures import attention_view
 from keras_lficam.serving import FORMATS, _formats, _server_files
 from keras_lficam.serving._signatures import Served, value_range_of
@@ -136,8 +137,7 @@ def export(
             numeric = _formats.numeric_model(model, size)
             for name in others:
                 _formats.WRITERS[name](numeric, partial, calibration)
-        labels = "\n".join(names) + "\n"
-        (partial / "labels.txt").write_text(labels, encoding="utf-8")
+        _labels.write(partial / "labels.txt", names)
         partial.rename(folder)
     except tf.errors.OpError as error:
         raise OSError(
@@ -171,6 +171,10 @@ def _checked_names(names, classes):
             f"Argument `class_names` must name each of the {classes} classes. "
             f"Received: {len(names)} names"
         )
+    try:
+        _labels.check(names)
+    except ValueError as error:
+        raise ValueError(f"Argument `class_names`: {error}") from None
     return list(names)
 
 

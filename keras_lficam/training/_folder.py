@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import keras
 
+from keras_lficam import _labels
 from keras_lficam._files import whole
 from keras_lficam.training import _state as state
 
@@ -33,7 +34,9 @@ def begin(run, resume):
                         for split in run.source.splits
                     },
                     "damaged": len(run.source.damaged),
-                },
+                }
+                # Of no interest to other data, and to runs of before.
+                | ({"bits": run.source.bits} if run.source.bits else {}),
                 "image_size": run.image_size,
                 "parameters": run.model.count_params(),
                 "recipe": dataclasses.asdict(run.recipe),
@@ -66,16 +69,17 @@ def begin(run, resume):
 
 
 def _write_names(run):
-    """Writes the names of the classes and of the damaged pictures."""
-    lists = {LABELS: run.source.class_names}
+    """Writes the names of the classes and of the damaged images."""
+    if not run.writes:
+        return
+    with whole(run.folder / LABELS) as partial:
+        _labels.write(partial, run.source.class_names)
     if run.source.damaged:
-        lists[DAMAGED] = [
-            f"{bad.path}: {bad.reason}" for bad in run.source.damaged
-        ]
-    for name, lines in lists.items():
-        if run.writes:
-            with whole(run.folder / name) as partial:
-                partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = [f"{bad.path}: {bad.reason}" for bad in run.source.damaged]
+        # A path may hold a line break, and bytes that are no text.
+        text = "".join(line.replace("\n", "\\n") + "\n" for line in lines)
+        with whole(run.folder / DAMAGED) as partial:
+            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def read_rows(run, begun):
