@@ -106,12 +106,17 @@ def without_network(monkeypatch):
     keras_lficam.build("MobileNet", weights="imagenet")
 
 
+def damaged_checkpoint(path):
+    (path / "checkpoint.npz").touch()
+    keras_lficam.training._state.load(path / "checkpoint.npz")
+
+
 def lost_worker(monkeypatch, capsys, path):
     def lost(*arguments):
         raise tf.errors.UnavailableError(None, None, "Connection reset by peer")
 
     monkeypatch.setattr("keras_lficam.cli.train._train", lost)
-    options = ["--data", "any", "--backbone", "ResNet20"]
+    options = ["--data", "cifar10", "--backbone", "ResNet20"]
     code = main(["train", *options, "--output", str(path / "run")])
     assert code == 75
     raise RuntimeError(capsys.readouterr().err)
@@ -203,6 +208,7 @@ def cause(heading, message, path, request):
         "A run that is resumed was another one": lambda: (
             request.getfixturevalue("begun")(batch_size=4, resume=True)
         ),
+        "A file of a run is damaged": lambda: damaged_checkpoint(path),
         "A worker was lost": lambda: lost_worker(monkeypatch, capsys, path),
         "No machines are named": lambda: keras_lficam.distribution.strategy(
             "multi_worker"

@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 from keras_lficam._files import whole
+from keras_lficam._names import nearest
 from keras_lficam.cli import _models, _output
 from keras_lficam.cli._words import number, whole_number
 
@@ -283,7 +284,16 @@ def run(arguments: argparse.Namespace) -> int:
         started again, or 130 if it was stopped.
     """
     options = _options(arguments)
+    _check_data(options["data"])
     _check_folder(arguments.output, arguments.resume)
+    try:
+        return _run(options, arguments.output, arguments.resume)
+    except KeyboardInterrupt:
+        print(_stopped(arguments.output), file=sys.stderr)
+        return 130
+
+
+def _run(options, folder, resume):
     if options["strategy"] != "auto" or "TF_CONFIG" in os.environ:
         # Replicas on CPUs can get empty batches, with which oneDNN fails.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -291,14 +301,7 @@ def run(arguments: argparse.Namespace) -> int:
     from keras_lficam import distribution
 
     try:
-        return _train(options, arguments.output, arguments.resume)
-    except KeyboardInterrupt:
-        print(
-            "\nStopped. Go on with:\n\n  keras-lficam train --output "
-            f"{arguments.output} --resume",
-            file=sys.stderr,
-        )
-        return 130
+        return _train(options, folder, resume)
     except Exception as error:
         if not distribution.is_lost_peer(error):
             raise
@@ -311,6 +314,35 @@ def run(arguments: argparse.Namespace) -> int:
         return _TRY_AGAIN
 
 
+def _stopped(folder):
+    if (folder / _OPTIONS).is_file():
+        return (
+            f"\nStopped; {folder} holds the run up to its last checkpoint. Go "
+            f"on with:\n\n  keras-lficam train --output {folder} --resume"
+        )
+    return "\nStopped before the first step; no model was written."
+
+
+def _check_data(name):
+    """Refuses data that is not there, before TensorFlow starts."""
+    if pathlib.Path(name).is_dir():
+        return
+    import tensorflow_datasets as tfds
+
+    known = [*tfds.list_builders(with_community_datasets=False)]
+    known.append("digits_in_photos")  # Ours, which TensorFlow must register.
+    builder = name.split("/")[0]
+    # TFDS has names such as "imagenette/160px" and "huggingface:a/b".
+    if builder.split(":")[0] in known or ":" in builder:
+        return
+    near = nearest(name, known)
+    hint = f"; the nearest names: {', '.join(near)}" if near else ""
+    raise ValueError(
+        f"--data {name}: there is no such folder, and TensorFlow Datasets "
+        f"knows no data set of this name{hint}"
+    )
+
+
 def _options(arguments):
     """Gathers the options of the run, also those that it was begun with."""
     given = {
@@ -321,7 +353,7 @@ def _options(arguments):
     }
     path = arguments.output / _OPTIONS
     if arguments.resume and path.is_file():
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        begun = _read_options(path)
         for name in given.keys() - _FREE:
             if given[name] != begun.get(name, _DEFAULTS.get(name)):
                 option = "--" + name.replace("_", "-")
@@ -339,6 +371,19 @@ def _options(arguments):
                 "which a run was begun"
             )
     return _DEFAULTS | given
+
+
+def _read_options(path):
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        read = None
+    if not isinstance(read, dict):
+        raise ValueError(
+            f"{path}: the file is damaged; remove it, and give --resume with "
+            "the options that the run was begun with"
+        )
+    return read
 
 
 def _check_folder(folder, resume):

@@ -1,10 +1,10 @@
 """The folder of a run: what is in it before, and what is written first."""
 
-import csv
 import dataclasses
 import json
 import logging
 import platform
+import zipfile
 from importlib.metadata import version
 
 import keras
@@ -78,35 +78,23 @@ def _write_names(run):
                 partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def read_rows(run, begun):
-    """Reads the log of the epochs before, and takes the rest of it away.
-
-    An epoch that was logged and whose end was not saved is trained again.
-    """
-    path = run.folder / ROWS
-    if begun is None or not path.is_file():
-        if run.writes:
-            path.unlink(missing_ok=True)
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))
-    epochs = begun.step // run.steps
-    kept = lines[: epochs + 1]
-    if run.writes:
-        with (
-            whole(path) as partial,
-            open(partial, "w", newline="", encoding="utf-8") as file,
-        ):
-            csv.writer(file).writerows(kept)
-    names = kept[0] if kept else []
-    return [
-        {
-            name: float(value)
-            for name, value in zip(names, line, strict=True)
-            if name != "epoch"
-        }
-        for line in kept[1:]
-    ]
+def check_model(run, begun):
+    """Refuses a run whose best model, of the epochs before, is damaged."""
+    path = run.folder / MODEL
+    if begun is None or not begun.rows:
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        damaged = error
+    if damaged is not None:
+        raise ValueError(
+            f"{path}: the best model of the epochs before is missing or "
+            f"damaged ({damaged}). To fix this: put a copy of the file back; "
+            f"or remove {run.folder / STATE}, and the run that is resumed "
+            "begins at its first step; or begin in another folder."
+        )
 
 
 def _check_free(folder):
@@ -119,7 +107,7 @@ def _check_free(folder):
 
 
 def _check_same_run(path, about):
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = _read(path)
     for name, value in about.items():
         if before.get(name) != value:
             raise ValueError(
@@ -127,6 +115,20 @@ def _check_same_run(path, about):
                 f"was {_difference(before.get(name), value)}. Give the same, "
                 "or begin in another folder."
             )
+
+
+def _read(path):
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        read = error
+    if not isinstance(read, dict):
+        raise ValueError(
+            f"{path}: the file is damaged, so that the run cannot be resumed. "
+            "To fix this: put a copy of the file back, or begin in another "
+            "folder."
+        )
+    return read
 
 
 def _difference(before, now):

@@ -2,15 +2,18 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_lficam import backbones, distribution, explainers
 from keras_lficam import data as data_sets
@@ -19,10 +22,12 @@ from keras_lficam.data import augmentation
 from keras_lficam.data.targets import with_targets
 from keras_lficam.training import _folder
 from keras_lficam.training import _state as state
+from keras_lficam.training._averages import Shown, first_images
 from keras_lficam.training.callbacks import (
     BestModel,
     Checkpoints,
     HeatMaps,
+    Log,
     Replay,
 )
 from keras_lficam.training.optimizers import make_optimizer
@@ -104,25 +109,56 @@ def fit(
     backbones.check_integer("heat_maps_every", heat_maps_every, least=0)
     backbones.check_integer("steps_per_execution", steps_per_execution, least=1)
     run = _plan(model, data, recipe, folder, seed, steps_per_execution)
-    begun = _folder.begin(run, resume)
-    rows = _folder.read_rows(run, begun)
+    with _naming_images(run.folder):
+        return _trained(
+            run,
+            _folder.begin(run, resume),
+            checkpoint_every=checkpoint_every,
+            heat_maps_every=heat_maps_every,
+            compilation={
+                "jit_compile": jit_compile,
+                "steps_per_execution": steps_per_execution,
+            },
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+
+
+def _trained(
+    run,
+    begun,
+    *,
+    checkpoint_every,
+    heat_maps_every,
+    compilation,
+    callbacks,
+    verbose,
+):
+    _folder.check_model(run, begun)
+    rows = [] if begun is None else begun.rows
+    log = Log(run.folder / _folder.ROWS, rows, write=run.writes)
+    if run.writes and begun is None:
+        log.path.unlink(missing_ok=True)
+    elif run.writes:
+        log.save()  # Of an epoch that is trained again the line is gone.
     with run.strategy.scope() if run.strategy else contextlib.nullcontext():
-        _compile(run, jit_compile, steps_per_execution)
+        _compile(run, compilation)
         if begun is not None:
-            state.restore(model, begun, run.folder / _folder.STATE)
+            state.restore(run.model, begun, run.folder / _folder.STATE)
     # Outside the scope, where callbacks can compute on this worker alone.
     best = BestModel(
         run.folder / _folder.MODEL,
         accuracy=f"val_{run.accuracy}",
-        rows=rows,
+        rows=[*rows],
         write=run.writes,
     )
+    before = [*rows]
     if begun is not None and begun.finished:
         history = keras.callbacks.History()
         history.on_train_begin()
-        history.set_model(model)
+        history.set_model(run.model)
     else:
-        history = model.fit(
+        history = run.model.fit(
             _training(run, begun),
             validation_data=_evaluation(run, "validation"),
             initial_epoch=begun.step // run.steps if begun else 0,
@@ -130,15 +166,35 @@ def fit(
             steps_per_epoch=run.steps,
             shuffle=False,  # The stream does.
             callbacks=[
-                *_before(run, begun, checkpoint_every),
+                *_before(run, begun, rows, checkpoint_every),
                 *callbacks,
-                *_after(run, rows, best, heat_maps_every),
+                *_after(run, before, best, heat_maps_every),
+                log,
             ],
             verbose=verbose,
         )
-    _put_first(rows, history)
+    _put_first(before, history)
     _finish(run, history, best)
     return history
+
+
+@contextlib.contextmanager
+def _naming_images(folder):
+    """Says in one line what `tf.data` says of an image it could not read."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        of_tensorflow = type(error).__module__.startswith("tensorflow.")
+        if not (of_tensorflow and "PyFunc" in text):
+            raise
+        said = re.search(r"\b\w*Error: (.+)", text)
+        reason = said[1] if said else text.split("\n")[0]
+        raise ValueError(
+            f"{reason}. Training stopped, and {folder} holds its last "
+            "checkpoint. To fix this: put the image back as it was, and "
+            "resume the run; or begin in another folder without it."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +246,7 @@ def _plan(model, data, recipe, folder, seed, steps_per_execution):
             "Argument `model` must be a keras.Model. Received: "
             f"{model!r} of type {type(model).__name__}"
         )
-    source = (
-        data if isinstance(data, data_sets.Source) else data_sets.source(data)
-    )
+    source = _source(data)
     image_size = _image_size(model, source)
     if isinstance(recipe, str):
         recipe = recipe_named(
@@ -224,7 +278,23 @@ def _plan(model, data, recipe, folder, seed, steps_per_execution):
     )
 
 
-def _compile(run, jit_compile, steps_per_execution):
+def _source(data):
+    if isinstance(data, data_sets.Source):
+        return data
+    if not isinstance(data, (str, os.PathLike)):
+        raise TypeError(
+            "Argument `data` must be the name of a data set, a folder of "
+            "images, or what keras_lficam.data.source or from_datasets gives. "
+            f"Received: an object of type {type(data).__name__}. To fix this: "
+            "data.from_datasets(tf.data.Dataset.from_tensor_slices((images, "
+            "labels)).batch(32), validation, class_names=[...]), with "
+            "validation images in the same form; or compile the model and "
+            "train it by model.fit."
+        )
+    return data_sets.source(data)
+
+
+def _compile(run, compilation):
     logits = run.activation is keras.activations.linear
     smoothing = run.recipe.label_smoothing
     if run.activation is keras.activations.sigmoid:
@@ -245,10 +315,20 @@ def _compile(run, jit_compile, steps_per_execution):
         make_optimizer(run.recipe, run.steps),
         loss=dict.fromkeys(names, loss) if names else loss,
         metrics={"predictions": [accuracy]} if names else [accuracy],
-        jit_compile=jit_compile,
-        steps_per_execution=steps_per_execution,
+        **compilation,
     )
     run.model.optimizer.build(run.model.trainable_variables)
+
+
+def _build_metrics(run):
+    """Makes the variables of the metrics by a label and a prediction."""
+    label = np.zeros((1, run.classes) if run.shares_labels else 1, "int64")
+    scores = np.full((1, run.classes), 1 / run.classes, "float32")
+    labels = dict.fromkeys(run.outputs, label) if run.outputs else label
+    found = dict.fromkeys(run.outputs, scores) if run.outputs else scores
+    run.model.compute_loss(y=labels, y_pred=found, training=False)
+    run.model.compute_metrics(None, labels, found)
+    run.model.reset_metrics()
 
 
 def _training(run, begun):
@@ -324,17 +404,28 @@ def _with_targets(run, batches):
     )
 
 
-def _before(run, begun, every):
+def _before(run, begun, rows, every):
     """Callbacks that stand before those of the caller."""
-    if run.recipe.ema_epochs > 0:
+    averaged = run.recipe.ema_epochs > 0
+    if averaged or run.recipe.recompute_statistics:
         # First, so that all others find the averages at the end of an epoch,
         # and the state at its beginning is saved without them.
-        yield keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+        stream = run.source.stream(
+            "train",
+            image_size=run.image_size,
+            batch_size=run.recipe.batch_size,
+            seed=run.seed,
+            augmentation=run.recipe.augmentation,
+        )
+        images = first_images(stream, run.recipe.batch_size, run.steps)
+        yield Shown(images, averaged=averaged)
     yield Checkpoints(
         run.folder / _folder.STATE,
         steps=run.steps,
         every=every,
         begun=begun,
+        rows=rows,
+        build_metrics=functools.partial(_build_metrics, run),
         write=run.writes,
     )
 
@@ -351,7 +442,6 @@ def _after(run, rows, best, heat_maps_every):
     if heat_maps_every:
         yield from _heat_maps(run, heat_maps_every)
     if run.writes:
-        yield keras.callbacks.CSVLogger(run.folder / _folder.ROWS, append=True)
         yield keras.callbacks.TensorBoard(
             run.folder / "tensorboard", write_graph=False
         )
