@@ -1,5 +1,6 @@
 """Causes each message of the page on troubleshooting, and compares."""
 
+import json
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from processes import free_ports
 from small_classifiers import backbone
 
 import keras_lficam
@@ -122,6 +124,16 @@ def lost_worker(monkeypatch, capsys, path):
     raise RuntimeError(capsys.readouterr().err)
 
 
+def alone(monkeypatch):
+    (port,) = free_ports(1)
+    config = {
+        "cluster": {"worker": ["127.0.0.1:1", f"127.0.0.1:{port}"]},
+        "task": {"type": "worker", "index": 1},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    keras_lficam.distribution.strategy(agree_on={}, wait=1)
+
+
 def empty_share(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -210,6 +222,7 @@ def cause(heading, message, path, request):
         ),
         "A file of a run is damaged": lambda: damaged_checkpoint(path),
         "A worker was lost": lambda: lost_worker(monkeypatch, capsys, path),
+        "A worker waits": lambda: alone(monkeypatch),
         "No machines are named": lambda: keras_lficam.distribution.strategy(
             "multi_worker"
         ),

@@ -8,7 +8,9 @@ import os
 import pathlib
 import sys
 import tempfile
+from importlib.metadata import version
 
+from keras_lficam import _cluster
 from keras_lficam._files import whole
 from keras_lficam._names import nearest
 from keras_lficam.cli import _models, _output
@@ -18,11 +20,20 @@ from keras_lficam.cli._words import number, whole_number
 _TRY_AGAIN = 75
 _OPTIONS = "options.json"
 # What may change when a run goes on: it changes no number.
-_FREE = {"strategy", "checkpoint_every", "heat_maps_every", "data_dir"}
+_FREE = {
+    "strategy",
+    "wait",
+    "checkpoint_every",
+    "heat_maps_every",
+    "data_dir",
+}
+# What may be another on each of the workers that train together.
+_OWN = {"strategy", "wait", "data_dir"}
 _DEFAULTS = {
     "architecture": "lfi_cam",
     "importance_network": "bottleneck",
     "strategy": "auto",
+    "wait": 600.0,
     "synchronize_batch_norm": False,
     "steps_per_execution": 1,
     "seed": 0,
@@ -216,6 +227,13 @@ def _add_where(group):
         "machines of TF_CONFIG or Slurm; auto: what is there (default)",
     )
     group.add_argument(
+        "--wait",
+        type=number(0, 1_000_000, above=True),
+        metavar="SECONDS",
+        help="time after which a worker gives up waiting for the others "
+        "(default: 600)",
+    )
+    group.add_argument(
         "--synchronize-batch-norm",
         action="store_true",
         default=None,
@@ -285,6 +303,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     options = _options(arguments)
     _check_data(options["data"])
+    if options["strategy"] != "mirrored" and "TF_CONFIG" in os.environ:
+        _cluster.read(os.environ["TF_CONFIG"])
     _check_folder(arguments.output, arguments.resume)
     try:
         return _run(options, arguments.output, arguments.resume)
@@ -409,7 +429,7 @@ def _train(options, folder, resume):
 
     from keras_lficam import data, training
 
-    strategy, chief = _strategy(options["strategy"])
+    strategy, chief = _strategy(options, resume)
     say = print if chief else _silent
     if not chief:
         logging.getLogger("keras_lficam").setLevel("ERROR")
@@ -460,15 +480,30 @@ def _train(options, folder, resume):
     return 0
 
 
-def _strategy(name):
+def _strategy(options, resume):
     """Returns the strategy, None on JAX, and whether this process writes."""
     import keras
 
+    import keras_lficam
     from keras_lficam import distribution
 
+    name = options["strategy"]
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        strategy = distribution.strategy(name)
+        agree_on = {
+            f"--{key.replace('_', '-')}": value
+            for key, value in sorted(options.items())
+            if key not in _OWN
+        }
+        agree_on |= {
+            "--resume": resume,
+            "the version of keras_lficam": keras_lficam.__version__,
+            "the version of keras": keras.__version__,
+            "the version of tensorflow": version("tensorflow"),
+        }
+        strategy = distribution.strategy(
+            name, agree_on=agree_on, wait=options["wait"]
+        )
         return strategy, distribution.is_chief(strategy)
     if name == "multi_worker" or (backend != "jax" and name == "mirrored"):
         raise ValueError(

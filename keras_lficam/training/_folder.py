@@ -20,28 +20,38 @@ DAMAGED = "damaged.txt"
 _FILES = (RUN, STATE, ROWS, MODEL, LABELS, METRICS, DAMAGED)
 
 
+def about_run(run):
+    """What a run is, as JSON holds it."""
+    about = {
+        "data": {
+            "name": run.source.name,
+            "class_names": run.source.class_names,
+            "images": {
+                split: run.source.count(split) for split in run.source.splits
+            },
+            "damaged": len(run.source.damaged),
+        },
+        "image_size": run.image_size,
+        "parameters": run.model.count_params(),
+        "recipe": dataclasses.asdict(run.recipe),
+        "seed": run.seed,
+        "steps_per_epoch": run.steps,
+    }
+    return json.loads(json.dumps(about))
+
+
+def versions():
+    """The versions that numbers may hang on."""
+    names = ("keras", "tensorflow", "numpy")
+    return {name: version(name) for name in names} | {
+        "python": platform.python_version(),
+        "keras_backend": keras.backend.backend(),
+    }
+
+
 def begin(run, resume):
     """Makes the folder, or finds the state of the run in it."""
-    about = json.loads(
-        json.dumps(
-            {
-                "data": {
-                    "name": run.source.name,
-                    "class_names": run.source.class_names,
-                    "images": {
-                        split: run.source.count(split)
-                        for split in run.source.splits
-                    },
-                    "damaged": len(run.source.damaged),
-                },
-                "image_size": run.image_size,
-                "parameters": run.model.count_params(),
-                "recipe": dataclasses.asdict(run.recipe),
-                "seed": run.seed,
-                "steps_per_epoch": run.steps,
-            }
-        )
-    )
+    about = about_run(run)
     path = run.folder / RUN
     if resume and path.is_file():
         _check_same_run(path, about)
@@ -53,12 +63,7 @@ def begin(run, resume):
     if run.writes:
         _check_free(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
-        about["versions"] = {
-            name: version(name) for name in ("keras", "tensorflow", "numpy")
-        } | {
-            "python": platform.python_version(),
-            "keras_backend": keras.backend.backend(),
-        }
+        about["versions"] = versions()
         with whole(path) as partial:
             partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
         _write_names(run)

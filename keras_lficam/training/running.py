@@ -110,9 +110,14 @@ def fit(
     backbones.check_integer("steps_per_execution", steps_per_execution, least=1)
     run = _plan(model, data, recipe, folder, seed, steps_per_execution)
     with _naming_images(run.folder):
+        _check_workers(run, [checkpoint_every, heat_maps_every])
+        begun = _folder.begin(run, resume)
+        distribution.check_agreement(
+            run.strategy, {"saved step": begun.step if begun else None}
+        )
         return _trained(
             run,
-            _folder.begin(run, resume),
+            begun,
             checkpoint_every=checkpoint_every,
             heat_maps_every=heat_maps_every,
             compilation={
@@ -122,6 +127,26 @@ def fit(
             callbacks=callbacks,
             verbose=verbose,
         )
+
+
+def _check_workers(run, writing):
+    """Refuses workers that would not train one model on one data set."""
+    if run.strategy is None or run.strategy.cluster_resolver is None:
+        return
+    versions = _folder.versions()
+    del versions["python"]
+    about = _folder.about_run(run) | {
+        "data's images": run.source.digest(),
+        "model": [
+            [variable.path.rpartition("/")[2], list(variable.shape)]
+            for variable in run.model.variables
+        ],
+        "dtype": keras.config.floatx(),
+        # The workers read their variables together.
+        "checkpoint_every and heat_maps_every": writing,
+        "versions": versions,
+    }
+    distribution.check_agreement(run.strategy, about)
 
 
 def _trained(
