@@ -296,6 +296,21 @@ def test_stopping_says_what_was_written(tmp_path, monkeypatch, capsys):
     assert said.endswith(f"  keras-lficam train --output {folder} --resume\n")
 
 
+def test_the_command_hands_on_the_weights_of_classes(
+    tmp_path, pictures, monkeypatch
+):
+    given = {}
+
+    def fit(*arguments, **options):
+        given.update(options)
+        raise OSError("enough")
+
+    monkeypatch.setattr("keras_lficam.training.fit", fit)
+    words = ["--data", pictures, "--output", tmp_path / "run", *OPTIONS]
+    assert train(*words, "--class-weight", "balanced") == 2
+    assert given["class_weight"] == "balanced"
+
+
 def test_damaged_options_are_named(tmp_path, capsys):
     (tmp_path / "options.json").write_text('{"data": ')
     line = refused(capsys, "--output", tmp_path, "--resume")

@@ -14,9 +14,11 @@ from small_classifiers import normalized_backbone, pictures
 
 import keras_lficam
 from keras_lficam import data, training
+from keras_lficam.data.targets import with_targets
 from keras_lficam.training import Recipe
 from keras_lficam.training import _state as state
 from keras_lficam.training._averages import BatchStatistics
+from keras_lficam.training._weights import class_weights
 
 # Of 41 images in batches of 8; epochs of 6 steps do not end with a pass.
 NUMBER, BATCH, STEPS = 41, 8, 6
@@ -235,6 +237,167 @@ def test_both_outputs_of_an_attention_branch_network_learn(tmp_path, source):
         for a, b in zip(before, weights(model), strict=True)
     ]
     assert all(changed)
+
+
+# ------------------------------------------ weights, and several labels
+
+
+def weighted(number, seed, labels=None):
+    images, single = pictures(number, seed)
+    weights = np.random.default_rng(seed).uniform(0, 3, number)
+    labels = single if labels is None else labels
+    return tf.data.Dataset.from_tensor_slices(
+        (images, labels, weights.astype("float32"))
+    ).batch(5)
+
+
+STILL = Recipe(epochs=1, batch_size=BATCH, learning_rate=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ["plain", "abn"])
+@pytest.mark.parametrize(
+    ("class_weight", "of_classes", "of_images", "smoothing"),
+    [
+        ({0: 2.0, "plain": 0.5}, [2, 1, 0.5], False, 0.0),
+        ("balanced", [41 / 42, 41 / 42, 41 / 39], True, 0.3),
+        (None, [1, 1, 1], True, 0.0),
+    ],
+)
+def test_the_loss_is_weighted(
+    tmp_path, source, architecture, class_weight, of_classes, of_images,
+    smoothing,
+):  # fmt: skip
+    if of_images:
+        source = data.from_datasets(
+            weighted(NUMBER, 0), weighted(13, 1), class_names=NAMES
+        )
+    options = {"architecture": architecture, "dropout": None}
+    model, by_hand = classifier(**options), classifier(**options)
+    recipe = dataclasses.replace(STILL, label_smoothing=smoothing)
+    run(
+        tmp_path / "run", source, recipe, model=model, class_weight=class_weight
+    )
+    (row,) = rows(tmp_path / "run")
+
+    def losses(images, labels, weights, **training):
+        found = by_hand(images, **training)
+        found = list(found.values()) if architecture == "abn" else [found]
+        target = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
+        each = [-(target * np.log(np.array(p))).sum(-1) for p in found]
+        return (weights * np.array(each)).sum(0)
+
+    stream = source.stream(
+        "train", image_size=(16, 16), batch_size=BATCH, seed=3
+    )
+    total = []
+    for images, labels, *weights in stream.take(STEPS).as_numpy_iterator():
+        weight = np.array(of_classes)[labels]
+        if of_images:
+            weight = weight * weights[0]
+        total.append(losses(images, labels, weight, training=True).mean())
+    assert row["loss"] == pytest.approx(np.mean(total), rel=1e-4)
+    images, labels = pictures(13, 1)
+    weight = np.ones(13)
+    if of_images:  # Those of classes are for training alone.
+        weight = np.random.default_rng(1).uniform(0, 3, 13)
+    by_hand.set_weights(model.get_weights())
+    expected = losses(images, labels, weight, training=False).mean()
+    assert row["val_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("augmentation", [("flip",), ("mix_up", "cut_mix")])
+def test_images_with_several_labels(tmp_path, augmentation):
+    rng = np.random.default_rng(4)
+    labels, held_out = rng.integers(0, 2, (41, 3)), rng.integers(0, 2, (13, 3))
+    training = tf.data.Dataset.from_tensor_slices((pictures(41, 0)[0], labels))
+    several = data.from_datasets(
+        training.batch(5), weighted(13, 1, held_out), class_names=NAMES
+    )
+    assert several.multi_label
+    assert several.class_counts("train").tolist() == labels.sum(0).tolist()
+    model = classifier(
+        architecture="lfi_cam", classifier_activation="sigmoid", dropout=None
+    )
+    recipe = dataclasses.replace(RECIPE, epochs=1, augmentation=augmentation)
+    run(tmp_path / "run", several, recipe, model=model, heat_maps_every=1)
+    (row,) = rows(tmp_path / "run")
+    found = np.array(model(pictures(13, 1)[0], training=False), "float64")
+    weight = np.random.default_rng(1).uniform(0, 3, 13)
+    target = held_out * 0.9 + 0.05
+    each = -(target * np.log(found) + (1 - target) * np.log(1 - found))
+    expected = (weight * each.mean(-1)).mean()
+    assert row["val_loss"] == pytest.approx(expected, rel=1e-4)
+    right = (found > 0.5) == held_out
+    assert row["val_accuracy"] == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "error", "message"),
+    [
+        ("heavy", ValueError, "must be 'balanced', or a dict.*'heavy'"),
+        ([1, 2, 3], TypeError, "must be 'balanced', or a dictionary"),
+        ({3: 1.0}, ValueError, "numbers from 0 to 2. Received: 3"),
+        ({"cat": 1.0}, ValueError, "names .*'stripes'.* Received: 'cat'"),
+        ({True: 1.0}, ValueError, "Received: True"),
+        ({0: -1.0}, ValueError, "at least 0. Received: -1.0 for 0"),
+        ({0: float("nan")}, ValueError, "Received: nan for 0"),
+        ({0: "1"}, ValueError, "Received: '1' for 0"),
+        ({0: 0, 1: 0, 2: 0}, ValueError, "leave a weight above 0"),
+    ],
+)
+def test_wrong_class_weights_are_refused(source, class_weight, error, message):
+    with pytest.raises(error, match=message):
+        class_weights(class_weight, source)
+
+
+def test_several_labels_need_a_sigmoid_and_no_class_weights(tmp_path):
+    several = data.from_datasets(
+        weighted(9, 0, np.eye(3)[np.arange(9) % 3]),
+        weighted(9, 1, np.eye(3)[np.arange(9) % 3]),
+        class_names=NAMES,
+    )
+    with pytest.raises(ValueError, match="sigmoid.*To fix this"):
+        run(tmp_path / "run", several)
+    with pytest.raises(ValueError, match="several labels.*sample weights"):
+        class_weights("balanced", several)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights", "message"),
+    [
+        ([[0, 2, 0]], [1.0], "0 or 1 for each class.*label 2"),
+        ([1], [-1.0], "at least 0. Received: from -1.0"),
+        ([1], [np.inf], "must be finite"),
+    ],
+)
+def test_impossible_labels_and_weights_are_refused(labels, weights, message):
+    images = np.full((1, 16, 16, 3), 200, "uint8")
+    batches = tf.data.Dataset.from_tensor_slices((images, labels, weights))
+    wrong = data.from_datasets(
+        batches.batch(1), batches.batch(1), class_names=NAMES
+    )
+    with pytest.raises(ValueError, match=message):
+        wrong.count("train")
+
+
+def test_images_with_weights_are_not_mixed(tmp_path):
+    source = data.from_datasets(
+        weighted(9, 0), weighted(9, 1), class_names=NAMES
+    )
+    recipe = dataclasses.replace(RECIPE, augmentation=("mix_up",))
+    with pytest.raises(ValueError, match="must not mix images"):
+        run(tmp_path / "run", source, recipe)
+
+
+def test_the_weight_of_a_mixed_image_is_the_mean_of_its_classes():
+    shares = np.array([[0.25, 0.75, 0], [0, 0, 1]], "float32")
+    batches = tf.data.Dataset.from_tensors((np.zeros((2, 1)), shares))
+    ((_, labels, weights),) = with_targets(
+        batches, outputs=["one", "two"], class_weights=[2.0, 4.0, 5.0]
+    ).as_numpy_iterator()
+    assert labels.keys() == weights.keys() == {"one", "two"}
+    assert weights["two"].tolist() == [3.5, 5.0]
 
 
 class Recorded(keras.callbacks.Callback):

@@ -211,6 +211,12 @@ def _add_how(group):
         "training stops; 0 to go on to the end",
     )
     group.add_argument(
+        "--class-weight",
+        choices=["balanced"],
+        help="weigh the training loss of an image by how rare its class is "
+        "(default: all alike)",
+    )
+    group.add_argument(
         "--seed",
         type=whole_number(0, 2**31 - 1),
         metavar="N",
@@ -471,6 +477,7 @@ def _train(options, folder, resume):
             options.get("jit_compile"), "auto"
         ),
         steps_per_execution=options["steps_per_execution"],
+        class_weight=options.get("class_weight"),
         # By then nothing of the run has been refused.
         callbacks=[keras.callbacks.LambdaCallback(on_train_begin=keep_options)],
         verbose=verbose,

@@ -42,6 +42,8 @@ class Source(abc.ABC):
         image_shape: `(height, width, 3)`; None where images differ.
         damaged: Files that could not be read and are left out.
         has_masks: Whether `batches` can add the mask of the object.
+        multi_label: Whether an image can be of several classes at once: then
+            labels are 0 or 1 for each of them, float32 `(batch, K)`.
 
     Examples:
         assert source.count("train") > 0
@@ -54,6 +56,7 @@ class Source(abc.ABC):
     image_shape: tuple[int | None, int | None, int]
     damaged: tuple[Damaged, ...] = ()
     has_masks: bool = False
+    multi_label: bool = False
     # What a message says that there is instead of masks.
     _contents: str
     # How many encoded examples may be in memory to be shuffled.
@@ -181,7 +184,10 @@ class Source(abc.ABC):
         Returns:
             Endless batches of images `(batch_size / shards, height, width, 3)`,
             float32 in 0 to 255, and labels: int64 `(batch_size / shards,)`, or
-            float32 shares of the classes where an augmentation mixes them.
+            float32 shares of the classes where an augmentation mixes them, or
+            float32 `(batch_size / shards, K)` where images have several; then
+            sample weights, float32 `(batch_size / shards,)`, if the data has
+            them.
 
         Raises:
             ValueError: If an argument has an impossible value, or the shards
@@ -198,6 +204,28 @@ class Source(abc.ABC):
             first_step=first_step,
             shard=shard,
         )
+
+    def class_counts(self, split: str) -> np.ndarray:
+        """Counts the images of each class.
+
+        Args:
+            split: As for `count`.
+
+        Returns:
+            Integers `(K,)`, in the order of the labels.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        examples = self._examples(self.splits.get(split, split), None)
+        labels = examples.map(lambda example: example["label"]).batch(4096)
+        counts = np.zeros(len(self.class_names), "int64")
+        for batch in labels.as_numpy_iterator():
+            if self.multi_label:
+                counts += batch.astype("int64").sum(0)
+            else:
+                counts += np.bincount(batch, minlength=len(counts))
+        return counts
 
     def digest(self) -> str:
         """Tells apart data that has as many images of as many classes.

@@ -35,6 +35,7 @@ def about_run(run):
         "parameters": run.model.count_params(),
         "recipe": dataclasses.asdict(run.recipe),
         "seed": run.seed,
+        "class_weights": run.class_weights,
         "steps_per_epoch": run.steps,
     }
     return json.loads(json.dumps(about))

@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,10 +19,11 @@ from keras_lficam import backbones, distribution, explainers
 from keras_lficam import data as data_sets
 from keras_lficam._files import whole
 from keras_lficam.data import augmentation
-from keras_lficam.data.targets import with_targets
+from keras_lficam.data.targets import with_targets, with_weights
 from keras_lficam.training import _folder
 from keras_lficam.training import _state as state
 from keras_lficam.training._averages import Shown, first_images
+from keras_lficam.training._weights import class_weights
 from keras_lficam.training.callbacks import (
     BestModel,
     Checkpoints,
@@ -50,6 +51,7 @@ def fit(
     heat_maps_every: int = 5,
     jit_compile: bool | str = "auto",
     steps_per_execution: int = 1,
+    class_weight: Mapping[int | str, float] | str | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> keras.callbacks.History:
@@ -71,7 +73,9 @@ def fit(
         model: Classifier of images `(B, H, W, 3)` in 0 to 255, one of its
             outputs for each class.
         data: Name or folder, as for `data.source`, or what it or
-            `data.from_datasets` gives.
+            `data.from_datasets` gives. Where its images have several labels,
+            the model must end with a sigmoid; the accuracy is then that of
+            single labels, at 0.5.
         recipe: A `Recipe`, or the name of one for `training.recipe`.
         folder: Folder of the run, made if it is not there.
         resume: Whether to go on from the last saved step of the run in the
@@ -86,6 +90,12 @@ def fit(
             images are drawn; 0 for never.
         jit_compile: As for `model.compile`.
         steps_per_execution: As for `model.compile`.
+        class_weight: Weights of the classes in the training loss, by their
+            numbers or names, 1 where none is given; or `"balanced"`: N / (K
+            N_k) for class k with N_k of the N training images of K classes.
+            It multiplies sample weights that the data has. Where an
+            augmentation mixes images, theirs is mixed, too. Validation is not
+            weighted.
         callbacks: More callbacks. `keras_lficam.evaluation.MapQuality` is one.
         verbose: As for `model.fit`.
 
@@ -109,6 +119,9 @@ def fit(
     backbones.check_integer("heat_maps_every", heat_maps_every, least=0)
     backbones.check_integer("steps_per_execution", steps_per_execution, least=1)
     run = _plan(model, data, recipe, folder, seed, steps_per_execution)
+    run = dataclasses.replace(
+        run, class_weights=class_weights(class_weight, run.source)
+    )
     with _naming_images(run.folder):
         _check_workers(run, [checkpoint_every, heat_maps_every])
         begun = _folder.begin(run, resume)
@@ -235,6 +248,7 @@ class _Run:
     steps: int  # In an epoch.
     strategy: Any  # None on other backends than TensorFlow.
     writes: bool
+    class_weights: list[float] | None = None
 
     @property
     def classes(self):
@@ -258,7 +272,8 @@ class _Run:
     def shares_labels(self):
         """Whether labels are shares `(B, K)` of the classes, not numbers."""
         return (
-            self.recipe.label_smoothing > 0
+            self.source.multi_label
+            or self.recipe.label_smoothing > 0
             or augmentation.mixes_labels(self.recipe.augmentation)
             or self.activation is keras.activations.sigmoid
         )
@@ -287,6 +302,7 @@ def _plan(model, data, recipe, folder, seed, steps_per_execution):
         )
     augmentation.check(recipe.augmentation)
     _check_classes(model, source)
+    _check_labels(model, source)
     strategy = getattr(model, "distribute_strategy", None)
     batches = math.ceil(source.count("train") / recipe.batch_size)
     return _Run(
@@ -330,11 +346,7 @@ def _compile(run, compilation):
         )
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
-    accuracy = (
-        keras.metrics.CategoricalAccuracy
-        if run.shares_labels
-        else keras.metrics.SparseCategoricalAccuracy
-    )(name="accuracy")
+    accuracy = _accuracy(run)
     names = run.outputs
     run.model.compile(
         make_optimizer(run.recipe, run.steps),
@@ -343,6 +355,14 @@ def _compile(run, compilation):
         **compilation,
     )
     run.model.optimizer.build(run.model.trainable_variables)
+
+
+def _accuracy(run):
+    if run.source.multi_label:
+        return keras.metrics.BinaryAccuracy(name="accuracy")
+    if run.shares_labels:
+        return keras.metrics.CategoricalAccuracy(name="accuracy")
+    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
 
 def _build_metrics(run):
@@ -376,7 +396,7 @@ def _training(run, begun):
             first_step=first_step,
             shard=(shard, shards),
         )
-        return _with_targets(run, stream)
+        return _with_targets(run, stream, run.class_weights)
 
     return distribution.distribute(run.strategy, batches, run.recipe.batch_size)
 
@@ -415,17 +435,19 @@ def _evaluation(run, split):
         resizing=run.recipe.resizing,
         cache=split == "validation",
     )
+    batches = with_weights(batches, run.source, split, batch_size)
     batches = _with_targets(run, batches)
     if run.strategy is None:
         return batches
     return distribution.for_evaluation(run.strategy, batches, count, batch_size)
 
 
-def _with_targets(run, batches):
+def _with_targets(run, batches, class_weights=None):
     return with_targets(
         batches,
         shares_of=run.classes if run.shares_labels else None,
         outputs=run.outputs,
+        class_weights=class_weights,
     )
 
 
@@ -494,7 +516,7 @@ def _heat_maps(run, every):
     yield HeatMaps(
         explainer,
         images,
-        labels,
+        None if run.source.multi_label else labels,
         class_names=run.source.class_names,
         every=every,
         folder=run.folder / "heat_maps",
@@ -560,3 +582,14 @@ def _check_classes(model, source):
                 f"Received: {model.name!r} with {tensor.shape[-1]}. Way out: "
                 f"build it with classes={len(source.class_names)}."
             )
+
+
+def _check_labels(model, source):
+    activation = backbones.last_activation(model)
+    if source.multi_label and activation is not keras.activations.sigmoid:
+        raise ValueError(
+            "Argument `model` must end with a sigmoid where images have "
+            "several labels, for then each class is a yes or no of its own. "
+            f"Received: {model.name!r} with another activation. To fix this: "
+            "build it with classifier_activation='sigmoid'."
+        )
