@@ -276,6 +276,9 @@ def check_agreement(
         about: What must be equal on each, by its name; anything that JSON
             holds. The names are the same everywhere.
 
+    Returns:
+        Nothing.
+
     Raises:
         ValueError: If a worker differs, on every one of them.
 

@@ -332,7 +332,7 @@ def test_a_folder_that_cannot_be_written_is_refused(capsys, nobody):
     # Not in `tmp_path`, which its owner alone may enter.
     folder = pathlib.Path(tempfile.mkdtemp())
     folder.chmod(0o555)
-    line = refused(capsys, "--data", "x", "--output", folder, *OPTIONS)
+    line = refused(capsys, "--data", "/", "--output", folder, *OPTIONS)
     assert f"{folder}: the folder cannot be written (Permission denied)" in line
     folder.rmdir()
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lficam.explainers._step import Step
+from keras_lficam.backbones import CompiledFunction
 from keras_lficam.training import _state as state
 
 # So many images are enough: the error of a mean over them is 3 % of their
@@ -111,7 +111,7 @@ class BatchStatistics:
             for variable in (layer.moving_mean, layer.moving_variance)
         ]
         self._calls: list[int] | None = None
-        self._step = Step(model, self._updated)
+        self._step = CompiledFunction(model, self._updated)
 
     def of(self, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
         """Computes the statistics of the weights that the model has now.
