@@ -3,11 +3,14 @@
 import csv
 import dataclasses
 import json
+import os
 import resource
 import shutil
+import textwrap
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from small_classifiers import normalized_backbone, pictures
@@ -565,6 +568,45 @@ def test_a_run_that_was_killed_ends_as_if_it_was_not(
     for name in ("log.csv", "metrics.json"):
         found = (tmp_path / "run" / name).read_text()
         assert found == (folder / name).read_text()
+
+
+@pytest.mark.across_backends
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_run_that_was_killed_goes_on_on_other_backends(tmp_path, backend):
+    program = """
+        import pathlib, sys
+        import numpy as np
+        import test_training as t
+
+        source = t.data.from_datasets(
+            t.batches(41, 0), t.batches(13, 1), class_names=t.NAMES
+        )
+        one, other = (pathlib.Path(sys.argv[1]) / name for name in "ab")
+        recipe = t.dataclasses.replace(t.RECIPE, epochs=2)
+
+        def run(folder, **options):
+            # On PyTorch dropout draws from a generator outside of the model.
+            made = t.classifier(dropout=None)
+            return t.run(folder, source, recipe, model=made, **options)
+
+        model, _ = run(one)
+        options = {"checkpoint_every": 3, "resume": True}
+        try:
+            run(other, callbacks=[t.Kill(step=10)], **options)
+        except t.Killed:
+            pass
+        resumed, _ = run(other, **options)
+        t.assert_equal(t.weights(resumed), t.weights(model))
+        for name in ("log.csv", "metrics.json"):
+            assert (one / name).read_text() == (other / name).read_text()
+    """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    started = processes.start(
+        [tmp_path / "program.py", tmp_path],
+        KERAS_BACKEND=backend,
+        PYTHONPATH=f"{processes.TESTS}:{os.environ.get('PYTHONPATH', '')}",
+    )
+    processes.finish(started)
 
 
 def test_steps_before_the_kill_are_not_done_again(tmp_path, source):
