@@ -10,15 +10,19 @@ The engines are TensorFlow's `tf.distribute` and, on the JAX backend, Keras's
 `DataParallel`. What is here chooses one and mends what Keras gets wrong.
 """
 
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from keras_lficam import _cluster
 
 _LOST_PEER = (
     tf.errors.UnavailableError,
@@ -95,7 +99,12 @@ class _MirroredStrategy(_Reductions, tf.distribute.MirroredStrategy):
     """
 
 
-def strategy(name: str = "auto") -> tf.distribute.Strategy:
+def strategy(
+    name: str = "auto",
+    *,
+    agree_on: Mapping[str, Any] | None = None,
+    wait: float = 600.0,
+) -> tf.distribute.Strategy:
     """Finds the strategy for the devices and machines that there are.
 
     Models are made in its scope. Several workers each run the same program,
@@ -107,13 +116,20 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
             that the environment variable `TF_CONFIG`, or Slurm, names;
             `"auto"` for several machines if several are named, else for all
             GPUs if there are several, else for the one device.
+        agree_on: What several workers must have in common, by its name:
+            anything that JSON holds, such as the options of the program. They
+            meet before TensorFlow connects them, say for whom they wait, and
+            compare it. None leaves the waiting to TensorFlow, which waits
+            without a word and without an end.
+        wait: Seconds after which a worker that met not all others gives up.
 
     Returns:
         The strategy.
 
     Raises:
-        ValueError: If the name is unknown, or `TF_CONFIG` is not as TensorFlow
-            wants it.
+        ValueError: If the name is unknown, `TF_CONFIG` is not as TensorFlow
+            wants it, or, with `agree_on`, the port of this worker is taken, a
+            worker does not come, one comes twice, or they differ.
         RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Examples:
@@ -142,9 +158,10 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
             "Received: neither. For the GPUs of one machine use 'mirrored'."
         )
     if name == "multi_worker" or (name == "auto" and workers > 1):
-        if "TF_CONFIG" in os.environ:
-            return MultiWorkerMirroredStrategy()
-        return MultiWorkerMirroredStrategy(cluster_resolver=_slurm())
+        resolver = None if "TF_CONFIG" in os.environ else _slurm()
+        if agree_on is not None:
+            _cluster.meet(_cluster_of(resolver), agree_on, wait=wait)
+        return MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto" and len(gpus) < 2:
         return tf.distribute.get_strategy()
@@ -247,6 +264,50 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         return True
     jobs = resolver.cluster_spec().as_dict()
     return "chief" not in jobs and resolver.task_id == 0
+
+
+def check_agreement(
+    strategy: tf.distribute.Strategy | None, about: Mapping[str, Any]
+) -> None:
+    """Refuses to train where the workers are about to do different things.
+
+    Args:
+        strategy: The strategy; all its workers call this together.
+        about: What must be equal on each, by its name; anything that JSON
+            holds. The names are the same everywhere.
+
+    Returns:
+        Nothing.
+
+    Raises:
+        ValueError: If a worker differs, on every one of them.
+
+    Examples:
+        strategy = tf.distribute.get_strategy()
+        keras_lficam.distribution.check_agreement(strategy, {"seed": 0})
+    """
+    if strategy is None or strategy.cluster_resolver is None:
+        return
+    digests = [
+        hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:4]
+        for value in about.values()
+    ]
+    mine = np.frombuffer(b"".join(digests), "int32")[np.newaxis]
+
+    @tf.function
+    def gathered():
+        context = tf.distribute.get_replica_context()
+        return context.all_gather(tf.constant(mine), axis=0)
+
+    every = strategy.experimental_local_results(strategy.run(gathered))[0]
+    for name, values in zip(about, every.numpy().T, strict=True):
+        if len(set(values.tolist())) > 1:
+            others = [n for n, v in enumerate(values) if v != values[0]]
+            raise ValueError(
+                f"The workers differ in {name}: replicas {others} from replica "
+                f"0. This one has {about[name]!r}. To fix this: start all with "
+                "the same options, data, folder and versions."
+            )
 
 
 def distribute(
@@ -393,52 +454,19 @@ def _devices(distribution):
 def _workers():
     """Counts the processes that are to train together; 0 if none are named."""
     if "TF_CONFIG" in os.environ:
-        return _check_config(os.environ["TF_CONFIG"])
+        return len(_cluster.read(os.environ["TF_CONFIG"]).names)
     if "SLURM_PROCID" in os.environ:
         return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     return 0
 
 
-def _check_config(text):
-    """Checks TF_CONFIG, of which TensorFlow says little; counts workers."""
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise _wrong_config(text, f"JSON ({error})") from None
-    cluster = config.get("cluster") if isinstance(config, dict) else None
-    if not isinstance(cluster, dict) or not cluster.get("worker"):
-        raise _wrong_config(text, 'a "cluster" with a "worker"')
-    unknown = sorted(cluster.keys() - {"worker", "chief", "evaluator"})
-    if unknown:
-        raise _wrong_config(text, f"no jobs but worker and chief: {unknown}")
-    for addresses in cluster.values():
-        if not isinstance(addresses, list) or not all(
-            isinstance(address, str) and ":" in address for address in addresses
-        ):
-            raise _wrong_config(text, "lists of addresses with ports")
-    task = config.get("task")
-    if not isinstance(task, dict) or not {"type", "index"} <= task.keys():
-        raise _wrong_config(text, 'a "task" with "type" and "index"')
-    tasks = len(cluster.get(task["type"], []))
-    if str(task["index"]) not in map(str, range(tasks)):
-        raise _wrong_config(
-            text,
-            f"a task that is in its cluster, not {task['type']} "
-            f"{task['index']}",
-        )
-    return len(cluster["worker"]) + len(cluster.get("chief", []))
-
-
-def _wrong_config(text, expected):
-    example = {
-        "cluster": {"worker": ["one:12345", "two:12345"]},
-        "task": {"type": "worker", "index": 0},
-    }
-    return ValueError(
-        f"The environment variable TF_CONFIG must have {expected}. Received: "
-        f"{text}. It looks like {json.dumps(example)}, with another index on "
-        "each machine."
-    )
+def _cluster_of(resolver):
+    """Names the workers that meet."""
+    if resolver is None:
+        return _cluster.read(os.environ["TF_CONFIG"])
+    addresses = resolver.cluster_spec().as_dict()["worker"]
+    names = [f"worker {number}" for number in range(len(addresses))]
+    return _cluster.Cluster(names, addresses, resolver.task_id)
 
 
 def _slurm():

@@ -133,11 +133,20 @@ def main():
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
     strategy = distribution.strategy(name)
+    distribution.check_agreement(strategy, {"recipe": [1.5], "seed": 3})
+    differs = "nothing"
+    resolver = strategy.cluster_resolver
+    about = {"recipe": [1.5], "seed": resolver.task_id if resolver else 0}
+    try:
+        distribution.check_agreement(strategy, about)
+    except ValueError as error:
+        differs = str(error)
     found = run(strategy)
     np.savez(
         output,
         **found,
         said=said,
+        differs=differs,
         replicas=strategy.num_replicas_in_sync,
         chief=distribution.is_chief(strategy),
     )

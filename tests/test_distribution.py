@@ -1,8 +1,13 @@
 """Training on several devices and machines equals that on one."""
 
+import concurrent.futures
+import contextlib
+import dataclasses
 import json
 import os
+import socket
 import textwrap
+import time
 
 import distributed_worker
 import keras
@@ -11,7 +16,7 @@ import processes
 import pytest
 import tensorflow as tf
 
-from keras_lficam import distribution
+from keras_lficam import _cluster, distribution
 
 CLUSTER = {"worker": ["one:1", "two:2"]}
 
@@ -48,6 +53,14 @@ def test_two_workers_compute_what_one_does(one_process, two_workers):
         assert found["replicas"] == 2
         assert_equal(found, one_process)
     assert [bool(found["chief"]) for found in two_workers] == [True, False]
+
+
+def test_workers_that_differ_are_refused_before_the_first_step(two_workers):
+    for number, found in enumerate(two_workers):
+        assert str(found["differs"]).startswith(
+            "The workers differ in seed: replicas [1] from replica 0. This "
+            f"one has {number}."
+        )
 
 
 def test_keras_still_needs_the_repair(two_workers):
@@ -167,6 +180,31 @@ def configure(monkeypatch, config):
             {"cluster": CLUSTER, "task": {"type": "chief", "index": 0}},
             "a task that is in its cluster, not chief 0",
         ),
+        ({"cluster": {"worker": ["a:0", "b:2"]}}, "from 1 to 65535, not a:0"),
+        ({"cluster": {"worker": ["a:1", "b:65536"]}}, "not b:65536"),
+        ({"cluster": {"worker": ["a:1", "b:port"]}}, "not b:port"),
+        ({"cluster": {"worker": ["a:1", "a:1"]}}, "not twice a:1"),
+        ({"cluster": CLUSTER | {"chief": ["two:2"]}}, "not twice two:2"),
+        ({"cluster": CLUSTER | {"chief": ["c:1", "d:1"]}}, "one chief at most"),
+        (
+            {"cluster": CLUSTER, "task": {"type": 3, "index": 0}},
+            "a task type that is a string, not 3",
+        ),
+        (
+            {"cluster": CLUSTER, "task": {"type": ["worker"], "index": 0}},
+            r"a string, not \['worker'\]",
+        ),
+        (
+            {"cluster": CLUSTER, "task": {"type": "worker", "index": True}},
+            "not worker True",
+        ),
+        (
+            {
+                "cluster": CLUSTER | {"evaluator": ["e:1"]},
+                "task": {"type": "evaluator", "index": 0},
+            },
+            "not an evaluator: workers validate themselves",
+        ),
     ],
 )
 def test_a_wrong_cluster_is_refused(monkeypatch, config, message):
@@ -175,6 +213,110 @@ def test_a_wrong_cluster_is_refused(monkeypatch, config, message):
     with pytest.raises(ValueError, match=message) as caught:
         distribution.strategy("multi_worker")
     assert text in str(caught.value)
+
+
+def meeting(abouts, indices=None, wait=20.0, ports=None):
+    """What each worker says and ends with, who meet in threads."""
+    ports = ports or processes.free_ports(len(abouts))
+    names = [f"worker {number}" for number in range(len(ports))]
+    addresses = [f"localhost:{port}" for port in ports]
+    said = [[] for _ in abouts]
+
+    def meet(number):
+        index = number if indices is None else indices[number]
+        cluster = _cluster.Cluster(names, addresses, index)
+        try:
+            _cluster.meet(
+                cluster, abouts[number], wait=wait, say=said[number].append
+            )
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(meet, range(len(abouts)))), said, ports
+
+
+def test_workers_of_one_mind_meet_and_leave_their_ports_free():
+    about = {"--batch-size": 8, "--image-size": (16, 16)}
+    ends, _, ports = meeting(3 * [about])
+    assert ends == ["", "", ""]
+    for port in ports:
+        socket.create_server(("", port)).close()
+
+
+def test_the_first_difference_of_workers_is_told_to_all():
+    ends, _, _ = meeting([{"seed": 1}, {"seed": 1}, {"seed": 2}])
+    expected = "differ in seed: worker 0 has 1, worker 2 has 2. To fix this"
+    assert all(expected in end for end in ends)
+    ends, _, _ = meeting([{"seed": 1}, {"seed": 1, "version": "3"}])
+    assert all("in version: worker 0 has None" in end for end in ends)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_worker_that_is_alone_says_so_and_gives_up(monkeypatch, index):
+    monkeypatch.setattr(_cluster, "_PATIENCE", 0.1)
+    ports = processes.free_ports(2)
+    (end,), (said,), _ = meeting([{}], [index], wait=1.0, ports=ports)
+    other = 1 - index
+    assert f"Waited 1 s for worker {other} (localhost:{ports[other]})" in end
+    (line,) = said
+    assert line.startswith(
+        f"worker {index} waits for worker {other} (localhost:{ports[other]}), "
+    )
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("", 0)) as taken:
+        ports = [*processes.free_ports(1), taken.getsockname()[1]]
+        (end,), _, _ = meeting([{}], [1], ports=ports)
+    assert f"The port of worker 1, localhost:{ports[1]}, cannot be used" in end
+
+
+def connection_to(port):
+    for _ in range(100):
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection(("localhost", port), timeout=10)
+        time.sleep(0.05)
+    raise AssertionError("Nobody listens.")
+
+
+def test_a_worker_that_comes_twice_is_refused(monkeypatch):
+    """From two machines, where no port is in the way."""
+    monkeypatch.setattr(_cluster, "_PATIENCE", 0.3)
+    port, other = processes.free_ports(2)
+    names = ["worker 0", "worker 1", "worker 2"]
+    cluster = _cluster.Cluster(names, [f"localhost:{port}", "a:1", "b:1"], 0)
+    line = json.dumps(["keras_lficam worker", "worker 1", {}]).encode() + b"\n"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        ended = pool.submit(_cluster.meet, cluster, {}, wait=20.0)
+        twins = [connection_to(port), connection_to(port)]
+        for twin in twins:
+            twin.sendall(line)
+        answers = [twin.makefile().readline() for twin in twins]
+        for twin in twins:
+            twin.close()
+        with pytest.raises(ValueError, match="worker 1 came twice, from"):
+            ended.result()
+    assert all("worker 1 came twice" in answer for answer in answers)
+
+
+def test_strangers_at_the_port_are_not_heard():
+    port, own = processes.free_ports(2)
+    addresses = [f"localhost:{port}", f"localhost:{own}"]
+    cluster = _cluster.Cluster(["worker 0", "worker 1"], addresses, 0)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        ended = pool.submit(_cluster.meet, cluster, {}, wait=20.0)
+        strange = [b"GET / HTTP/1.1\n", b"[" * 9000 + b"\n", b"3\n", b"\xff\n"]
+        strange.append(b'["keras_lficam worker", "worker 7", {}]\n')
+        strange.append(b'["keras_lficam worker", {}, {}]\n')
+        for words in strange:
+            with connection_to(port) as stranger:
+                stranger.sendall(words)
+                with contextlib.suppress(ConnectionError):
+                    assert stranger.recv(1) == b""
+        _cluster.meet(dataclasses.replace(cluster, index=1), {}, wait=20.0)
+        assert ended.result() is None
 
 
 def test_workers_that_nobody_named_are_refused(monkeypatch):

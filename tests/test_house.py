@@ -33,6 +33,7 @@ ARROWS = {
     "backbones": {"_checks", "_names", "functional"},
     "cli": {"*"},
     "data": {"_labels", "_names"},
+    "distribution": {"_cluster"},
     "evaluation": {"_checks"},
     "explainers": {"backbones", "functional"},
     "functional": {"_checks"},

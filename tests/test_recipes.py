@@ -154,6 +154,23 @@ def test_averages_reach_back_the_epochs_asked_for():
     assert not make_optimizer(Recipe(), 50).use_ema
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_average_follows_its_first_weights_quickly(name):
+    """In step t the old average counts min(0.98, t / (9 + t))."""
+    optimizer = make_optimizer(Recipe(optimizer=name, ema_epochs=1), 50)
+    variable = keras.Variable(np.array([3.0], "float32"))
+    average = None
+    for step in range(600):
+        optimizer.apply([np.ones(1, "float32")], [variable])
+        weight = float(keras.ops.convert_to_numpy(variable)[0])
+        momentum = min(0.98, step / (9 + step))
+        average = weight if step == 0 else average
+        average = momentum * average + (1 - momentum) * weight
+        (found,) = optimizer._model_variables_moving_average
+        found = float(keras.ops.convert_to_numpy(found)[0])
+        assert found == pytest.approx(average, rel=1e-4, abs=1e-5)
+
+
 def test_every_recipe_has_a_small_and_a_large_form():
     for forms in RECIPES.values():
         assert list(forms) == ["small", "large"]
@@ -180,6 +197,7 @@ def test_every_recipe_has_a_small_and_a_large_form():
             ValueError,
             "`patience` must be an integer of at least 1",
         ),
+        ({"recompute_statistics": 1}, TypeError, "must be True or False.*: 1"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate=nan"),
         ({"decay_at": (0.7, 0.5)}, ValueError, r"rising.*\(0.7, 0.5\)"),
         ({"decay_at": (1.0,)}, ValueError, "between 0 and 1"),

@@ -3,19 +3,25 @@
 import csv
 import dataclasses
 import json
+import os
 import resource
 import shutil
+import textwrap
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from small_classifiers import normalized_backbone, pictures
 
 import keras_lficam
 from keras_lficam import data, training
+from keras_lficam.data.targets import with_targets
 from keras_lficam.training import Recipe
 from keras_lficam.training import _state as state
+from keras_lficam.training._averages import BatchStatistics
+from keras_lficam.training._weights import class_weights
 
 # Of 41 images in batches of 8; epochs of 6 steps do not end with a pass.
 NUMBER, BATCH, STEPS = 41, 8, 6
@@ -236,6 +242,265 @@ def test_both_outputs_of_an_attention_branch_network_learn(tmp_path, source):
     assert all(changed)
 
 
+# ------------------------------------------ weights, and several labels
+
+
+def weighted(number, seed, labels=None):
+    images, single = pictures(number, seed)
+    weights = np.random.default_rng(seed).uniform(0, 3, number)
+    labels = single if labels is None else labels
+    return tf.data.Dataset.from_tensor_slices(
+        (images, labels, weights.astype("float32"))
+    ).batch(5)
+
+
+STILL = Recipe(epochs=1, batch_size=BATCH, learning_rate=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ["plain", "abn"])
+@pytest.mark.parametrize(
+    ("class_weight", "of_classes", "of_images", "smoothing"),
+    [
+        ({0: 2.0, "plain": 0.5}, [2, 1, 0.5], False, 0.0),
+        ("balanced", [41 / 42, 41 / 42, 41 / 39], True, 0.3),
+        (None, [1, 1, 1], True, 0.0),
+    ],
+)
+def test_the_loss_is_weighted(
+    tmp_path, source, architecture, class_weight, of_classes, of_images,
+    smoothing,
+):  # fmt: skip
+    if of_images:
+        source = data.from_datasets(
+            weighted(NUMBER, 0), weighted(13, 1), class_names=NAMES
+        )
+    options = {"architecture": architecture, "dropout": None}
+    model, by_hand = classifier(**options), classifier(**options)
+    recipe = dataclasses.replace(STILL, label_smoothing=smoothing)
+    run(
+        tmp_path / "run", source, recipe, model=model, class_weight=class_weight
+    )
+    (row,) = rows(tmp_path / "run")
+
+    def losses(images, labels, weights, **training):
+        found = by_hand(images, **training)
+        found = list(found.values()) if architecture == "abn" else [found]
+        target = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
+        each = [-(target * np.log(np.array(p))).sum(-1) for p in found]
+        return (weights * np.array(each)).sum(0)
+
+    stream = source.stream(
+        "train", image_size=(16, 16), batch_size=BATCH, seed=3
+    )
+    total = []
+    for images, labels, *weights in stream.take(STEPS).as_numpy_iterator():
+        weight = np.array(of_classes)[labels]
+        if of_images:
+            weight = weight * weights[0]
+        total.append(losses(images, labels, weight, training=True).mean())
+    assert row["loss"] == pytest.approx(np.mean(total), rel=1e-4)
+    images, labels = pictures(13, 1)
+    weight = np.ones(13)
+    if of_images:  # Those of classes are for training alone.
+        weight = np.random.default_rng(1).uniform(0, 3, 13)
+    by_hand.set_weights(model.get_weights())
+    expected = losses(images, labels, weight, training=False).mean()
+    assert row["val_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("augmentation", [("flip",), ("mix_up", "cut_mix")])
+def test_images_with_several_labels(tmp_path, augmentation):
+    rng = np.random.default_rng(4)
+    labels, held_out = rng.integers(0, 2, (41, 3)), rng.integers(0, 2, (13, 3))
+    training = tf.data.Dataset.from_tensor_slices((pictures(41, 0)[0], labels))
+    several = data.from_datasets(
+        training.batch(5), weighted(13, 1, held_out), class_names=NAMES
+    )
+    assert several.multi_label
+    assert several.class_counts("train").tolist() == labels.sum(0).tolist()
+    model = classifier(
+        architecture="lfi_cam", classifier_activation="sigmoid", dropout=None
+    )
+    recipe = dataclasses.replace(RECIPE, epochs=1, augmentation=augmentation)
+    run(tmp_path / "run", several, recipe, model=model, heat_maps_every=1)
+    (row,) = rows(tmp_path / "run")
+    found = np.array(model(pictures(13, 1)[0], training=False), "float64")
+    weight = np.random.default_rng(1).uniform(0, 3, 13)
+    target = held_out * 0.9 + 0.05
+    each = -(target * np.log(found) + (1 - target) * np.log(1 - found))
+    expected = (weight * each.mean(-1)).mean()
+    assert row["val_loss"] == pytest.approx(expected, rel=1e-4)
+    right = (found > 0.5) == held_out
+    assert row["val_accuracy"] == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "error", "message"),
+    [
+        ("heavy", ValueError, "must be 'balanced', or a dict.*'heavy'"),
+        ([1, 2, 3], TypeError, "must be 'balanced', or a dictionary"),
+        ({3: 1.0}, ValueError, "numbers from 0 to 2. Received: 3"),
+        ({"cat": 1.0}, ValueError, "names .*'stripes'.* Received: 'cat'"),
+        ({True: 1.0}, ValueError, "Received: True"),
+        ({0: -1.0}, ValueError, "at least 0. Received: -1.0 for 0"),
+        ({0: float("nan")}, ValueError, "Received: nan for 0"),
+        ({0: "1"}, ValueError, "Received: '1' for 0"),
+        ({0: 0, 1: 0, 2: 0}, ValueError, "leave a weight above 0"),
+    ],
+)
+def test_wrong_class_weights_are_refused(source, class_weight, error, message):
+    with pytest.raises(error, match=message):
+        class_weights(class_weight, source)
+
+
+def test_several_labels_need_a_sigmoid_and_no_class_weights(tmp_path):
+    several = data.from_datasets(
+        weighted(9, 0, np.eye(3)[np.arange(9) % 3]),
+        weighted(9, 1, np.eye(3)[np.arange(9) % 3]),
+        class_names=NAMES,
+    )
+    with pytest.raises(ValueError, match="sigmoid.*To fix this"):
+        run(tmp_path / "run", several)
+    with pytest.raises(ValueError, match="several labels.*sample weights"):
+        class_weights("balanced", several)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights", "message"),
+    [
+        ([[0, 2, 0]], [1.0], "0 or 1 for each class.*label 2"),
+        ([1], [-1.0], "at least 0. Received: from -1.0"),
+        ([1], [np.inf], "must be finite"),
+    ],
+)
+def test_impossible_labels_and_weights_are_refused(labels, weights, message):
+    images = np.full((1, 16, 16, 3), 200, "uint8")
+    batches = tf.data.Dataset.from_tensor_slices((images, labels, weights))
+    wrong = data.from_datasets(
+        batches.batch(1), batches.batch(1), class_names=NAMES
+    )
+    with pytest.raises(ValueError, match=message):
+        wrong.count("train")
+
+
+def test_images_with_weights_are_not_mixed(tmp_path):
+    source = data.from_datasets(
+        weighted(9, 0), weighted(9, 1), class_names=NAMES
+    )
+    recipe = dataclasses.replace(RECIPE, augmentation=("mix_up",))
+    with pytest.raises(ValueError, match="must not mix images"):
+        run(tmp_path / "run", source, recipe)
+
+
+def test_the_weight_of_a_mixed_image_is_the_mean_of_its_classes():
+    shares = np.array([[0.25, 0.75, 0], [0, 0, 1]], "float32")
+    batches = tf.data.Dataset.from_tensors((np.zeros((2, 1)), shares))
+    ((_, labels, weights),) = with_targets(
+        batches, outputs=["one", "two"], class_weights=[2.0, 4.0, 5.0]
+    ).as_numpy_iterator()
+    assert labels.keys() == weights.keys() == {"one", "two"}
+    assert weights["two"].tolist() == [3.5, 5.0]
+
+
+class Recorded(keras.callbacks.Callback):
+    """The weights of every step, and what the epochs end with."""
+
+    def on_train_begin(self, logs=None):
+        self.steps, self.epochs = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append([np.array(v) for v in self.model.trainable_variables])
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(weights(self.model))
+
+
+def statistics_by_hand(trained, images):
+    """Mean and variance in front of both normalizations, batch by batch."""
+    found = [[], []]
+    for batch in images:
+        x = np.asarray(batch, "float64") / 255
+        for number in range(2):
+            kernel, bias, gamma, beta = trained[4 * number : 4 * number + 4]
+            x = tf.nn.conv2d(x, kernel.astype("float64"), 2, "SAME") + bias
+            mean, variance = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
+            found[number].append((mean, np.mean(np.square(x), (0, 1, 2))))
+            x = gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta
+            x = np.maximum(x, 0)
+    for number in range(2):
+        mean, square = np.mean(found[number], 0)
+        yield mean, square - mean**2
+
+
+@pytest.mark.parametrize(
+    ("policy", "averaged"),
+    [("float32", True), ("mixed_float16", True), ("float32", False)],
+)
+def test_weights_are_shown_with_the_batch_statistics_that_belong_to_them(
+    tmp_path, source, policy, averaged
+):
+    keras.config.set_dtype_policy(policy)
+    recipe = dataclasses.replace(
+        RECIPE, epochs=2, ema_epochs=int(averaged), recompute_statistics=True
+    )
+    model, recorded = classifier(dropout=None), Recorded()
+    run(tmp_path / "run", source, recipe, model=model, callbacks=[recorded])
+    stream = source.stream(
+        "train",
+        image_size=(16, 16),
+        batch_size=BATCH,
+        seed=3,
+        augmentation=RECIPE.augmentation,
+    )
+    images = [batch for batch, _ in stream.take(STEPS)]
+    close = {"rtol": 1e-3, "atol": 1e-5} if policy == "float32" else {}
+    close = close or {"rtol": 0.02, "atol": 2e-3}
+    average = recorded.steps[0]
+    for step, trained in enumerate(recorded.steps):
+        momentum = averaged * min(1 - 1 / STEPS, step / (9 + step))
+        average = [
+            momentum * old + (1 - momentum) * new
+            for old, new in zip(average, trained, strict=True)
+        ]
+        if (step + 1) % STEPS:
+            continue
+        (first, second) = statistics_by_hand(average, images)
+        expected = [*average[:4], *first, *average[4:8], *second]
+        found = recorded.epochs[step // STEPS]
+        for one, other in zip(found, expected + average[8:], strict=True):
+            np.testing.assert_allclose(one, other, **close)
+
+
+def test_batch_statistics_of_shared_and_frozen_layers(rng):
+    layers = keras.layers
+    image = keras.Input((4, 4, 3))
+    twice, frozen = layers.BatchNormalization(), layers.BatchNormalization()
+    frozen.trainable = False
+    x = layers.Dropout(0.5)(twice(layers.Rescaling(2.0)(twice(image))))
+    x = layers.BatchNormalization(momentum=0.0)(frozen(x))
+    model = keras.Model(image, x)
+    before = [np.array(variable) for variable in model.variables]
+    images = [rng.normal(3, 2, (5, 4, 4, 3)) for _ in range(3)]
+    statistics = BatchStatistics(model)
+    values = statistics.of(images)
+    assert_equal([np.array(variable) for variable in model.variables], before)
+    first = []
+    for batch in images:
+        mean, variance = batch.mean((0, 1, 2)), batch.var((0, 1, 2))
+        # Of the second call zero, and four times what the first one left.
+        second = 4 * variance / (variance + 1e-3)
+        share = 0.99 / 1.99
+        first.append((share * mean, share * variance + (1 - share) * second))
+    means, variances = np.array(first).swapaxes(0, 1)
+    np.testing.assert_allclose(values[0], means.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(
+        values[1], (variances + (means - means.mean(0)) ** 2).mean(0), rtol=1e-4
+    )
+    assert statistics.layers == [twice, model.layers[-1]]
+    assert values[3].min() > 0.5
+
+
 @pytest.mark.parametrize("mixing", ["mix_up", "cut_mix"])
 def test_mixed_labels_train_and_whole_labels_validate(tmp_path, source, mixing):
     recipe = dataclasses.replace(
@@ -299,16 +564,49 @@ def test_a_run_that_was_killed_ends_as_if_it_was_not(
         state.load(checkpoint).values,
         state.load(folder / "checkpoint.npz").values,
     )
-    for name, values in history.history.items():
-        assert resumed.history[name] == pytest.approx(values, rel=1e-5)
-    assert [list(row) for row in rows(tmp_path / "run")] == [
-        list(row) for row in rows(folder)
-    ]
-    for row, other in zip(rows(tmp_path / "run"), rows(folder), strict=True):
-        assert row == pytest.approx(other, rel=1e-5)
-    assert json.loads(
-        (tmp_path / "run" / "metrics.json").read_text()
-    ) == pytest.approx(json.loads((folder / "metrics.json").read_text()))
+    assert resumed.history == history.history
+    for name in ("log.csv", "metrics.json"):
+        found = (tmp_path / "run" / name).read_text()
+        assert found == (folder / name).read_text()
+
+
+@pytest.mark.across_backends
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_run_that_was_killed_goes_on_on_other_backends(tmp_path, backend):
+    program = """
+        import pathlib, sys
+        import numpy as np
+        import test_training as t
+
+        source = t.data.from_datasets(
+            t.batches(41, 0), t.batches(13, 1), class_names=t.NAMES
+        )
+        one, other = (pathlib.Path(sys.argv[1]) / name for name in "ab")
+        recipe = t.dataclasses.replace(t.RECIPE, epochs=2)
+
+        def run(folder, **options):
+            # On PyTorch dropout draws from a generator outside of the model.
+            made = t.classifier(dropout=None)
+            return t.run(folder, source, recipe, model=made, **options)
+
+        model, _ = run(one)
+        options = {"checkpoint_every": 3, "resume": True}
+        try:
+            run(other, callbacks=[t.Kill(step=10)], **options)
+        except t.Killed:
+            pass
+        resumed, _ = run(other, **options)
+        t.assert_equal(t.weights(resumed), t.weights(model))
+        for name in ("log.csv", "metrics.json"):
+            assert (one / name).read_text() == (other / name).read_text()
+    """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    started = processes.start(
+        [tmp_path / "program.py", tmp_path],
+        KERAS_BACKEND=backend,
+        PYTHONPATH=f"{processes.TESTS}:{os.environ.get('PYTHONPATH', '')}",
+    )
+    processes.finish(started)
 
 
 def test_steps_before_the_kill_are_not_done_again(tmp_path, source):
@@ -534,7 +832,8 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, source):
     small.compile("adam", "mse")
     small.optimizer.build(small.trainable_variables)
     state.save(
-        state.State(1, False, {}, state.current(small)), tmp_path / "s.npz"
+        state.State(1, False, [], state.read(state.variables(small)), []),
+        tmp_path / "s.npz",
     )
     large = classifier(architecture="lfi_cam")
     large.compile("adam", "mse")
@@ -543,10 +842,77 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, source):
         state.restore(large, state.load(tmp_path / "s.npz"), tmp_path / "s.npz")
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    (tmp_path / "s.npz").write_bytes(b"PK no archive")
-    with pytest.raises(ValueError, match="s.npz: this is no checkpoint"):
-        state.load(tmp_path / "s.npz")
+def test_the_log_is_written_again_from_the_checkpoint(
+    tmp_path, source, whole_run
+):
+    folder = tmp_path / "run"
+    shutil.copytree(whole_run[0], folder)
+    expected = (folder / "log.csv").read_bytes()
+    for content in (b"", b"epoch,accuracy\r\n0,0.", None):
+        (folder / "log.csv").unlink()
+        if content is not None:
+            (folder / "log.csv").write_bytes(content)
+        run(folder, source, resume=True)
+        assert (folder / "log.csv").read_bytes() == expected
+
+
+@pytest.mark.parametrize("name", ["checkpoint.npz", "model.keras", "run.json"])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.98])
+def test_a_damaged_file_of_a_run_is_named_with_the_way_out(
+    tmp_path, source, whole_run, name, kept
+):
+    folder = tmp_path / "run"
+    shutil.copytree(whole_run[0], folder)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(kept * len(content))])
+    before = {path: path.read_bytes() for path in folder.glob("*.*")}
+    with pytest.raises(ValueError, match=f"{name}: .*To fix this: put a copy"):
+        run(folder, source, resume=True)
+    assert before == {path: path.read_bytes() for path in folder.glob("*.*")}
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_an_image_that_vanishes_is_named_and_the_run_goes_on(tmp_path, split):
+    for part, seed in [("train", 0), ("validation", 1)]:
+        for index, (image, label) in enumerate(
+            zip(*pictures(12, seed), strict=True)
+        ):
+            path = tmp_path / "data" / part / NAMES[label] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            keras.utils.save_img(path, image, scale=False)
+    images = data.source(tmp_path / "data")
+    lost = tmp_path / "data" / split / "dots" / "7.png"
+    content = lost.read_bytes()
+    model = classifier()
+    with pytest.raises(ValueError, match=f"{lost}.*To fix this.*resume"):
+        run(
+            tmp_path / "run",
+            images,
+            dataclasses.replace(RECIPE, epochs=1),
+            model=model,
+            callbacks=[
+                keras.callbacks.LambdaCallback(
+                    on_train_begin=lambda logs: lost.unlink()
+                )
+            ],
+        )
+    lost.write_bytes(content)
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    model, _ = run(tmp_path / "run", images, recipe, resume=True)
+    expected, _ = run(tmp_path / "other", images, recipe)
+    assert_equal(weights(model), weights(expected))
+
+
+def test_without_its_checkpoint_a_run_begins_at_its_first_step(
+    tmp_path, source, whole_run
+):
+    folder = tmp_path / "run"
+    shutil.copytree(whole_run[0], folder)
+    (folder / "checkpoint.npz").unlink()
+    model, _ = run(folder, source, resume=True)
+    assert_equal(weights(model), whole_run[1])
+    expected = (whole_run[0] / "log.csv").read_text()
+    assert (folder / "log.csv").read_text() == expected
 
 
 def test_sixteen_bit_weights_are_saved_exactly(tmp_path):
@@ -556,7 +922,8 @@ def test_sixteen_bit_weights_are_saved_exactly(tmp_path):
     model.optimizer.build(model.trainable_variables)
     before = [np.array(value, "float32") for value in weights(model)]
     path = tmp_path / "s.npz"
-    state.save(state.State(1, False, {}, state.current(model)), path)
+    values = state.read(state.variables(model))
+    state.save(state.State(1, False, [], values, []), path)
     model.set_weights([0 * value for value in model.get_weights()])
     state.restore(model, state.load(path), path)
     assert_equal([np.array(v, "float32") for v in weights(model)], before)
@@ -565,6 +932,11 @@ def test_sixteen_bit_weights_are_saved_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        (
+            {"data": (np.zeros((2, 16, 16, 3)), [0, 1])},
+            TypeError,
+            "`data` must.*of type tuple.*from_datasets.*model.fit",
+        ),
         ({"recipe": 3}, TypeError, "`recipe` must be a Recipe or the name"),
         ({"recipe": "papers"}, ValueError, "'paper', 'modern'"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every=0"),

@@ -1,5 +1,6 @@
 """Causes each message of the page on troubleshooting, and compares."""
 
+import json
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from processes import free_ports
 from small_classifiers import backbone
 
 import keras_lficam
@@ -114,15 +116,30 @@ def without_network(monkeypatch):
     keras_lficam.build("MobileNet", weights="imagenet")
 
 
+def damaged_checkpoint(path):
+    (path / "checkpoint.npz").touch()
+    keras_lficam.training._state.load(path / "checkpoint.npz")
+
+
 def lost_worker(monkeypatch, capsys, path):
     def lost(*arguments):
         raise tf.errors.UnavailableError(None, None, "Connection reset by peer")
 
     monkeypatch.setattr("keras_lficam.cli.train._train", lost)
-    options = ["--data", "any", "--backbone", "ResNet20"]
+    options = ["--data", "cifar10", "--backbone", "ResNet20"]
     code = main(["train", *options, "--output", str(path / "run")])
     assert code == 75
     raise RuntimeError(capsys.readouterr().err)
+
+
+def alone(monkeypatch):
+    (port,) = free_ports(1)
+    config = {
+        "cluster": {"worker": ["127.0.0.1:1", f"127.0.0.1:{port}"]},
+        "task": {"type": "worker", "index": 1},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    keras_lficam.distribution.strategy(agree_on={}, wait=1)
 
 
 def empty_share(monkeypatch):
@@ -214,7 +231,9 @@ def cause(heading, message, path, request):
         "A run that is resumed was another one": lambda: (
             request.getfixturevalue("begun")(batch_size=4, resume=True)
         ),
+        "A file of a run is damaged": lambda: damaged_checkpoint(path),
         "A worker was lost": lambda: lost_worker(monkeypatch, capsys, path),
+        "A worker waits": lambda: alone(monkeypatch),
         "No machines are named": lambda: keras_lficam.distribution.strategy(
             "multi_worker"
         ),

@@ -8,8 +8,11 @@ import os
 import pathlib
 import sys
 import tempfile
+from importlib.metadata import version
 
+from keras_lficam import _cluster
 from keras_lficam._files import whole
+from keras_lficam._names import nearest
 from keras_lficam.cli import _models, _output
 from keras_lficam.cli._words import add_bits_option, number, whole_number
 
@@ -17,11 +20,20 @@ from keras_lficam.cli._words import add_bits_option, number, whole_number
 _TRY_AGAIN = 75
 _OPTIONS = "options.json"
 # What may change when a run goes on: it changes no number.
-_FREE = {"strategy", "checkpoint_every", "heat_maps_every", "data_dir"}
+_FREE = {
+    "strategy",
+    "wait",
+    "checkpoint_every",
+    "heat_maps_every",
+    "data_dir",
+}
+# What may be another on each of the workers that train together.
+_OWN = {"strategy", "wait", "data_dir"}
 _DEFAULTS = {
     "architecture": "lfi_cam",
     "importance_network": "bottleneck",
     "strategy": "auto",
+    "wait": 600.0,
     "synchronize_batch_norm": False,
     "steps_per_execution": 1,
     "seed": 0,
@@ -200,6 +212,12 @@ def _add_how(group):
         "training stops; 0 to go on to the end",
     )
     group.add_argument(
+        "--class-weight",
+        choices=["balanced"],
+        help="weigh the training loss of an image by how rare its class is "
+        "(default: all alike)",
+    )
+    group.add_argument(
         "--seed",
         type=whole_number(0, 2**31 - 1),
         metavar="N",
@@ -214,6 +232,13 @@ def _add_where(group):
         metavar="NAME",
         help="mirrored: all devices of this machine; multi_worker: the "
         "machines of TF_CONFIG or Slurm; auto: what is there (default)",
+    )
+    group.add_argument(
+        "--wait",
+        type=number(0, 1_000_000, above=True),
+        metavar="SECONDS",
+        help="time after which a worker gives up waiting for the others "
+        "(default: 600)",
     )
     group.add_argument(
         "--synchronize-batch-norm",
@@ -284,7 +309,18 @@ def run(arguments: argparse.Namespace) -> int:
         started again, or 130 if it was stopped.
     """
     options = _options(arguments)
+    _check_data(options["data"])
+    if options["strategy"] != "mirrored" and "TF_CONFIG" in os.environ:
+        _cluster.read(os.environ["TF_CONFIG"])
     _check_folder(arguments.output, arguments.resume)
+    try:
+        return _run(options, arguments.output, arguments.resume)
+    except KeyboardInterrupt:
+        print(_stopped(arguments.output), file=sys.stderr)
+        return 130
+
+
+def _run(options, folder, resume):
     if options["strategy"] != "auto" or "TF_CONFIG" in os.environ:
         # Replicas on CPUs can get empty batches, with which oneDNN fails.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -292,14 +328,7 @@ def run(arguments: argparse.Namespace) -> int:
     from keras_lficam import distribution
 
     try:
-        return _train(options, arguments.output, arguments.resume)
-    except KeyboardInterrupt:
-        print(
-            "\nStopped. Go on with:\n\n  keras-lficam train --output "
-            f"{arguments.output} --resume",
-            file=sys.stderr,
-        )
-        return 130
+        return _train(options, folder, resume)
     except Exception as error:
         if not distribution.is_lost_peer(error):
             raise
@@ -312,6 +341,35 @@ def run(arguments: argparse.Namespace) -> int:
         return _TRY_AGAIN
 
 
+def _stopped(folder):
+    if (folder / _OPTIONS).is_file():
+        return (
+            f"\nStopped; {folder} holds the run up to its last checkpoint. Go "
+            f"on with:\n\n  keras-lficam train --output {folder} --resume"
+        )
+    return "\nStopped before the first step; no model was written."
+
+
+def _check_data(name):
+    """Refuses data that is not there, before TensorFlow starts."""
+    if pathlib.Path(name).is_dir():
+        return
+    import tensorflow_datasets as tfds
+
+    known = [*tfds.list_builders(with_community_datasets=False)]
+    known.append("digits_in_photos")  # Ours, which TensorFlow must register.
+    builder = name.split("/")[0]
+    # TFDS has names such as "imagenette/160px" and "huggingface:a/b".
+    if builder.split(":")[0] in known or ":" in builder:
+        return
+    near = nearest(name, known)
+    hint = f"; the nearest names: {', '.join(near)}" if near else ""
+    raise ValueError(
+        f"--data {name}: there is no such folder, and TensorFlow Datasets "
+        f"knows no data set of this name{hint}"
+    )
+
+
 def _options(arguments):
     """Gathers the options of the run, also those that it was begun with."""
     given = {
@@ -322,7 +380,7 @@ def _options(arguments):
     }
     path = arguments.output / _OPTIONS
     if arguments.resume and path.is_file():
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        begun = _read_options(path)
         for name in given.keys() - _FREE:
             if given[name] != begun.get(name, _DEFAULTS.get(name)):
                 option = "--" + name.replace("_", "-")
@@ -340,6 +398,19 @@ def _options(arguments):
                 "which a run was begun"
             )
     return _DEFAULTS | given
+
+
+def _read_options(path):
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        read = None
+    if not isinstance(read, dict):
+        raise ValueError(
+            f"{path}: the file is damaged; remove it, and give --resume with "
+            "the options that the run was begun with"
+        )
+    return read
 
 
 def _check_folder(folder, resume):
@@ -365,7 +436,7 @@ def _train(options, folder, resume):
 
     from keras_lficam import data, training
 
-    strategy, chief = _strategy(options["strategy"])
+    strategy, chief = _strategy(options, resume)
     say = print if chief else _silent
     if not chief:
         logging.getLogger("keras_lficam").setLevel("ERROR")
@@ -411,6 +482,7 @@ def _train(options, folder, resume):
             options.get("jit_compile"), "auto"
         ),
         steps_per_execution=options["steps_per_execution"],
+        class_weight=options.get("class_weight"),
         # By then nothing of the run has been refused.
         callbacks=[keras.callbacks.LambdaCallback(on_train_begin=keep_options)],
         verbose=verbose,
@@ -420,15 +492,30 @@ def _train(options, folder, resume):
     return 0
 
 
-def _strategy(name):
+def _strategy(options, resume):
     """Returns the strategy, None on JAX, and whether this process writes."""
     import keras
 
+    import keras_lficam
     from keras_lficam import distribution
 
+    name = options["strategy"]
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        strategy = distribution.strategy(name)
+        agree_on = {
+            f"--{key.replace('_', '-')}": value
+            for key, value in sorted(options.items())
+            if key not in _OWN
+        }
+        agree_on |= {
+            "--resume": resume,
+            "the version of keras_lficam": keras_lficam.__version__,
+            "the version of keras": keras.__version__,
+            "the version of tensorflow": version("tensorflow"),
+        }
+        strategy = distribution.strategy(
+            name, agree_on=agree_on, wait=options["wait"]
+        )
         return strategy, distribution.is_chief(strategy)
     if name == "multi_worker" or (backend != "jax" and name == "mirrored"):
         raise ValueError(

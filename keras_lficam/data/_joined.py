@@ -29,8 +29,17 @@ class Joined(Source):
         self.class_names = _checked_names(class_names)
         for split, dataset in datasets.items():
             argument = "training" if split == "train" else split
-            _check_dataset(argument, dataset)
+            _check_dataset(argument, dataset, len(self.class_names))
             _check_first_batch(argument, dataset)
+        ranks = {
+            dataset.element_spec[1].shape.rank for dataset in datasets.values()
+        }
+        if len(ranks) > 1:
+            raise ValueError(
+                "All data sets must have labels of one form, (batch,) or "
+                f"(batch, classes). Received: both, in {list(datasets)}."
+            )
+        self.multi_label = ranks == {2}
         self._datasets = {
             split: dataset.unbatch() for split, dataset in datasets.items()
         }
@@ -48,18 +57,31 @@ class Joined(Source):
         }
 
     def _counted(self, split: str, dataset: tf.data.Dataset) -> int:
-        labels = np.fromiter(
-            dataset.map(lambda image, label: label).as_numpy_iterator(), int
-        )
-        classes = len(self.class_names)
-        wrong = labels[(labels < 0) | (labels >= classes)]
-        if wrong.size:
-            raise ValueError(
-                f"`class_names` must have a name for each label of {split!r}, "
-                f"which are numbers from 0 on. Received: {classes} names, and "
-                f"the label {wrong[0]}."
-            )
-        return len(labels)
+        count, classes = 0, len(self.class_names)
+        others = dataset.map(lambda image, *others: others).batch(4096)
+        for labels, *weights in others.as_numpy_iterator():
+            count += len(labels)
+            if self.multi_label:
+                wrong = labels[(labels != 0) & (labels != 1)]
+                form = "0 or 1 for each class"
+            else:
+                wrong = labels[(labels < 0) | (labels >= classes)]
+                form = f"numbers from 0 on, as there are {classes} names"
+            if wrong.size:
+                raise ValueError(
+                    "`class_names` must have a name for each label of "
+                    f"{split!r}, which are {form}. Received: {classes} names, "
+                    f"and the label {wrong[0]}."
+                )
+            if weights and not (
+                np.isfinite(weights[0]).all() and weights[0].min() >= 0
+            ):
+                raise ValueError(
+                    f"The sample weights of {split!r} must be finite and at "
+                    f"least 0. Received: from {weights[0].min()} to "
+                    f"{weights[0].max()}."
+                )
+        return count
 
     def _count(self, split: str) -> int:
         self._check_split(split)
@@ -70,16 +92,20 @@ class Joined(Source):
     ) -> tf.data.Dataset:
         self._check_split(split)
         dataset = self._datasets[split].map(
-            lambda image, label: {
-                "image": as_bytes(image),
-                "label": tf.cast(label, tf.int64),
-            },
+            self._example,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
         if shuffle_seed is not None:
             dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=shuffle_seed)
         return dataset
+
+    def _example(self, image, label, weight=None):
+        kind = tf.float32 if self.multi_label else tf.int64
+        example = {"image": as_bytes(image), "label": tf.cast(label, kind)}
+        if weight is not None:
+            example["weight"] = tf.cast(weight, tf.float32)
+        return example
 
     def _image(self, example: dict[str, Any]) -> tf.Tensor:
         return tf.ensure_shape(example["image"], self.image_shape)
@@ -106,27 +132,19 @@ def _checked_names(class_names: Any) -> list[str]:
     return names
 
 
-def _check_dataset(argument: str, dataset: Any) -> None:
+def _check_dataset(argument: str, dataset: Any, classes: int) -> None:
     if not isinstance(dataset, tf.data.Dataset):
         raise TypeError(
             f"`{argument}` must be a tf.data.Dataset. Received: {dataset!r} "
             f"of type {type(dataset).__name__}."
         )
     spec = dataset.element_spec
-    ranks = (
-        [part.shape.rank for part in spec]
-        if isinstance(spec, tuple)
-        and all(isinstance(part, tf.TensorSpec) for part in spec)
-        else []
-    )
-    if (
-        ranks != [4, 1]
-        or spec[0].shape[-1] != 3
-        or not spec[1].dtype.is_integer
-    ):
+    if not _is_batch(spec, classes):
         raise ValueError(
             f"`{argument}` must give batches (image, label), images of shape "
-            "(batch, height, width, 3) and integer labels of shape (batch,). "
+            "(batch, height, width, 3) and integer labels of shape (batch,), "
+            f"or 0 or 1 for each of the {classes} classes, (batch, {classes}); "
+            "a weight for each image, (batch,), may follow. "
             f"Received: elements {spec}. Batch it with `.batch(32)`, and bring "
             "it into this form with `.map`."
         )
@@ -136,6 +154,21 @@ def _check_dataset(argument: str, dataset: Any) -> None:
             "Received: a data set without end. Drop its `.repeat()`; training "
             "repeats it."
         )
+
+
+def _is_batch(spec: Any, classes: int) -> bool:
+    if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+        return False
+    if not all(isinstance(part, tf.TensorSpec) for part in spec):
+        return False
+    image, label, *weights = spec
+    if image.shape.rank != 4 or image.shape[-1] != 3:
+        return False
+    if label.shape.rank == 1:
+        right = label.dtype.is_integer
+    else:
+        right = label.shape.rank == 2 and label.shape[-1] == classes
+    return right and all(part.shape.rank == 1 for part in weights)
 
 
 def _check_first_batch(argument: str, dataset: tf.data.Dataset) -> None:
@@ -154,7 +187,7 @@ def _check_first_batch(argument: str, dataset: tf.data.Dataset) -> None:
             "with another batch the second time. Drop its `.shuffle` and "
             "random augmentation; training does both."
         )
-    image, _ = first
+    image, *_ = first
     if image.dtype.kind == "f" and (image.min() < 0 or image.max() <= 1):
         raise ValueError(
             f"`{argument}` must give images in 0 to 255. Received: images "

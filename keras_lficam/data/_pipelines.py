@@ -119,12 +119,20 @@ def stream(
         number, example = numbered
         image = augment(image_of(number, example), tf.stack([seed, position]))
         image = tf.ensure_shape(image, (*image_size, 3))
+        if "weight" in example:
+            return image, example["label"], example["weight"]
         return image, example["label"]
 
     dataset = row.map(
         make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     ).batch(per_shard, drop_remainder=True)
     mix = augmentations.batch_function(names, len(source.class_names))
+    if mix is not None and "weight" in row.element_spec[1][1]:
+        raise ValueError(
+            "Argument `augmentation` must not mix images that have sample "
+            f"weights. Received: augmentation={names!r}. To fix this: leave "
+            "mix_up and cut_mix out, or give no weights."
+        )
     if mix is not None:
         dataset = dataset.enumerate(first_step).map(
             lambda step, batch: mix(

@@ -175,7 +175,8 @@ def batch_function(
 
     Returns:
         None, if no name mixes images. Otherwise a function of images
-        `(batch, height, width, 3)`, integer labels `(batch,)` and a seed,
+        `(batch, height, width, 3)`, integer labels `(batch,)` or float32 ones
+        `(batch, num_classes)`, and a seed,
         int64 `(2,)`. Gives float32 images and labels `(batch, num_classes)`,
         the share that each class has of an image.
 
@@ -201,7 +202,8 @@ def batch_function(
         images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         images = tf.cast(images, "float32")
-        labels = tf.one_hot(labels, num_classes)
+        if labels.shape.rank == 1:  # Else each image has several already.
+            labels = tf.one_hot(labels, num_classes)
         return tf.switch_case(
             _draw(len(layers), _derived(seed, 0)),
             [

@@ -90,7 +90,10 @@ def from_datasets(
     Args:
         training: Batches of `(image, label)`: images `(batch, height, width,
             3)` in 0 to 255, which are rounded to uint8, and integer labels
-            `(batch,)` from 0 on.
+            `(batch,)` from 0 on; or, where an image can be of several classes
+            at once, 0 or 1 for each class, `(batch, classes)`. A sample weight
+            of at least 0 for each image, `(batch,)`, may follow: it multiplies
+            the loss, in training and validation alike.
         validation: Batches that choose the best model.
         test: Batches that say how good it is.
         class_names: A name for each label, in their order.

@@ -1,9 +1,13 @@
 """What data sets and folders of pictures have in common."""
 
 import abc
+import hashlib
+import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from keras_lficam.data import _pipelines
@@ -42,6 +46,8 @@ class Source(abc.ABC):
         bits: Bits that files of 16 bits use and do not say; None where there
             are none.
         has_masks: Whether `batches` can add the mask of the object.
+        multi_label: Whether an image can be of several classes at once: then
+            labels are 0 or 1 for each of them, float32 `(batch, K)`.
 
     Examples:
         assert source.count("train") > 0
@@ -55,6 +61,7 @@ class Source(abc.ABC):
     damaged: tuple[Damaged, ...] = ()
     bits: int | None = None
     has_masks: bool = False
+    multi_label: bool = False
     # What a message says that there is instead of masks.
     _contents: str
     # How many encoded examples may be in memory to be shuffled.
@@ -187,7 +194,10 @@ class Source(abc.ABC):
         Returns:
             Endless batches of images `(batch_size / shards, height, width, 3)`,
             float32 in 0 to 255, and labels: int64 `(batch_size / shards,)`, or
-            float32 shares of the classes where an augmentation mixes them.
+            float32 shares of the classes where an augmentation mixes them, or
+            float32 `(batch_size / shards, K)` where images have several; then
+            sample weights, float32 `(batch_size / shards,)`, if the data has
+            them.
 
         Raises:
             ValueError: If an argument has an impossible value, or the shards
@@ -204,3 +214,45 @@ class Source(abc.ABC):
             first_step=first_step,
             shard=shard,
         )
+
+    def class_counts(self, split: str) -> np.ndarray:
+        """Counts the images of each class.
+
+        Args:
+            split: As for `count`.
+
+        Returns:
+            Integers `(K,)`, in the order of the labels.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        examples = self._examples(self.splits.get(split, split), None)
+        labels = examples.map(lambda example: example["label"]).batch(4096)
+        counts = np.zeros(len(self.class_names), "int64")
+        for batch in labels.as_numpy_iterator():
+            if self.multi_label:
+                counts += batch.astype("int64").sum(0)
+            else:
+                counts += np.bincount(batch, minlength=len(counts))
+        return counts
+
+    def digest(self) -> str:
+        """Tells apart data that has as many images of as many classes.
+
+        Returns:
+            Digest of up to 256 images of each split as they are stored, and
+            of their labels.
+        """
+        digest = hashlib.sha256()
+        for split in self.splits.values():
+            examples = self._examples(split, None)
+            if "path" in examples.element_spec:  # Which cost nothing to pass.
+                examples = examples.shard(1 + self._count(split) // 256, 0)
+            for example in examples.take(256).as_numpy_iterator():
+                for _, value in sorted(example.items()):
+                    digest.update(np.asarray(value).tobytes())
+                path = example.get("path")
+                if path is not None:
+                    digest.update(pathlib.Path(os.fsdecode(path)).read_bytes())
+        return digest.hexdigest()

@@ -4,37 +4,85 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from keras_lficam.data.sources import Source
+
 
 def with_targets(
     batches: tf.data.Dataset,
     *,
     shares_of: int | None = None,
     outputs: Sequence[str] = (),
+    class_weights: Sequence[float] | None = None,
 ) -> tf.data.Dataset:
     """Makes what `model.fit` takes of batches of images and labels.
 
     Args:
-        batches: Data set of `(images, labels)`. Labels are numbers of classes
-            `(B,)` or already shares `(B, K)`.
+        batches: Data set of `(images, labels)` or `(images, labels, weights)`.
+            Labels are numbers of classes `(B,)` or already shares `(B, K)`,
+            weights `(B,)`.
         shares_of: Number K of classes, to make shares of numbers; None to
             leave labels as they are.
         outputs: Names of the outputs of a model with several, all of which
             learn the label.
+        class_weights: A weight for each class, by which that of an image is
+            multiplied. Of shares of classes it is the mean.
 
     Returns:
-        Data set of `(images, labels)`, or of images and a dictionary with the
-        labels for each output.
+        Data set of `(images, labels)`, and of weights `(B,)` where there are
+        any. Instead of labels and weights a dictionary with them for each
+        output, where outputs are named.
 
     Examples:
         batches = source.batches("train", batch_size=2)
         pairs = with_targets(batches, shares_of=10)
     """
 
-    def targets(images, labels):
+    def targets(images, labels, weights=None):
+        if class_weights is not None:
+            of_labels = _of_labels(labels, class_weights)
+            weights = of_labels if weights is None else weights * of_labels
         if shares_of is not None and labels.dtype.is_integer:
             labels = tf.one_hot(labels, shares_of)
-        return images, dict.fromkeys(outputs, labels) if outputs else labels
+        parts = [labels] if weights is None else [labels, weights]
+        if outputs:
+            parts = [dict.fromkeys(outputs, part) for part in parts]
+        return images, *parts
 
     return batches.map(
         targets, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+
+
+def with_weights(
+    batches: tf.data.Dataset, source: Source, split: str, batch_size: int
+) -> tf.data.Dataset:
+    """Adds sample weights to batches, if the data has them.
+
+    Args:
+        batches: What `source.batches` gives, not shuffled.
+        source: The source.
+        split: The split.
+        batch_size: Images in a batch.
+
+    Returns:
+        Data set of `(images, labels, weights)`, or the batches.
+
+    Examples:
+        batches = source.batches("train", batch_size=2)
+        weighted = with_weights(batches, source, "train", 2)
+    """
+    examples = source._examples(source.splits[split], None)
+    if "weight" not in examples.element_spec:
+        return batches
+    weights = examples.map(lambda example: example["weight"]).batch(batch_size)
+    number = tf.data.experimental.assert_cardinality(len(batches))
+    return tf.data.Dataset.zip((batches, weights.apply(number))).map(
+        lambda batch, weights: (*batch, weights)
+    )
+
+
+def _of_labels(labels, class_weights):
+    weights = tf.constant(class_weights, "float32")
+    if labels.dtype.is_integer:
+        return tf.gather(weights, labels)
+    return tf.linalg.matvec(labels, weights)

@@ -1,10 +1,10 @@
 """The folder of a run: what is in it before, and what is written first."""
 
-import csv
 import dataclasses
 import json
 import logging
 import platform
+import zipfile
 from importlib.metadata import version
 
 import keras
@@ -21,30 +21,41 @@ DAMAGED = "damaged.txt"
 _FILES = (RUN, STATE, ROWS, MODEL, LABELS, METRICS, DAMAGED)
 
 
+def about_run(run):
+    """What a run is, as JSON holds it."""
+    about = {
+        "data": {
+            "name": run.source.name,
+            "class_names": run.source.class_names,
+            "images": {
+                split: run.source.count(split) for split in run.source.splits
+            },
+            "damaged": len(run.source.damaged),
+        }
+        # Of no interest to other data, and to runs of before.
+        | ({"bits": run.source.bits} if run.source.bits else {}),
+        "image_size": run.image_size,
+        "parameters": run.model.count_params(),
+        "recipe": dataclasses.asdict(run.recipe),
+        "seed": run.seed,
+        "class_weights": run.class_weights,
+        "steps_per_epoch": run.steps,
+    }
+    return json.loads(json.dumps(about))
+
+
+def versions():
+    """The versions that numbers may hang on."""
+    names = ("keras", "tensorflow", "numpy")
+    return {name: version(name) for name in names} | {
+        "python": platform.python_version(),
+        "keras_backend": keras.backend.backend(),
+    }
+
+
 def begin(run, resume):
     """Makes the folder, or finds the state of the run in it."""
-    about = json.loads(
-        json.dumps(
-            {
-                "data": {
-                    "name": run.source.name,
-                    "class_names": run.source.class_names,
-                    "images": {
-                        split: run.source.count(split)
-                        for split in run.source.splits
-                    },
-                    "damaged": len(run.source.damaged),
-                }
-                # Of no interest to other data, and to runs of before.
-                | ({"bits": run.source.bits} if run.source.bits else {}),
-                "image_size": run.image_size,
-                "parameters": run.model.count_params(),
-                "recipe": dataclasses.asdict(run.recipe),
-                "seed": run.seed,
-                "steps_per_epoch": run.steps,
-            }
-        )
-    )
+    about = about_run(run)
     path = run.folder / RUN
     if resume and path.is_file():
         _check_same_run(path, about)
@@ -56,12 +67,7 @@ def begin(run, resume):
     if run.writes:
         _check_free(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
-        about["versions"] = {
-            name: version(name) for name in ("keras", "tensorflow", "numpy")
-        } | {
-            "python": platform.python_version(),
-            "keras_backend": keras.backend.backend(),
-        }
+        about["versions"] = versions()
         with whole(path) as partial:
             partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
         _write_names(run)
@@ -82,35 +88,23 @@ def _write_names(run):
             partial.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def read_rows(run, begun):
-    """Reads the log of the epochs before, and takes the rest of it away.
-
-    An epoch that was logged and whose end was not saved is trained again.
-    """
-    path = run.folder / ROWS
-    if begun is None or not path.is_file():
-        if run.writes:
-            path.unlink(missing_ok=True)
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))
-    epochs = begun.step // run.steps
-    kept = lines[: epochs + 1]
-    if run.writes:
-        with (
-            whole(path) as partial,
-            open(partial, "w", newline="", encoding="utf-8") as file,
-        ):
-            csv.writer(file).writerows(kept)
-    names = kept[0] if kept else []
-    return [
-        {
-            name: float(value)
-            for name, value in zip(names, line, strict=True)
-            if name != "epoch"
-        }
-        for line in kept[1:]
-    ]
+def check_model(run, begun):
+    """Refuses a run whose best model, of the epochs before, is damaged."""
+    path = run.folder / MODEL
+    if begun is None or not begun.rows:
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        damaged = error
+    if damaged is not None:
+        raise ValueError(
+            f"{path}: the best model of the epochs before is missing or "
+            f"damaged ({damaged}). To fix this: put a copy of the file back; "
+            f"or remove {run.folder / STATE}, and the run that is resumed "
+            "begins at its first step; or begin in another folder."
+        )
 
 
 def _check_free(folder):
@@ -123,7 +117,7 @@ def _check_free(folder):
 
 
 def _check_same_run(path, about):
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = _read(path)
     for name, value in about.items():
         if before.get(name) != value:
             raise ValueError(
@@ -131,6 +125,20 @@ def _check_same_run(path, about):
                 f"was {_difference(before.get(name), value)}. Give the same, "
                 "or begin in another folder."
             )
+
+
+def _read(path):
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        read = error
+    if not isinstance(read, dict):
+        raise ValueError(
+            f"{path}: the file is damaged, so that the run cannot be resumed. "
+            "To fix this: put a copy of the file back, or begin in another "
+            "folder."
+        )
+    return read
 
 
 def _difference(before, now):

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -19,15 +19,17 @@ class State:
     Args:
         step: Steps that are done.
         finished: Whether training has ended.
-        logs: Means of loss and metrics over the steps that are done of an
-            epoch that is not.
+        rows: Logs of the epochs that are done, in their order.
         values: Values of the variables, in the order of `variables`.
+        metrics: Values of the variables of the metrics, which know the steps
+            that are done of an epoch that is not.
     """
 
     step: int
     finished: bool
-    logs: dict[str, float]
+    rows: list[dict[str, float]]
     values: list[np.ndarray]
+    metrics: list[np.ndarray]
 
 
 def variables(model: keras.Model) -> list[keras.Variable]:
@@ -42,17 +44,17 @@ def variables(model: keras.Model) -> list[keras.Variable]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def current(model: keras.Model) -> list[np.ndarray]:
-    """Reads the variables of a model.
+def read(variables: Iterable[keras.Variable]) -> list[np.ndarray]:
+    """Reads variables.
 
     Args:
-        model: As for `variables`.
+        variables: The variables.
 
     Returns:
         Their values. Under a strategy of several workers all of them must
         call this together.
     """
-    return [np.asarray(variable.numpy()) for variable in variables(model)]
+    return [np.asarray(variable.numpy()) for variable in variables]
 
 
 def save(state: State, path: pathlib.Path) -> None:
@@ -67,16 +69,21 @@ def save(state: State, path: pathlib.Path) -> None:
     """
     arrays: dict[str, Any] = {
         # NumPy's files know no bfloat16; float32 holds each of its numbers.
-        f"variable_{number}": value
+        f"{kind}_{number}": value
         if value.dtype.kind in "biuf"
         else value.astype("float32")
-        for number, value in enumerate(state.values)
+        for kind, values in (
+            ("variable", state.values),
+            ("metric", state.metrics),
+        )
+        for number, value in enumerate(values)
     }
     about = {
         "step": state.step,
         "finished": state.finished,
-        "logs": state.logs,
+        "rows": state.rows,
         "variables": len(state.values),
+        "metrics": len(state.metrics),
     }
     with whole(path) as partial, open(partial, "wb") as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
@@ -98,13 +105,25 @@ def load(path: pathlib.Path) -> State:
     try:
         with np.load(path) as arrays:
             about = json.loads(str(arrays["about"]))
-            count = about.pop("variables")
-            values = [arrays[f"variable_{number}"] for number in range(count)]
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            return State(
+                step=int(about["step"]),
+                finished=bool(about["finished"]),
+                rows=[dict(row) for row in about["rows"]],
+                values=_numbered(arrays, "variable", about["variables"]),
+                metrics=_numbered(arrays, "metric", about["metrics"]),
+            )
+    except Exception as error:  # A damaged file raises anything.
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(
-            f"{path}: this is no checkpoint of a run ({error})"
+            f"{path}: this is no checkpoint of a run, or one of another "
+            f"version of keras_lficam ({reason}). To fix this: put a copy of "
+            "the file back; or remove it, and the run that is resumed begins "
+            "at its first step; or begin in another folder."
         ) from error
-    return State(**about, values=values)
+
+
+def _numbered(arrays, kind, count):
+    return [arrays[f"{kind}_{number}"] for number in range(count)]
 
 
 def restore(model: keras.Model, state: State, path: pathlib.Path) -> None:
@@ -127,7 +146,19 @@ def restore(model: keras.Model, state: State, path: pathlib.Path) -> None:
             f"where {len(expected)} of {_size(expected):,} are expected. "
             "Build the same model, or begin in another folder."
         )
-    for variable, value in zip(variables(model), state.values, strict=True):
+    assign(variables(model), state.values)
+
+
+def assign(
+    variables: Iterable[keras.Variable], values: Iterable[np.ndarray]
+) -> None:
+    """Gives variables their values.
+
+    Args:
+        variables: The variables.
+        values: A value for each.
+    """
+    for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 

@@ -1,5 +1,6 @@
 """What happens between the steps of a run."""
 
+import csv
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -144,13 +145,16 @@ class HeatMaps(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves the state of a run, and completes the logs of a resumed epoch.
+    """Saves the state of a run, and lets an epoch that was cut go on.
 
     Args:
         path: File of the state.
         steps: Steps in an epoch.
         every: Steps between two states within an epoch.
         begun: State that the run goes on from; None at its beginning.
+        rows: Logs of the epochs that are done; `Log` adds to them.
+        build_metrics: Function that makes the variables of the metrics, which
+            Keras leaves to the first step.
         write: Whether this process writes. Of several workers each must have
             the callback, for together they read the variables.
     """
@@ -162,15 +166,19 @@ class Checkpoints(keras.callbacks.Callback):
         steps: int,
         every: int,
         begun: state.State | None,
+        rows: list[dict[str, float]],
+        build_metrics: Callable[[], None],
         write: bool,
     ):
         super().__init__()
         self.path = path
         self.steps = steps
+        self.build_metrics = build_metrics
         self.every = every
+        self.rows = rows
         self.write = write
         self._begun = 0 if begun is None else begun.step
-        self._logs = {} if begun is None else begun.logs
+        self._metrics = [] if begun is None else begun.metrics
         self._last = self._begun
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -179,44 +187,86 @@ class Checkpoints(keras.callbacks.Callback):
         del logs
         self._epoch = epoch
         if epoch * self.steps > self._begun:
-            self._save(epoch * self.steps, {})
+            self._save(epoch * self.steps)
+        if epoch == self._begun // self.steps and self._metrics:
+            if len(self._of_metrics()) < len(self._metrics):
+                self.build_metrics()
+            state.assign(self._of_metrics(), self._metrics)
 
     def on_train_batch_end(self, batch, logs=None):
+        del logs
         done = batch + 1
         step = self._epoch * self.steps + done
         if step - self._last >= self.every and done < self.steps:
-            self._save(step, self._completed(logs, step))
+            self._save(step, state.read(self._of_metrics()))
 
     def on_epoch_end(self, epoch, logs=None):
-        logs.update(self._completed(logs, (epoch + 1) * self.steps))
+        del epoch
         logs["learning_rate"] = float(
             keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         )
 
-    def _completed(self, logs, step):
-        """Adds the steps before the run was resumed to the means of an epoch.
+    def _of_metrics(self):
+        return self.model.metrics_variables
 
-        `fit` means over the steps that it did itself, all of them alike.
-        """
-        epoch = (step - 1) // self.steps
-        before = self._begun - epoch * self.steps
-        share = max(0, before) / (step - epoch * self.steps)
-        return {
-            name: share * self._logs[name] + (1 - share) * float(value)
-            if name in self._logs and share
-            else float(value)
-            for name, value in logs.items()
-        }
-
-    def _save(self, step, logs, *, finished=False):
+    def _save(self, step, metrics=(), *, finished=False):
         self._last = step
-        values = state.current(self.model)
+        values = state.read(state.variables(self.model))
         if self.write:
-            state.save(state.State(step, finished, logs, values), self.path)
+            state.save(
+                state.State(step, finished, self.rows, values, list(metrics)),
+                self.path,
+            )
 
     def on_train_end(self, logs=None):
         del logs
-        self._save((self._epoch + 1) * self.steps, {}, finished=True)
+        self._save((self._epoch + 1) * self.steps, finished=True)
+
+
+class Log(keras.callbacks.Callback):
+    """Keeps the logs of the epochs, and writes them as a table.
+
+    It stands behind the callbacks that add to the logs.
+
+    Args:
+        path: The `.csv` file.
+        rows: Logs of the epochs before; those of new ones are added.
+        write: Whether this process writes.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, rows: list[dict[str, float]], *, write: bool
+    ):
+        super().__init__()
+        self.path = path
+        self.rows = rows
+        self.write = write
+
+    def on_epoch_end(self, epoch, logs=None):
+        del epoch
+        self.rows.append({name: _plain(logs[name]) for name in sorted(logs)})
+        if self.write:
+            self.save()
+
+    def save(self) -> None:
+        """Writes the table, a line for each epoch."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        with (
+            whole(self.path) as partial,
+            open(partial, "w", newline="", encoding="utf-8") as file,
+        ):
+            table = csv.DictWriter(file, ["epoch", *names], restval="NA")
+            table.writeheader()
+            for epoch, row in enumerate(self.rows):
+                table.writerow({"epoch": epoch} | row)
+
+
+def _plain(value):
+    """What JSON reads back as it was; callbacks of the user log anything."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
 
 
 class BestModel(keras.callbacks.Callback):

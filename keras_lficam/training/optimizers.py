@@ -9,8 +9,35 @@ from keras_lficam.training.recipes import Recipe
 _MOMENTUM = 0.9
 
 
+class _WarmedAverage:
+    """Averages the weights over few steps at first.
+
+    With Keras's constant momentum the first weights stay in the average for
+    as many steps as it is to reach back. Here the momentum of step t, from 0
+    on, is `min(ema_momentum, t / (9 + t))`.
+    """
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        step = keras.ops.cast(self.iterations, "float32")
+        momentum = keras.ops.minimum(self.ema_momentum, step / (9.0 + step))
+        pairs = zip(
+            trainable_variables,
+            self._model_variables_moving_average,
+            strict=True,
+        )
+        for variable, average in pairs:
+            if average is not None:
+                share = keras.ops.cast(1.0 - momentum, average.dtype)
+                average.assign(average + share * (variable - average))
+
+
 @keras.saving.register_keras_serializable("keras_lficam")
-class SGDWithL2(keras.optimizers.SGD):
+class _AveragedAdamW(_WarmedAverage, keras.optimizers.AdamW):
+    """Keras's AdamW with the averages of this package."""
+
+
+@keras.saving.register_keras_serializable("keras_lficam")
+class SGDWithL2(_WarmedAverage, keras.optimizers.SGD):
     """Stochastic gradient descent with an L2 penalty in the gradient.
 
     Keras's `weight_decay` shrinks the weights beside the gradient. With
@@ -24,7 +51,8 @@ class SGDWithL2(keras.optimizers.SGD):
             gradient of every weight.
         momentum: Momentum, in [0, 1).
         use_ema: Whether to average the weights.
-        ema_momentum: Share of the old average in the new one.
+        ema_momentum: Share of the old average in the new one; in step t, from
+            0 on, at most t / (9 + t).
         name: Name of the optimizer.
 
     Examples:
@@ -94,11 +122,12 @@ def make_optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
             use_ema=averaging,
             ema_momentum=momentum,
         )
-    adamw = keras.optimizers.AdamW(
+    adamw = _AveragedAdamW(
         rate,
         weight_decay=recipe.weight_decay,
         use_ema=averaging,
         ema_momentum=momentum,
+        name="adamw",
     )
     adamw.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return adamw

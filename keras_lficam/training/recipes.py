@@ -60,6 +60,10 @@ class Recipe:
         label_smoothing: Share of the label that goes to all classes, [0, 1).
         ema_epochs: About how many epochs of weights are averaged,
             exponentially; the averages are validated and saved. 0 for none.
+        recompute_statistics: Whether batch normalization is validated and
+            saved with statistics that are computed from 1,024 training images
+            at the end of each epoch, rather than with moving ones, which need
+            hundreds of steps. Averaged weights always are.
         augmentation: Names of `keras_lficam.data.augmentation`.
         resizing: How images for validation and test get their size,
             `"stretch"` or `"center_crop"`, as for `data.load`.
@@ -84,6 +88,7 @@ class Recipe:
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
     ema_epochs: float = 0.0
+    recompute_statistics: bool = False
     augmentation: tuple[str, ...] = ()
     resizing: str = "stretch"
     patience: int | None = None
@@ -104,6 +109,11 @@ class Recipe:
         _check_number("warmup_epochs", self.warmup_epochs)
         _check_number("ema_epochs", self.ema_epochs)
         _check_number("label_smoothing", self.label_smoothing, below=1)
+        if not isinstance(self.recompute_statistics, bool):
+            raise TypeError(
+                "Argument `recompute_statistics` must be True or False. "
+                f"Received: {self.recompute_statistics!r}"
+            )
         if self.warmup_epochs > 0 and self.schedule != "cosine":
             raise ValueError(
                 "`warmup_epochs` needs schedule='cosine'. Received: "
@@ -151,6 +161,7 @@ _FINE_TUNE = Recipe(
     weight_decay=1e-2,
     warmup_epochs=1,
     label_smoothing=0.1,
+    recompute_statistics=True,
     patience=8,
 )
 

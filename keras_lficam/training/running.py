@@ -2,27 +2,33 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_lficam import backbones, distribution, explainers
 from keras_lficam import data as data_sets
 from keras_lficam._files import whole
 from keras_lficam.data import augmentation
-from keras_lficam.data.targets import with_targets
+from keras_lficam.data.targets import with_targets, with_weights
 from keras_lficam.training import _folder
 from keras_lficam.training import _state as state
+from keras_lficam.training._averages import Shown, first_images
+from keras_lficam.training._weights import class_weights
 from keras_lficam.training.callbacks import (
     BestModel,
     Checkpoints,
     HeatMaps,
+    Log,
     Replay,
 )
 from keras_lficam.training.optimizers import make_optimizer
@@ -45,6 +51,7 @@ def fit(
     heat_maps_every: int = 5,
     jit_compile: bool | str = "auto",
     steps_per_execution: int = 1,
+    class_weight: Mapping[int | str, float] | str | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> keras.callbacks.History:
@@ -66,7 +73,9 @@ def fit(
         model: Classifier of images `(B, H, W, 3)` in 0 to 255, one of its
             outputs for each class.
         data: Name or folder, as for `data.source`, or what it or
-            `data.from_datasets` gives.
+            `data.from_datasets` gives. Where its images have several labels,
+            the model must end with a sigmoid; the accuracy is then that of
+            single labels, at 0.5.
         recipe: A `Recipe`, or the name of one for `training.recipe`.
         folder: Folder of the run, made if it is not there.
         resume: Whether to go on from the last saved step of the run in the
@@ -81,6 +90,12 @@ def fit(
             images are drawn; 0 for never.
         jit_compile: As for `model.compile`.
         steps_per_execution: As for `model.compile`.
+        class_weight: Weights of the classes in the training loss, by their
+            numbers or names, 1 where none is given; or `"balanced"`: N / (K
+            N_k) for class k with N_k of the N training images of K classes.
+            It multiplies sample weights that the data has. Where an
+            augmentation mixes images, theirs is mixed, too. Validation is not
+            weighted.
         callbacks: More callbacks. `keras_lficam.evaluation.MapQuality` is one.
         verbose: As for `model.fit`.
 
@@ -105,25 +120,84 @@ def fit(
     backbones.check_integer("heat_maps_every", heat_maps_every, least=0)
     backbones.check_integer("steps_per_execution", steps_per_execution, least=1)
     run = _plan(model, data, recipe, folder, seed, steps_per_execution)
-    begun = _folder.begin(run, resume)
-    rows = _folder.read_rows(run, begun)
+    run = dataclasses.replace(
+        run, class_weights=class_weights(class_weight, run.source)
+    )
+    with _naming_images(run.folder):
+        _check_workers(run, [checkpoint_every, heat_maps_every])
+        begun = _folder.begin(run, resume)
+        distribution.check_agreement(
+            run.strategy, {"saved step": begun.step if begun else None}
+        )
+        return _trained(
+            run,
+            begun,
+            checkpoint_every=checkpoint_every,
+            heat_maps_every=heat_maps_every,
+            compilation={
+                "jit_compile": jit_compile,
+                "steps_per_execution": steps_per_execution,
+            },
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+
+
+def _check_workers(run, writing):
+    """Refuses workers that would not train one model on one data set."""
+    if run.strategy is None or run.strategy.cluster_resolver is None:
+        return
+    versions = _folder.versions()
+    del versions["python"]
+    about = _folder.about_run(run) | {
+        "data's images": run.source.digest(),
+        "model": [
+            [variable.path.rpartition("/")[2], list(variable.shape)]
+            for variable in run.model.variables
+        ],
+        "dtype": keras.config.floatx(),
+        # The workers read their variables together.
+        "checkpoint_every and heat_maps_every": writing,
+        "versions": versions,
+    }
+    distribution.check_agreement(run.strategy, about)
+
+
+def _trained(
+    run,
+    begun,
+    *,
+    checkpoint_every,
+    heat_maps_every,
+    compilation,
+    callbacks,
+    verbose,
+):
+    _folder.check_model(run, begun)
+    rows = [] if begun is None else begun.rows
+    log = Log(run.folder / _folder.ROWS, rows, write=run.writes)
+    if run.writes and begun is None:
+        log.path.unlink(missing_ok=True)
+    elif run.writes:
+        log.save()  # Of an epoch that is trained again the line is gone.
     with run.strategy.scope() if run.strategy else contextlib.nullcontext():
-        _compile(run, jit_compile, steps_per_execution)
+        _compile(run, compilation)
         if begun is not None:
-            state.restore(model, begun, run.folder / _folder.STATE)
+            state.restore(run.model, begun, run.folder / _folder.STATE)
     # Outside the scope, where callbacks can compute on this worker alone.
     best = BestModel(
         run.folder / _folder.MODEL,
         accuracy=f"val_{run.accuracy}",
-        rows=rows,
+        rows=[*rows],
         write=run.writes,
     )
+    before = [*rows]
     if begun is not None and begun.finished:
         history = keras.callbacks.History()
         history.on_train_begin()
-        history.set_model(model)
+        history.set_model(run.model)
     else:
-        history = model.fit(
+        history = run.model.fit(
             _training(run, begun),
             validation_data=_evaluation(run, "validation"),
             initial_epoch=begun.step // run.steps if begun else 0,
@@ -131,15 +205,35 @@ def fit(
             steps_per_epoch=run.steps,
             shuffle=False,  # The stream does.
             callbacks=[
-                *_before(run, begun, checkpoint_every),
+                *_before(run, begun, rows, checkpoint_every),
                 *callbacks,
-                *_after(run, rows, best, heat_maps_every),
+                *_after(run, before, best, heat_maps_every),
+                log,
             ],
             verbose=verbose,
         )
-    _put_first(rows, history)
+    _put_first(before, history)
     _finish(run, history, best)
     return history
+
+
+@contextlib.contextmanager
+def _naming_images(folder):
+    """Says in one line what `tf.data` says of an image it could not read."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        of_tensorflow = type(error).__module__.startswith("tensorflow.")
+        if not (of_tensorflow and "PyFunc" in text):
+            raise
+        said = re.search(r"\b\w*Error: (.+)", text)
+        reason = said[1] if said else text.split("\n")[0]
+        raise ValueError(
+            f"{reason}. Training stopped, and {folder} holds its last "
+            "checkpoint. To fix this: put the image back as it was, and "
+            "resume the run; or begin in another folder without it."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +249,7 @@ class _Run:
     steps: int  # In an epoch.
     strategy: Any  # None on other backends than TensorFlow.
     writes: bool
+    class_weights: list[float] | None = None
 
     @property
     def classes(self):
@@ -178,7 +273,8 @@ class _Run:
     def shares_labels(self):
         """Whether labels are shares `(B, K)` of the classes, not numbers."""
         return (
-            self.recipe.label_smoothing > 0
+            self.source.multi_label
+            or self.recipe.label_smoothing > 0
             or augmentation.mixes_labels(self.recipe.augmentation)
             or self.activation is keras.activations.sigmoid
         )
@@ -191,9 +287,7 @@ def _plan(model, data, recipe, folder, seed, steps_per_execution):
             "Argument `model` must be a keras.Model. Received: "
             f"{model!r} of type {type(model).__name__}"
         )
-    source = (
-        data if isinstance(data, data_sets.Source) else data_sets.source(data)
-    )
+    source = _source(data)
     image_size = _image_size(model, source)
     if isinstance(recipe, str):
         recipe = recipe_named(
@@ -209,6 +303,7 @@ def _plan(model, data, recipe, folder, seed, steps_per_execution):
         )
     augmentation.check(recipe.augmentation)
     _check_classes(model, source)
+    _check_labels(model, source)
     strategy = getattr(model, "distribute_strategy", None)
     batches = math.ceil(source.count("train") / recipe.batch_size)
     return _Run(
@@ -225,7 +320,23 @@ def _plan(model, data, recipe, folder, seed, steps_per_execution):
     )
 
 
-def _compile(run, jit_compile, steps_per_execution):
+def _source(data):
+    if isinstance(data, data_sets.Source):
+        return data
+    if not isinstance(data, (str, os.PathLike)):
+        raise TypeError(
+            "Argument `data` must be the name of a data set, a folder of "
+            "images, or what keras_lficam.data.source or from_datasets gives. "
+            f"Received: an object of type {type(data).__name__}. To fix this: "
+            "data.from_datasets(tf.data.Dataset.from_tensor_slices((images, "
+            "labels)).batch(32), validation, class_names=[...]), with "
+            "validation images in the same form; or compile the model and "
+            "train it by model.fit."
+        )
+    return data_sets.source(data)
+
+
+def _compile(run, compilation):
     logits = run.activation is keras.activations.linear
     smoothing = run.recipe.label_smoothing
     if run.activation is keras.activations.sigmoid:
@@ -236,20 +347,34 @@ def _compile(run, jit_compile, steps_per_execution):
         )
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
-    accuracy = (
-        keras.metrics.CategoricalAccuracy
-        if run.shares_labels
-        else keras.metrics.SparseCategoricalAccuracy
-    )(name="accuracy")
+    accuracy = _accuracy(run)
     names = run.outputs
     run.model.compile(
         make_optimizer(run.recipe, run.steps),
         loss=dict.fromkeys(names, loss) if names else loss,
         metrics={"predictions": [accuracy]} if names else [accuracy],
-        jit_compile=jit_compile,
-        steps_per_execution=steps_per_execution,
+        **compilation,
     )
     run.model.optimizer.build(run.model.trainable_variables)
+
+
+def _accuracy(run):
+    if run.source.multi_label:
+        return keras.metrics.BinaryAccuracy(name="accuracy")
+    if run.shares_labels:
+        return keras.metrics.CategoricalAccuracy(name="accuracy")
+    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+
+
+def _build_metrics(run):
+    """Makes the variables of the metrics by a label and a prediction."""
+    label = np.zeros((1, run.classes) if run.shares_labels else 1, "int64")
+    scores = np.full((1, run.classes), 1 / run.classes, "float32")
+    labels = dict.fromkeys(run.outputs, label) if run.outputs else label
+    found = dict.fromkeys(run.outputs, scores) if run.outputs else scores
+    run.model.compute_loss(y=labels, y_pred=found, training=False)
+    run.model.compute_metrics(None, labels, found)
+    run.model.reset_metrics()
 
 
 def _training(run, begun):
@@ -272,7 +397,7 @@ def _training(run, begun):
             first_step=first_step,
             shard=(shard, shards),
         )
-        return _with_targets(run, stream)
+        return _with_targets(run, stream, run.class_weights)
 
     return distribution.distribute(run.strategy, batches, run.recipe.batch_size)
 
@@ -311,31 +436,44 @@ def _evaluation(run, split):
         resizing=run.recipe.resizing,
         cache=split == "validation",
     )
+    batches = with_weights(batches, run.source, split, batch_size)
     batches = _with_targets(run, batches)
     if run.strategy is None:
         return batches
     return distribution.for_evaluation(run.strategy, batches, count, batch_size)
 
 
-def _with_targets(run, batches):
+def _with_targets(run, batches, class_weights=None):
     return with_targets(
         batches,
         shares_of=run.classes if run.shares_labels else None,
         outputs=run.outputs,
+        class_weights=class_weights,
     )
 
 
-def _before(run, begun, every):
+def _before(run, begun, rows, every):
     """Callbacks that stand before those of the caller."""
-    if run.recipe.ema_epochs > 0:
+    averaged = run.recipe.ema_epochs > 0
+    if averaged or run.recipe.recompute_statistics:
         # First, so that all others find the averages at the end of an epoch,
         # and the state at its beginning is saved without them.
-        yield keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+        stream = run.source.stream(
+            "train",
+            image_size=run.image_size,
+            batch_size=run.recipe.batch_size,
+            seed=run.seed,
+            augmentation=run.recipe.augmentation,
+        )
+        images = first_images(stream, run.recipe.batch_size, run.steps)
+        yield Shown(images, averaged=averaged)
     yield Checkpoints(
         run.folder / _folder.STATE,
         steps=run.steps,
         every=every,
         begun=begun,
+        rows=rows,
+        build_metrics=functools.partial(_build_metrics, run),
         write=run.writes,
     )
 
@@ -352,7 +490,6 @@ def _after(run, rows, best, heat_maps_every):
     if heat_maps_every:
         yield from _heat_maps(run, heat_maps_every)
     if run.writes:
-        yield keras.callbacks.CSVLogger(run.folder / _folder.ROWS, append=True)
         yield keras.callbacks.TensorBoard(
             run.folder / "tensorboard", write_graph=False
         )
@@ -380,7 +517,7 @@ def _heat_maps(run, every):
     yield HeatMaps(
         explainer,
         images,
-        labels,
+        None if run.source.multi_label else labels,
         class_names=run.source.class_names,
         every=every,
         folder=run.folder / "heat_maps",
@@ -446,3 +583,14 @@ def _check_classes(model, source):
                 f"Received: {model.name!r} with {tensor.shape[-1]}. Way out: "
                 f"build it with classes={len(source.class_names)}."
             )
+
+
+def _check_labels(model, source):
+    activation = backbones.last_activation(model)
+    if source.multi_label and activation is not keras.activations.sigmoid:
+        raise ValueError(
+            "Argument `model` must end with a sigmoid where images have "
+            "several labels, for then each class is a yes or no of its own. "
+            f"Received: {model.name!r} with another activation. To fix this: "
+            "build it with classifier_activation='sigmoid'."
+        )
