@@ -33,6 +33,7 @@ ARROWS = {
     "backbones": {"_names"},
     "cli": {"*"},
     "data": {"_names"},
+    "evaluation": {"_files"},
     "explainers": {"backbones", "functional"},
     "layers": {"functional"},
     "metrics": {"backbones", "functional"},
