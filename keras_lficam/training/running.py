@@ -185,6 +185,7 @@ class _Run:
 
 def _plan(model, data, recipe, folder, seed, steps_per_execution):
     """Checks what was asked, and finds what follows from it."""
+    backbones.refuse_keras_2("model", model)
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Argument `model` must be a keras.Model. Received: "
