@@ -204,7 +204,8 @@ def test_the_shipped_model_explains_when_none_is_named(tmp_path, capsys):
     assert len(pictures) == 6
     words = ["explain", *map(str, pictures), "--output", str(tmp_path / "out")]
     assert cli.main(words) == 0
-    lines = capsys.readouterr().out.splitlines()
+    note, *lines = capsys.readouterr().out.splitlines()
+    assert "knows the handwritten digits 0 to 9 and nothing else" in note
     found = [line.split(": ")[1].split()[0] for line in lines]
     # The first six test pictures; the label follows from the number.
     expected = [

@@ -86,7 +86,7 @@ def measure(arguments, names, *, all_of_them):
     _models.start_keras()
     from keras_lficam import evaluation, metrics
 
-    subject = _subject(arguments.model, arguments.activation)
+    subject = _subject(arguments.model, arguments.activation, arguments.imports)
     other = _other_subject(arguments, subject)
     print(
         f"2/3  Reading {arguments.data}, {arguments.split}; a data set that "
@@ -118,11 +118,11 @@ def measure(arguments, names, *, all_of_them):
     return Measured(subject, explainers, batches, has_masks, class_names, found)
 
 
-def write_tables(measured, arguments, folder, name):
+def write_tables(measured, arguments, partial, name):
     """Writes `name.csv`, `name.md` and a line for each image."""
     found = measured.found
-    found.to_csv(folder / f"{name}.csv")
-    found.values_to_csv(folder / "images.csv")
+    found.to_csv(partial / f"{name}.csv")
+    found.values_to_csv(partial / "images.csv")
     legend = [
         f"- `{metric}`: {words}."
         for metric, words in _LEGEND.items()
@@ -135,7 +135,7 @@ def write_tables(measured, arguments, folder, name):
         "\n".join(legend),
     ]
     text = "\n\n".join(lines) + "\n"
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    (partial / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def accuracy(measured):
@@ -148,10 +148,10 @@ def accuracy(measured):
     )
 
 
-def _subject(path, activation):
+def _subject(path, activation, imports):
     from keras_lficam.backbones import Classifier
 
-    model = _models.load_model(path)
+    model = _models.load_model(path, imports)
     try:
         classifier = Classifier(model, activation)
     except ValueError as error:
@@ -176,9 +176,13 @@ def _other_subject(arguments, subject):
 
     if arguments.other is None:
         return None
-    ends = Classifier(_models.load_model(arguments.other)).gives
-    known = ends == "probabilities"
-    other = _subject(arguments.other, None if known else subject.activation)
+    loaded = _models.load_model(arguments.other, arguments.imports)
+    known = Classifier(loaded).gives == "probabilities"
+    other = _subject(
+        arguments.other,
+        None if known else subject.activation,
+        arguments.imports,
+    )
     mine, its = subject.classifier, other.classifier
     if (mine.image_shape, mine.num_classes) != (
         its.image_shape,
