@@ -25,6 +25,7 @@ from test_pictures import damaged
 
 import keras_lficam
 from keras_lficam import cli, data, explainers, metrics
+from keras_lficam.backbones import Classifier
 from keras_lficam.cli import _measuring, _models, _output
 from keras_lficam.cli import demo as demo_command
 from keras_lficam.cli import explain as explain_command
@@ -175,10 +176,10 @@ def test_explain_that_is_stopped_says_what_it_has_written(
 ):
     explained = explain_command._explain_picture
 
-    def stop_at_b(view, names, path, target):
+    def stop_at_b(classifier, names, path, target):
         if path.stem == "b":
             raise KeyboardInterrupt
-        return explained(view, names, path, target)
+        return explained(classifier, names, path, target)
 
     monkeypatch.setattr(explain_command, "_explain_picture", stop_at_b)
     paths = [gray_picture(tmp_path / f"{name}.png") for name in "abc"]
@@ -494,17 +495,52 @@ def test_open_size_model_explains_a_picture_as_it_is(picture, tmp_path, capsys):
     assert f"({100 * best:.0f} %)" in capsys.readouterr().out
 
 
-def test_scores_of_a_model_that_gives_logits_become_probabilities(
-    picture, tmp_path, capsys
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_logits_become_probabilities_as_the_user_says(
+    activation, picture, tmp_path, capsys
 ):
     model = small_model(40, 80, 3, classifier_activation=None)
     model.save(tmp_path / "logits.keras")
-    out = tmp_path / "out"
-    assert explain(tmp_path / "logits.keras", picture, "--output", out) == 0
+    words = [tmp_path / "logits.keras", picture, "--output", tmp_path / "out"]
+    assert explain(*words) == 2
+    error = capsys.readouterr().err
+    assert "this model gives logits; say" in error
+    assert "--activation softmax if one class is right" in error
+    assert explain(*words, "--activation", activation) == 0
     pixels = np.asarray(PIL.Image.open(picture))[np.newaxis]
     logits = np.asarray(model(pixels, training=False))[0].astype("float64")
-    best = np.exp(logits).max() / np.exp(logits).sum()
+    best = {
+        "softmax": np.exp(logits).max() / np.exp(logits).sum(),
+        "sigmoid": 1 / (1 + np.exp(-logits.max())),
+    }[activation]
     assert f"({100 * best:.0f} %)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ends", ["sigmoid", None])
+@pytest.mark.parametrize("bias", [-3.0, 2.0])
+def test_one_score_names_two_classes(ends, bias, picture, tmp_path, capsys):
+    model = small_model(32, 32, 3, classes=1, classifier_activation=ends)
+    dense = model.get_layer("head").get_layer("classifier")
+    kernel, _ = dense.get_weights()
+    dense.set_weights([0 * kernel, np.array([bias])])
+    model.save(tmp_path / "one.keras")
+    words = [tmp_path / "one.keras", picture, "--output", tmp_path / "out"]
+    if ends is None:
+        assert explain(*words) == 2
+        assert "--activation sigmoid if this is the logit of the second" in (
+            capsys.readouterr().err
+        )
+        words += ["--activation", "sigmoid"]
+    # sigmoid(-3) = 0.047, sigmoid(2) = 0.881
+    index, percent = (0, 95) if bias < 0 else (1, 88)
+    assert explain(*words) == 0
+    line, _ = capsys.readouterr().out.splitlines()
+    assert f": {index} ({percent} %), " in line
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    assert explain(*words) == 0
+    name = ["cat", "dog"][index]
+    assert f": {name} ({percent} %), " in capsys.readouterr().out
 
 
 def test_output_that_is_no_folder_is_refused(
@@ -522,13 +558,14 @@ def test_large_picture_is_reduced_for_a_model_of_open_size(
     model = small_model(None, None, 3)
     seen = []
     view = keras_lficam.attention_view(model)
+    classifier = Classifier(view)
     predict = view.predict_on_batch
     monkeypatch.setattr(
         view, "predict_on_batch", lambda x: seen.append(x.shape) or predict(x)
     )
     PIL.Image.new("RGB", (3000, 300)).save(tmp_path / "wide.png")
     explain_command._explain_picture(
-        view, "abc", tmp_path / "wide.png", tmp_path / "wide_overlay.png"
+        classifier, "abc", tmp_path / "wide.png", tmp_path / "wide_overlay.png"
     )
     assert seen == [(1, 102, 1024, 3)]
 

@@ -98,6 +98,18 @@ def saved_and_loaded_without_us(model, path):
     raise ValueError(done.stderr)
 
 
+def explained_without_its_layer(path, capsys):
+    class Double(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    model = keras.Sequential([keras.Input((8, 8, 3)), Double()])
+    model.save(path / "model.keras")
+    words = ["explain", str(path / "model.keras"), "a.png"]
+    assert main([*words, "--output", str(path / "out")]) == 2
+    raise RuntimeError(capsys.readouterr().err)
+
+
 def without_network(monkeypatch):
     def get_file(*arguments, **options):
         raise Exception("URL fetch failure")
@@ -172,8 +184,13 @@ def cause(heading, message, path, request):
             else answered(served, "encoded_images", image_bytes=no_picture)
         )
     return {
-        "A saved model does not load": lambda: saved_and_loaded_without_us(
-            model, path
+        "A saved model does not load": lambda: (
+            explained_without_its_layer(path, capsys)
+            if "--import" in message
+            else saved_and_loaded_without_us(model, path)
+        ),
+        "The model is of Keras 2": lambda: explainers.GradCAM(
+            type("Functional", (), {"__module__": "tf_keras.src.engine"})()
         ),
         "The backbone has no known name": lambda: keras_lficam.build("ResNet5"),
         "The images are too small": lambda: keras_lficam.build(
@@ -229,7 +246,8 @@ def test_the_message_is_what_is_said(
     heading, message, tmp_path, monkeypatch, request
 ):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises((OSError, RuntimeError, ValueError)) as raised:
+    kinds = (OSError, RuntimeError, TypeError, ValueError)
+    with pytest.raises(kinds) as raised:
         cause(heading, message, tmp_path, request)
     said = " ".join(str(raised.value).split())
     pattern = ".*".join(map(re.escape, message.split("...")))

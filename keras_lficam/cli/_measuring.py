@@ -149,20 +149,8 @@ def accuracy(measured):
 
 
 def _subject(path, activation, imports):
-    from keras_lficam.backbones import Classifier
-
     model = _models.load_model(path, imports)
-    try:
-        classifier = Classifier(model, activation)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if classifier.gives != "probabilities" and activation is None:
-        raise ValueError(
-            f"{path}: this model gives {classifier.gives or 'scores'}; say "
-            "what makes probabilities of them, with --activation softmax if "
-            "one class is right, --activation sigmoid if several may be, "
-            "--activation linear if they are probabilities"
-        )
+    classifier = _models.classifier_of(model, path, activation)
     if classifier.image_shape[-1] not in (3, None):
         raise ValueError(
             f"{path}: this model takes pictures of "

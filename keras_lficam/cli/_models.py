@@ -146,6 +146,44 @@ def check_file(path):
         raise ValueError(f"{path}: there is no such model file")
 
 
+def classifier_of(model, path, activation=None):
+    """Looks through a model, or says in one line why that cannot be.
+
+    Args:
+        model: The model.
+        path: Its file.
+        activation: The option --activation.
+
+    Returns:
+        A `backbones.Classifier` whose probabilities are known.
+    """
+    from keras_lficam.backbones import Classifier
+
+    try:
+        classifier = Classifier(model, activation)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if classifier.gives != "probabilities" and activation is None:
+        ways = (
+            "--activation sigmoid if this is the logit of the second of two "
+            "classes, --activation linear if it is its probability"
+            if _scores_of(model).shape[-1] == 1
+            else "--activation softmax if one class is right, --activation "
+            "sigmoid if several may be, --activation linear if they are "
+            "probabilities"
+        )
+        raise ValueError(
+            f"{path}: this model gives {classifier.gives or 'scores'}; say "
+            f"what makes probabilities of them, with {ways}"
+        )
+    return classifier
+
+
+def _scores_of(model):
+    output = model.output
+    return output["predictions"] if isinstance(output, dict) else output
+
+
 def view_of(model, path):
     """Gives the view of a model that was loaded."""
     from keras_lficam.architectures import attention_view
@@ -164,7 +202,9 @@ def view_of(model, path):
 
 def class_names(path, view):
     """Reads the names of the classes beside the model; numbers if none."""
-    count = view.output["predictions"].shape[-1]
+    from keras_lficam.backbones import Classifier
+
+    count = Classifier(view).num_classes
     labels = path.with_name("labels.txt")
     if not labels.is_file():
         return [str(number) for number in range(count)]

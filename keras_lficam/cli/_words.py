@@ -55,6 +55,16 @@ def add_import_option(parser):
     )
 
 
+def add_activation_option(parser):
+    """Adds the option of the commands that need probabilities."""
+    parser.add_argument(
+        "--activation",
+        choices=["softmax", "sigmoid", "linear"],
+        help="what makes probabilities of the model's scores, if it does not "
+        "end with it; linear if they are probabilities",
+    )
+
+
 SERVERS = "http://HOST:8501 for REST, grpc://HOST:8500 for gRPC"
 
 
@@ -112,12 +122,7 @@ def add_measuring_options(parser):
         help="masked pictures that RISE and LIME look at for each picture "
         "(default: 4000 and 1000)",
     )
-    parser.add_argument(
-        "--activation",
-        choices=["softmax", "sigmoid", "linear"],
-        help="what makes probabilities of the model's scores, if it does not "
-        "end with it; linear if they are probabilities",
-    )
+    add_activation_option(parser)
     parser.add_argument(
         "--other",
         type=pathlib.Path,

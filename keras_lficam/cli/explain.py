@@ -58,6 +58,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="folder for the overlays; files in it are never overwritten",
     )
+    _words.add_activation_option(explain)
     _words.add_import_option(explain)
     explain.set_defaults(run=run)
 
@@ -104,11 +105,12 @@ def _explained(arguments, model, overlays, folder):
 
     loaded = _models.load_model(model, arguments.imports)
     view = _models.view_of(loaded, model)
+    classifier = _models.classifier_of(view, model, arguments.activation)
     names = _models.class_names(model, view)
     for path in _output.progress(overlays, "picture"):
         target = folder / overlays[path]
         try:
-            line = _explain_picture(view, names, path, target)
+            line = _explain_picture(classifier, names, path, target)
         except (ValueError, OSError) as error:
             told = error
             if isinstance(error, OSError):
@@ -135,19 +137,18 @@ def _model_and_images(files):
     )
 
 
-def _explain_picture(view, names, path, target):
+def _explain_picture(classifier, names, path, target):
     """Writes the overlay of one picture; returns its line of the report."""
     import PIL.Image
     import tensorflow as tf
 
     from keras_lficam import functional, visualization
-    from keras_lficam.architectures import probabilities
     from keras_lficam.data.pictures import read_picture
 
     picture = PIL.Image.fromarray(read_picture(path))
     if target.exists():
         raise ValueError(f"{path}: {target} exists; give another folder")
-    height, width = view.inputs[0].shape[1:3]
+    height, width, _ = classifier.image_shape
     if None in (height, width):
         open_width, open_height = _fitted(picture.size, _OPEN_SIDE)
         height, width = height or open_height, width or open_width
@@ -155,12 +156,14 @@ def _explain_picture(view, names, path, target):
     pixels = tf.image.resize(
         _pixels(picture), (height, width), "bilinear", antialias=True
     )
-    shown = view.predict_on_batch(pixels.numpy())
+    if classifier.image_shape[-1] == 1:
+        pixels = tf.image.rgb_to_grayscale(pixels)
+    shown = classifier.model.predict_on_batch(pixels.numpy())
     size = _fitted(picture.size, _OVERLAY_SIDE, enlarge=True)
     enlarged = _pixels(picture.resize(size, PIL.Image.Resampling.LANCZOS))
     maps = functional.resize(shown["attention_map"], enlarged.shape[1:3])
     overlays = visualization.overlay(enlarged, _numpy(maps))
-    chances = _numpy(probabilities(view, shown["predictions"]))
+    chances = _numpy(classifier.as_probabilities(shown["predictions"]))
     title = visualization.prediction_titles(chances, names)[0]
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole(target) as partial:

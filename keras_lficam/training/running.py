@@ -386,6 +386,10 @@ def _heat_maps(run, every):
         folder=run.folder / "heat_maps",
         log_dir=run.folder / "tensorboard",
         draw=run.writes,
+        # It trains with a softmax where the model gives logits.
+        activation="softmax"
+        if run.activation is keras.activations.linear
+        else None,
     )
 
 
