@@ -339,7 +339,7 @@ def test_explain_that_was_killed_is_run_again(model_file, picture, tmp_path):
         drawn.load()
 
 
-@pytest.mark.parametrize("command", ["explain", "compare", "demo"])
+@pytest.mark.parametrize("command", ["explain", "compare", "demo", "export"])
 @pytest.mark.parametrize(
     "folder", ["/proc/x", "/proc/x/y", "x" * 300, "/dev/null/x"]
 )
@@ -350,6 +350,7 @@ def test_folder_that_cannot_be_made_is_refused_in_a_line(
         "explain": ["explain", model_file, picture],
         "compare": ["compare", model_file, *ON_DIGITS],
         "demo": ["demo"],
+        "export": ["export", model_file],
     }[command]
     assert cli.main([*map(str, words), "--output", folder]) == 2
     error = capsys.readouterr().err

@@ -12,6 +12,7 @@ from keras_lficam._files import whole_folder
 @contextlib.contextmanager
 def new_folder(path):
     """Gives a folder to write to that becomes `path` when all went well."""
+    path = _direct(path)
     if _is_there(path):
         raise ValueError(
             f"{path} exists already and is left as it is; give another "
@@ -32,6 +33,7 @@ def new_folder(path):
 @contextlib.contextmanager
 def folder(path):
     """Makes a folder, and takes it away again if nothing is written to it."""
+    path = _direct(path)
     made = [one for one in (path, *path.parents) if not _is_there(one)]
     make_folder(path)
     try:
@@ -109,6 +111,13 @@ def progress(items, unit):
     return tqdm.tqdm(
         items, unit=unit, leave=False, disable=not sys.stderr.isatty()
     )
+
+
+def _direct(path):
+    """A path without "..", which could lead through a folder to be made."""
+    if ".." not in path.parts:
+        return path
+    return pathlib.Path(os.path.abspath(path))
 
 
 def _is_there(path):
