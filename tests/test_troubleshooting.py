@@ -15,6 +15,7 @@ from small_classifiers import backbone
 
 import keras_lficam
 from keras_lficam.cli import main
+from keras_lficam.cli._models import classifier_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -201,8 +202,10 @@ def cause(heading, message, path, request):
             monkeypatch
         ),
         "The model has no map": lambda: explainers.AttentionMap(plain),
-        "Logits or probabilities?": lambda: explainers.ScoreCAM(logits)(
-            pictures
+        "Logits or probabilities?": lambda: (
+            classifier_of(logits, "model.keras")
+            if "--activation" in message
+            else explainers.ScoreCAM(logits)(pictures)
         ),
         "Images of another shape": lambda: explainers.GradCAM(plain)(
             pictures[..., 0]
