@@ -180,8 +180,9 @@ def classifier_of(model, path, activation=None):
 
 
 def _scores_of(model):
-    output = model.output
-    return output["predictions"] if isinstance(output, dict) else output
+    if len(model.outputs) == 1:
+        return model.outputs[0]
+    return model.output["predictions"]
 
 
 def view_of(model, path):
