@@ -1,8 +1,12 @@
-"""Files that are whole or not there."""
+"""Files and folders that are complete or not there."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import shutil
+import tempfile
+import zlib
 from collections.abc import Iterator
 
 
@@ -11,7 +15,8 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a place to write to that becomes `path` when all went well.
 
     Whatever happens, a full disk or the death of the process, `path` is
-    either the old file or the new one.
+    either the old file or the new one. A process that is killed leaves its
+    part under a hidden name, which the next one that writes `path` replaces.
 
     Args:
         path: The file; it may exist.
@@ -22,7 +27,7 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
         OSError: If it cannot be written, as when the disk is full.
     """
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    partial = path.with_name(_partial_name(path))
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -32,7 +37,44 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise OSError(
             f"{path}: the file could not be written "
             f"({error.strerror or error}). If there was one before, it is "
-            "whole. Make room for it, and go on."
+            f"whole. To fix this: {_way_out(error)}"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        # Where the folder is gone or no folder, the first error says so.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a folder to write to that becomes `path` when all went well.
+
+    Args:
+        path: The folder; it must not exist, and the one that it is in must.
+
+    Yields:
+        Path of an empty folder beside it.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    name = _partial_name(path)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=name, dir=path.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)  # mkdtemp keeps others out.
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial_name(path):
+    """A hidden name for each name, no longer than a file system takes."""
+    digest = zlib.crc32(os.fsencode(path.name))
+    return f".{path.stem[:20]}-{digest:08x}.partial{path.suffix}"
+
+
+def _way_out(error):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, and run it again."
+    return "choose another folder or a shorter name."

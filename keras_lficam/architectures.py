@@ -190,12 +190,14 @@ def attention_view(model: keras.Model) -> keras.Model:
         attention branch network without `importance`.
 
     Raises:
+        TypeError: If `model` is of Keras 2.
         ValueError: If `model` has no such layers.
 
     Examples:
         shown = keras_lficam.attention_view(model).predict(images)
         shown["attention_map"]
     """
+    backbones.refuse_keras_2("model", model)
     is_model = isinstance(model, keras.Model)
     names = {layer.name for layer in model.layers} if is_model else set()
     if not names.issuperset({"attention_map", "predictions"}):

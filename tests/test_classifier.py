@@ -661,3 +661,27 @@ def test_tensors_of_tensorflow_that_are_no_images():
     ):
         with pytest.raises(TypeError, match="`images`.*a (spa|rag).*To fix"):
             Classifier(model).checked_images(wrong)
+
+
+def test_model_of_keras_2_is_named_as_such():
+    kind = type("Functional", (), {"__module__": "tf_keras.src.engine.x"})
+    model = type("Model", (kind,), {})()  # As a class of the user's.
+    functions = {
+        "model": [
+            keras_lficam.attach,
+            keras_lficam.attention_view,
+            keras_lficam.explainers.GradCAM,
+            lambda model: keras_lficam.metrics.randomized(model, seed=0),
+            lambda model: keras_lficam.fit(model, "none", folder="none"),
+            lambda model: keras_lficam.export(model, "none"),
+        ],
+        "backbone": [lambda model: keras_lficam.build(model, 3)],
+    }
+    for name, takers in functions.items():
+        for take in takers:
+            with pytest.raises(TypeError) as raised:
+                take(model)
+            assert str(raised.value).startswith(
+                f"Argument `{name}` must be a model of Keras 3. Received: a "
+                "Model of Keras 2 (tf_keras). To fix this: "
+            )

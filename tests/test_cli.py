@@ -4,14 +4,18 @@ import contextlib
 import csv
 import functools
 import json
+import logging
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import types
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import PIL.Image
@@ -22,7 +26,8 @@ from test_pictures import damaged
 
 import keras_lficam
 from keras_lficam import cli, data, explainers, metrics
-from keras_lficam.cli import _measuring, _models
+from keras_lficam.backbones import Classifier
+from keras_lficam.cli import _measuring, _models, _output
 from keras_lficam.cli import demo as demo_command
 from keras_lficam.cli import explain as explain_command
 from keras_lficam.data import digits_in_photos
@@ -85,6 +90,12 @@ def explain(*words):
     return cli.main(["explain", *map(str, words)])
 
 
+def gray_picture(path, shade=90):
+    path.parent.mkdir(exist_ok=True)
+    PIL.Image.new("RGB", (20, 20), (shade,) * 3).save(path)
+    return path
+
+
 def test_demo_leaves_what_it_says(demo):
     run, _ = demo
     assert sorted(path.name for path in run.iterdir()) == [
@@ -142,6 +153,14 @@ def test_demo_never_overwrites(demo, capsys):
     assert (run / "model.keras").read_bytes() == before
 
 
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert said == f"keras-lficam {keras_lficam.__version__}\n"
+
+
 def test_demo_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
@@ -149,7 +168,37 @@ def test_demo_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_command, "_demo_data", stop)
     assert cli.main(["demo", "--output", str(tmp_path / "runs" / "a")]) == 130
     assert not list((tmp_path / "runs").iterdir())
-    assert "nothing was written" in capsys.readouterr().err
+    expected = f"Stopped; nothing was written to {tmp_path / 'runs' / 'a'}."
+    assert expected in capsys.readouterr().err
+
+
+def test_explain_that_is_stopped_says_what_it_has_written(
+    model_file, tmp_path, monkeypatch, capsys
+):
+    explained = explain_command._explain_picture
+
+    def stop_at_b(classifier, names, path, target):
+        if path.stem == "b":
+            raise KeyboardInterrupt
+        return explained(classifier, names, path, target)
+
+    monkeypatch.setattr(explain_command, "_explain_picture", stop_at_b)
+    paths = [gray_picture(tmp_path / f"{name}.png") for name in "abc"]
+    out = tmp_path / "out"
+    assert explain(model_file, *paths, "--output", out) == 130
+    assert [path.name for path in out.iterdir()] == ["a_overlay.png"]
+    expected = f"Stopped; 1 of 3 overlays were written to {out}.\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
+def test_warnings_of_tensorflow_datasets_about_itself_are_not_shown(caplog):
+    _models.start_keras()
+    log = logging.getLogger("absl")
+    log.warning("`FeatureConnector.dtype` is deprecated. Please change it.")
+    log.warning("Something else is deprecated.")
+    assert [record.getMessage() for record in caplog.records] == [
+        "Something else is deprecated."
+    ]
 
 
 def test_explain_classifies_and_draws(demo, tmp_path, capsys):
@@ -223,6 +272,207 @@ def test_overlay_has_the_shape_of_the_picture_and_is_never_overwritten(
     assert (out / "photo_overlay.png").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["cat/1.png", "cat/2.png"], ["1", "2"]),
+        (["cat/1.png", "dog/1.png"], ["cat/1", "dog/1"]),
+        (["a/1.png", "a/b/1.png", "a/b/2.png"], ["1", "b/1", "b/2"]),
+        (["a/1.png", "a/1.jpg", "a/2.jpg"], ["1.png", "1.jpg", "2"]),
+        # The first two would be equal, and one of them equals the third.
+        (["1.png", "1.jpg", "1.jpg.png"], ["1.png", "1.jpg", "1.jpg.png"]),
+        (["A.png", "a.jpg"], ["A.png", "a.jpg"]),
+        (["1", "1.png"], ["1", "1.png"]),
+    ],
+)
+def test_no_two_overlays_have_one_name(paths, expected):
+    names = _output.overlay_names(list(map(pathlib.Path, paths)))
+    assert list(map(str, names)) == paths
+    assert [str(name) for name in names.values()] == [
+        f"{name}_overlay.png" for name in expected
+    ]
+
+
+def test_pictures_of_equal_names_are_all_explained(
+    model_file, tmp_path, capsys
+):
+    names = ["cat/1.png", "dog/1.png", "dog/1.jpg"]
+    paths = [
+        gray_picture(tmp_path / name, shade)
+        for name, shade in zip(names, (0, 120, 240), strict=True)
+    ]
+    twice = tmp_path / "cat" / ".." / "cat" / "1.png"
+    out = tmp_path / "out"
+    assert explain(model_file, *paths, twice, "--output", out) == 0
+    overlays = ["cat/1_overlay.png"]
+    overlays += ["dog/1.png_overlay.png", "dog/1.jpg_overlay.png"]
+    lines = capsys.readouterr().out.splitlines()[:-1]
+    for line, overlay in zip(lines, overlays, strict=True):
+        assert line.endswith(f", {out / overlay}")
+    found = [path for path in out.rglob("*") if path.is_file()]
+    assert {str(path.relative_to(out)) for path in found} == set(overlays)
+    assert len({path.read_bytes() for path in found}) == 3
+
+
+KILLED = """
+import os, pathlib, signal, sys
+import PIL.Image
+from keras_lficam import cli
+
+def save(picture, path):
+    pathlib.Path(path).write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+PIL.Image.Image.save = save
+cli.main(sys.argv[1:])
+"""
+
+
+def test_explain_that_was_killed_is_run_again(model_file, picture, tmp_path):
+    out = tmp_path / "out"
+    words = ["explain", model_file, picture, "--output", out]
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)])
+    assert done.returncode == -signal.SIGKILL
+    assert not (out / "photo_overlay.png").exists()
+    assert explain(*words[1:]) == 0
+    assert [path.name for path in out.iterdir()] == ["photo_overlay.png"]
+    with PIL.Image.open(out / "photo_overlay.png") as drawn:
+        drawn.load()
+
+
+@pytest.mark.parametrize("command", ["explain", "compare", "demo", "export"])
+@pytest.mark.parametrize(
+    "folder", ["/proc/x", "/proc/x/y", "x" * 300, "/dev/null/x"]
+)
+def test_folder_that_cannot_be_made_is_refused_in_a_line(
+    folder, command, model_file, picture, capsys
+):
+    words = {
+        "explain": ["explain", model_file, picture],
+        "compare": ["compare", model_file, *ON_DIGITS],
+        "demo": ["demo"],
+        "export": ["export", model_file],
+    }[command]
+    assert cli.main([*map(str, words), "--output", folder]) == 2
+    error = capsys.readouterr().err
+    start = f"keras-lficam {command}: {folder}"
+    assert error.startswith((start, start.rpartition("/")[0]))
+    assert "Errno" not in error
+    assert error.count("\n") == 1
+
+
+def test_path_that_is_too_long_is_refused_in_a_line(
+    model_file, picture, tmp_path, capsys
+):
+    long = tmp_path / ("x" * 300 + ".keras")
+    assert explain(long, picture, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert (
+        error == f"keras-lficam explain: {long}: there is no such model file\n"
+    )
+    # The name of the picture is short enough, and that of its overlay is not.
+    name = gray_picture(tmp_path / ("y" * 250 + ".png"))
+    assert explain(model_file, name, "--output", tmp_path / "out") == 1
+    overlay = tmp_path / "out" / ("y" * 250 + "_overlay.png")
+    error = capsys.readouterr().err.splitlines()[0]
+    assert error == f"{overlay}: file name too long"
+    assert not (tmp_path / "out").exists()
+
+
+MY_LAYERS = """
+import keras
+
+class Double(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+@keras.saving.register_keras_serializable("mine")
+def triple(x):
+    return 3 * x
+"""
+
+
+@pytest.fixture
+def with_own_layers(tmp_path):
+    """A model with a layer and a function that Keras does not know."""
+    (tmp_path / "my_own_layers.py").write_text(MY_LAYERS)
+    found = {}
+    exec(compile(MY_LAYERS, "layers", "exec"), found)
+    layers = keras.layers
+    own = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(4, 3, strides=4, activation=found["triple"]),
+            found["Double"](),
+        ]
+    )
+    model = keras_lficam.build(own, 3, input_shape=(32, 32, 3))
+    model.save(tmp_path / "own.keras")
+    model.save(tmp_path / "own.h5")
+    # As in a process in which nothing has registered it.
+    keras.saving.get_custom_objects().pop("mine>triple")
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_layers_of_the_user_are_imported(
+    ending, with_own_layers, picture, monkeypatch, capsys
+):
+    folder = with_own_layers
+    words = [folder / f"own.{ending}", picture, "--output", folder / "out"]
+    assert explain(*words) == 2
+    error = capsys.readouterr().err
+    assert re.search("'(Double|mine>triple|triple)' that Keras does", error)
+    assert "--import my_layers.py" in error
+    assert error.count("\n") == 1
+    monkeypatch.chdir(folder)
+    assert explain(*words, "--import", folder / "my_own_layers.py") == 0
+    shutil.rmtree(folder / "out")
+    before = list(sys.path)
+    assert explain(*words, "--import", "my_own_layers") == 0
+    assert sys.path == before
+    del sys.modules["my_own_layers"]
+
+
+def test_import_that_fails_is_refused_in_a_line(
+    model_file, picture, tmp_path, capsys
+):
+    (tmp_path / "bad.py").write_text("1 / 0\n")
+    for name, reason in [
+        ("no_such_module", "ModuleNotFoundError: No module named"),
+        (str(tmp_path / "none.py"), "FileNotFoundError"),
+        (str(tmp_path / "bad.py"), "ZeroDivisionError: division by zero"),
+    ]:
+        words = [model_file, picture, "--output", tmp_path / "out"]
+        assert explain(*words, "--import", name) == 2
+        error = capsys.readouterr().err
+        assert f"--import {name}: it cannot be imported ({reason}" in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_file_of_keras_2_is_named_as_such(ending, picture, tmp_path, capsys):
+    path = tmp_path / f"old.{ending}"
+    layer = {"class_name": "Functional", "module": "tf_keras.src.engine"}
+    config = {**layer, "config": {"name": "model", "layers": []}}
+    if ending == "h5":
+        with h5py.File(path, "w") as file:
+            file.attrs["keras_version"] = "2.15.0"
+            file.attrs["model_config"] = json.dumps(
+                {"class_name": "Elsewhere", "config": {}}
+            )
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", json.dumps(config))
+            archive.writestr("metadata.json", '{"keras_version": "2.15.0"}')
+            archive.writestr("model.weights.h5", b"")
+    assert explain(path, picture, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert f"{path}: the file is of Keras 2.15.0, which is Keras 2" in error
+    assert "--import" not in error
+    assert error.count("\n") == 1
+
+
 def test_full_disk_leaves_no_half_overlay(
     model_file, picture, tmp_path, monkeypatch, capsys
 ):
@@ -234,7 +484,7 @@ def test_full_disk_leaves_no_half_overlay(
     out = tmp_path / "out"
     assert explain(model_file, picture, "--output", out) == 1
     assert "No space left on device" in capsys.readouterr().err
-    assert not list(out.iterdir())
+    assert not out.exists()
 
 
 def test_open_size_model_explains_a_picture_as_it_is(picture, tmp_path, capsys):
@@ -247,17 +497,52 @@ def test_open_size_model_explains_a_picture_as_it_is(picture, tmp_path, capsys):
     assert f"({100 * best:.0f} %)" in capsys.readouterr().out
 
 
-def test_scores_of_a_model_that_gives_logits_become_probabilities(
-    picture, tmp_path, capsys
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_logits_become_probabilities_as_the_user_says(
+    activation, picture, tmp_path, capsys
 ):
     model = small_model(40, 80, 3, classifier_activation=None)
     model.save(tmp_path / "logits.keras")
-    out = tmp_path / "out"
-    assert explain(tmp_path / "logits.keras", picture, "--output", out) == 0
+    words = [tmp_path / "logits.keras", picture, "--output", tmp_path / "out"]
+    assert explain(*words) == 2
+    error = capsys.readouterr().err
+    assert "this model gives logits; say" in error
+    assert "--activation softmax if one class is right" in error
+    assert explain(*words, "--activation", activation) == 0
     pixels = np.asarray(PIL.Image.open(picture))[np.newaxis]
     logits = np.asarray(model(pixels, training=False))[0].astype("float64")
-    best = np.exp(logits).max() / np.exp(logits).sum()
+    best = {
+        "softmax": np.exp(logits).max() / np.exp(logits).sum(),
+        "sigmoid": 1 / (1 + np.exp(-logits.max())),
+    }[activation]
     assert f"({100 * best:.0f} %)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ends", ["sigmoid", None])
+@pytest.mark.parametrize("bias", [-3.0, 2.0])
+def test_one_score_names_two_classes(ends, bias, picture, tmp_path, capsys):
+    model = small_model(32, 32, 3, classes=1, classifier_activation=ends)
+    dense = model.get_layer("head").get_layer("classifier")
+    kernel, _ = dense.get_weights()
+    dense.set_weights([0 * kernel, np.array([bias])])
+    model.save(tmp_path / "one.keras")
+    words = [tmp_path / "one.keras", picture, "--output", tmp_path / "out"]
+    if ends is None:
+        assert explain(*words) == 2
+        assert "--activation sigmoid if this is the logit of the second" in (
+            capsys.readouterr().err
+        )
+        words += ["--activation", "sigmoid"]
+    # sigmoid(-3) = 0.047, sigmoid(2) = 0.881
+    index, percent = (0, 95) if bias < 0 else (1, 88)
+    assert explain(*words) == 0
+    line, _ = capsys.readouterr().out.splitlines()
+    assert f": {index} ({percent} %), " in line
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    assert explain(*words) == 0
+    name = ["cat", "dog"][index]
+    assert f": {name} ({percent} %), " in capsys.readouterr().out
 
 
 def test_output_that_is_no_folder_is_refused(
@@ -275,13 +560,14 @@ def test_large_picture_is_reduced_for_a_model_of_open_size(
     model = small_model(None, None, 3)
     seen = []
     view = keras_lficam.attention_view(model)
+    classifier = Classifier(view)
     predict = view.predict_on_batch
     monkeypatch.setattr(
         view, "predict_on_batch", lambda x: seen.append(x.shape) or predict(x)
     )
     PIL.Image.new("RGB", (3000, 300)).save(tmp_path / "wide.png")
     explain_command._explain_picture(
-        view, "abc", tmp_path / "wide.png", tmp_path
+        classifier, "abc", tmp_path / "wide.png", tmp_path / "wide_overlay.png"
     )
     assert seen == [(1, 102, 1024, 3)]
 

@@ -34,7 +34,7 @@ ARROWS = {
     "cli": {"*"},
     "data": {"_labels", "_names"},
     "distribution": {"_cluster"},
-    "evaluation": {"_checks"},
+    "evaluation": {"_checks", "_files"},
     "explainers": {"backbones", "functional"},
     "functional": {"_checks"},
     "layers": {"_checks", "functional"},

@@ -18,6 +18,7 @@ from test_serving import load, one_signature  # noqa: F401
 import keras_lficam
 from keras_lficam import cli
 from keras_lficam.data import digits_in_photos
+from keras_lficam.serving import exporting as exporting_module
 
 NAMES = ["cat", "dog", "bird"]
 ROOT = pathlib.Path(__file__).parents[1]
@@ -199,12 +200,40 @@ def test_a_plain_model_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("output", [".", "../here", "other/../../here"])
+def test_relative_output_names_the_folder_that_it_is(
+    output, model_file, tmp_path, monkeypatch, capsys
+):
+    seen = []
+
+    def write(served, partial, size, *more):
+        seen.append(partial.parent)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting_module, "_write_saved_model", write)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert cli.main(["export", str(model_file), "--output", output]) == 130
+    assert seen == [here]
+    shown = "." if output == "." else here
+    said = f"Stopped; complete versions in {shown}: none.\n"
+    assert capsys.readouterr().err.endswith(said)
+    assert list(tmp_path.iterdir()) == [here]
+
+
+def test_model_without_a_name_is_not_exported(model_file, capsys):
+    assert cli.main(["export", str(model_file), "--output", "/"]) == 2
+    assert "a folder that has a name" in capsys.readouterr().err
+
+
 def test_the_shipped_model_explains_when_none_is_named(tmp_path, capsys):
     pictures = sorted((SHIPPED / "examples").glob("*.png"))
     assert len(pictures) == 6
     words = ["explain", *map(str, pictures), "--output", str(tmp_path / "out")]
     assert cli.main(words) == 0
-    lines = capsys.readouterr().out.splitlines()
+    note, *lines = capsys.readouterr().out.splitlines()
+    assert "knows the handwritten digits 0 to 9 and nothing else" in note
     found = [line.split(": ")[1].split()[0] for line in lines]
     # The first six test pictures; the label follows from the number.
     expected = [

@@ -797,6 +797,36 @@ def test_heat_maps_in_a_fit_of_ones_own(tmp_path):
     ]
 
 
+def test_titles_of_heat_maps_ask_what_logits_are(tmp_path):
+    images, _ = pictures(2, 0)
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Conv2D(3, 3),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(1),
+        ]
+    )
+
+    def begun(**options):
+        maps = training.HeatMaps(
+            keras_lficam.explainers.GradCAM,
+            images,
+            class_names=["no", "yes"],
+            folder=tmp_path,
+            **options,
+        )
+        maps.set_model(model)
+        maps.on_train_begin()
+        return maps
+
+    with pytest.raises(ValueError, match="activation='sigmoid'"):
+        begun()
+    # sigmoid(-3) = 0.047, sigmoid(2) = 0.881
+    titles = begun(activation="sigmoid")._titles(np.array([[-3.0], [2.0]]))
+    assert titles == ["no (95 %)", "yes (88 %)"]
+
+
 # --------------------------------------------------------------- what is wrong
 
 

@@ -17,6 +17,7 @@ from small_classifiers import backbone
 
 import keras_lficam
 from keras_lficam.cli import main
+from keras_lficam.cli._models import classifier_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -108,6 +109,18 @@ def saved_and_loaded_without_us(model, path):
     raise ValueError(done.stderr)
 
 
+def explained_without_its_layer(path, capsys):
+    class Double(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    model = keras.Sequential([keras.Input((8, 8, 3)), Double()])
+    model.save(path / "model.keras")
+    words = ["explain", str(path / "model.keras"), "a.png"]
+    assert main([*words, "--output", str(path / "out")]) == 2
+    raise RuntimeError(capsys.readouterr().err)
+
+
 def without_network(monkeypatch):
     def get_file(*arguments, **options):
         raise Exception("URL fetch failure")
@@ -197,8 +210,13 @@ def cause(heading, message, path, request):
             else answered(served, "encoded_images", image_bytes=no_picture)
         )
     return {
-        "A saved model does not load": lambda: saved_and_loaded_without_us(
-            model, path
+        "A saved model does not load": lambda: (
+            explained_without_its_layer(path, capsys)
+            if "--import" in message
+            else saved_and_loaded_without_us(model, path)
+        ),
+        "The model is of Keras 2": lambda: explainers.GradCAM(
+            type("Functional", (), {"__module__": "tf_keras.src.engine"})()
         ),
         "The backbone has no known name": lambda: keras_lficam.build("ResNet5"),
         "The images are too small": lambda: keras_lficam.build(
@@ -212,8 +230,10 @@ def cause(heading, message, path, request):
         "The map cannot be brought back to the image": lambda: (
             explainers.GradCAM(turned())
         ),
-        "Logits or probabilities?": lambda: explainers.ScoreCAM(logits)(
-            pictures
+        "Logits or probabilities?": lambda: (
+            classifier_of(logits, "model.keras")
+            if "--activation" in message
+            else explainers.ScoreCAM(logits)(pictures)
         ),
         "Images of another shape": lambda: explainers.GradCAM(plain)(
             pictures[..., 0]
@@ -259,7 +279,8 @@ def test_the_message_is_what_is_said(
     heading, message, tmp_path, monkeypatch, request
 ):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises((OSError, RuntimeError, ValueError)) as raised:
+    kinds = (OSError, RuntimeError, TypeError, ValueError)
+    with pytest.raises(kinds) as raised:
         cause(heading, message, tmp_path, request)
     said = " ".join(str(raised.value).split())
     pattern = ".*".join(map(re.escape, message.split("...")))

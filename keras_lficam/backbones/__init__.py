@@ -11,7 +11,11 @@ from keras_lficam._checks import check_text
 from keras_lficam._names import nearest
 from keras_lficam.backbones import cifar, resnets
 from keras_lficam.backbones._applications import build_application
-from keras_lficam.backbones._checks import check_integer, is_integer
+from keras_lficam.backbones._checks import (
+    check_integer,
+    is_integer,
+    refuse_keras_2,
+)
 from keras_lficam.backbones._classifier import Classifier, Cut
 from keras_lficam.backbones._compiled import (
     CompiledFunction,
@@ -75,6 +79,7 @@ __all__ = [
     "names",
     "new_head",
     "passes_scores_on",
+    "refuse_keras_2",
     "replay",
     "resnets",
     "seen_image",
@@ -197,6 +202,7 @@ def cut(
 
 
 def _classifier(function, classes, input_shape, weights):
+    refuse_keras_2("backbone", function)
     if not callable(function):
         raise TypeError(
             "Argument `backbone` must be a name such as 'DenseNet121', a "

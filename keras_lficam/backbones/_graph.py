@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_lficam.backbones._checks import refuse_keras_2
+
 # What the wirings call their layers; no other layer may have these names.
 PUBLIC_NAMES = (
     "image",
@@ -63,6 +65,7 @@ def is_plain(model: keras.Model) -> bool:
 
 def check_graph(model: keras.Model) -> None:
     """Raises unless a model's graph of layers is known."""
+    refuse_keras_2("model", model)
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Argument `model` must be a keras.Model. "

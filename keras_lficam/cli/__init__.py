@@ -7,7 +7,9 @@ imported, and each command imports what it needs.
 import argparse
 import sys
 
+import keras_lficam
 from keras_lficam.cli import (
+    _output,
     compare,
     demo,
     evaluate,
@@ -34,18 +36,31 @@ def main(arguments: list[str] | None = None) -> int:
     options.words = words
     try:
         return options.run(options)
-    except (ValueError, OSError) as error:
-        print(f"keras-lficam {options.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped; nothing was written.", file=sys.stderr)
+    except OSError as error:
+        return _refused(options, _output.reason(error))
+    except ValueError as error:
+        return _refused(options, error)
+    except KeyboardInterrupt as stop:
+        # A command that writes says what it has written.
+        written = f"; {stop}" if str(stop) else ""
+        print(f"\nStopped{written}.", file=sys.stderr)
         return 130
+
+
+def _refused(options, reason):
+    print(f"keras-lficam {options.command}: {reason}", file=sys.stderr)
+    return 2
 
 
 def _parser():
     parser = argparse.ArgumentParser(
         prog="keras-lficam",
         description="Classifiers that show what they looked at.",
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"keras-lficam {keras_lficam.__version__}",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for command in (

@@ -88,7 +88,7 @@ def measure(arguments, names, *, all_of_them):
     _models.start_keras()
     from keras_lficam import evaluation, metrics
 
-    subject = _subject(arguments.model, arguments.activation)
+    subject = _subject(arguments.model, arguments.activation, arguments.imports)
     other = _other_subject(arguments, subject)
     print(
         f"2/3  Reading {arguments.data}, {arguments.split}; a data set that "
@@ -120,11 +120,11 @@ def measure(arguments, names, *, all_of_them):
     return Measured(subject, explainers, batches, has_masks, class_names, found)
 
 
-def write_tables(measured, arguments, folder, name):
+def write_tables(measured, arguments, partial, name):
     """Writes `name.csv`, `name.md` and a line for each image."""
     found = measured.found
-    found.to_csv(folder / f"{name}.csv")
-    found.values_to_csv(folder / "images.csv")
+    found.to_csv(partial / f"{name}.csv")
+    found.values_to_csv(partial / "images.csv")
     legend = [
         f"- `{metric}`: {words}."
         for metric, words in _LEGEND.items()
@@ -137,7 +137,7 @@ def write_tables(measured, arguments, folder, name):
         "\n".join(legend),
     ]
     text = "\n\n".join(lines) + "\n"
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    (partial / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def accuracy(measured):
@@ -150,21 +150,9 @@ def accuracy(measured):
     )
 
 
-def _subject(path, activation):
-    from keras_lficam.backbones import Classifier
-
-    model = _models.load_model(path)
-    try:
-        classifier = Classifier(model, activation)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if classifier.gives != "probabilities" and activation is None:
-        raise ValueError(
-            f"{path}: this model gives {classifier.gives or 'scores'}; say "
-            "what makes probabilities of them, with --activation softmax if "
-            "one class is right, --activation sigmoid if several may be, "
-            "--activation linear if they are probabilities"
-        )
+def _subject(path, activation, imports):
+    model = _models.load_model(path, imports)
+    classifier = _models.classifier_of(model, path, activation)
     if classifier.image_shape[-1] not in (3, None):
         raise ValueError(
             f"{path}: this model takes pictures of "
@@ -178,9 +166,13 @@ def _other_subject(arguments, subject):
 
     if arguments.other is None:
         return None
-    ends = Classifier(_models.load_model(arguments.other)).gives
-    known = ends == "probabilities"
-    other = _subject(arguments.other, None if known else subject.activation)
+    loaded = _models.load_model(arguments.other, arguments.imports)
+    known = Classifier(loaded).gives == "probabilities"
+    other = _subject(
+        arguments.other,
+        None if known else subject.activation,
+        arguments.imports,
+    )
     mine, its = subject.classifier, other.classifier
     if (mine.image_shape, mine.num_classes) != (
         its.image_shape,

@@ -1,8 +1,12 @@
 """Starts Keras, and loads models."""
 
+import importlib
+import importlib.util
 import json
 import logging
 import os
+import pathlib
+import re
 import sys
 import tempfile
 import zipfile
@@ -18,6 +22,7 @@ def start_keras():
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # It warns of small models, compiled in a row, that are none of a loop.
     logging.getLogger("tensorflow").setLevel("ERROR")
+    logging.getLogger("absl").addFilter(_is_news)
     sys.stderr.flush()
     screen = os.dup(2)
     try:
@@ -37,30 +42,149 @@ def start_keras():
         os.close(screen)
 
 
-def load_model(path):
-    """Loads a model, or says in one line why that cannot be."""
+def _is_news(record):
+    """Whether a line of the log is none of TFDS about its own code."""
+    return not record.getMessage().startswith("`FeatureConnector.dtype` is dep")
+
+
+def load_model(path, imports=()):
+    """Loads a model, or says in one line why that cannot be.
+
+    Args:
+        path: The file.
+        imports: Modules and files that define what is not Keras's in it.
+    """
     import keras
 
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: the file is empty or damaged")
+    known = {}
+    for name in imports:
+        known |= _defined_by(_imported(name))
     try:
-        return keras.models.load_model(path, compile=False)
+        return keras.models.load_model(
+            path, compile=False, custom_objects=known
+        )
     except Exception as error:  # A damaged file raises anything.
-        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path}: {_reason(path, error)}") from None
+
+
+def _imported(name):
+    """Imports a module by its name, from the working folder too, or a file."""
+    try:
+        if not name.endswith(".py"):
+            sys.path.insert(0, os.getcwd())
+            try:
+                return importlib.import_module(name)
+            finally:
+                sys.path.remove(os.getcwd())
+        path = pathlib.Path(name)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except Exception as error:  # It may do anything.
         raise ValueError(
-            f"{path}: this is no model that Keras can load. {reason}"
+            f"--import {name}: it cannot be imported "
+            f"({type(error).__name__}: {_first_line(error)})"
         ) from None
+    return module
+
+
+def _defined_by(module):
+    """Classes and functions of a module, also if they are not registered."""
+    return {
+        name: thing
+        for name, thing in vars(module).items()
+        if callable(thing)
+        and getattr(thing, "__module__", None) == module.__name__
+    }
+
+
+def _reason(path, error):
+    """Says why Keras did not load a file."""
+    version = _version_of_keras(path)
+    if version is not None and int(version.split(".")[0]) < 3:
+        return (
+            f"the file is of Keras {version}, which is Keras 2 (tf_keras), "
+            "and Keras 3 cannot load it. To fix this: build the model again "
+            "with Keras 3, load its weights with load_weights, and save it"
+        )
+    text = str(error).strip()
+    found = re.search(r"Could not locate (\w+) '([^']+)'", text)
+    found = found or re.search(r"Unknown (\w+): '([^']+)'", text)
+    if found:
+        return (
+            f"the model has a {found[1]} {found[2]!r} that Keras does not "
+            "know. To fix this: give the module or the file that defines it "
+            "with --import, such as --import my_layers.py"
+        )
+    # Keras tells of each layer that the fault is in before the fault.
+    _, _, text = f": {text}".rpartition("Exception encountered: ")
+    return f"this is no model that Keras can load. {_first_line(text)}"
+
+
+def _version_of_keras(path):
+    """The version of Keras that wrote a file; None if it does not say."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                about = json.loads(archive.read("metadata.json"))
+            return about["keras_version"]
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return file.attrs["keras_version"]
+    except Exception:  # It is no model, as the caller found.
+        return None
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0]
 
 
 def check_file(path):
     """Refuses the name of a model that is not there."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Also where the name is too long.
         raise ValueError(f"{path}: there is no such model file")
 
 
-def load_view(path):
-    """Loads a model for its map, or says in one line why that cannot be."""
-    return view_of(load_model(path), path)
+def classifier_of(model, path, activation=None):
+    """Looks through a model, or says in one line why that cannot be.
+
+    Args:
+        model: The model.
+        path: Its file.
+        activation: The option --activation.
+
+    Returns:
+        A `backbones.Classifier` whose probabilities are known.
+    """
+    from keras_lficam.backbones import Classifier
+
+    try:
+        classifier = Classifier(model, activation)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if classifier.gives != "probabilities" and activation is None:
+        ways = (
+            "--activation sigmoid if this is the logit of the second of two "
+            "classes, --activation linear if it is its probability"
+            if _scores_of(model).shape[-1] == 1
+            else "--activation softmax if one class is right, --activation "
+            "sigmoid if several may be, --activation linear if they are "
+            "probabilities"
+        )
+        raise ValueError(
+            f"{path}: this model gives {classifier.gives or 'scores'}; say "
+            f"what makes probabilities of them, with {ways}"
+        )
+    return classifier
+
+
+def _scores_of(model):
+    if len(model.outputs) == 1:
+        return model.outputs[0]
+    return model.output["predictions"]
 
 
 def view_of(model, path):
@@ -81,7 +205,9 @@ def view_of(model, path):
 
 def class_names(path, view):
     """Reads the names of the classes beside the model; numbers if none."""
-    count = view.output["predictions"].shape[-1]
+    from keras_lficam.backbones import Classifier
+
+    count = Classifier(view).num_classes
     labels = path.with_name("labels.txt")
     if not labels.is_file():
         return [str(number) for number in range(count)]

@@ -1,30 +1,47 @@
-"""Folders that the command writes, and its bar of progress."""
+"""Folders and files that the command writes, and its bar of progress."""
 
+import collections
 import contextlib
+import os
 import pathlib
-import shutil
 import sys
-import tempfile
+
+from keras_lficam._files import whole_folder
 
 
 @contextlib.contextmanager
 def new_folder(path):
     """Gives a folder to write to that becomes `path` when all went well."""
-    if path.exists():
+    path = _direct(path)
+    if _is_there(path):
         raise ValueError(
             f"{path} exists already and is left as it is; give another "
             "folder with --output"
         )
     make_folder(path.parent)
-    partial = pathlib.Path(
-        tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
-    )
+    with contextlib.ExitStack() as stack:
+        try:
+            partial = stack.enter_context(whole_folder(path))
+        except OSError as error:
+            raise _cannot_be_made(path, error) from None
+        try:
+            yield partial
+        except KeyboardInterrupt:
+            raise stopped(f"nothing was written to {path}") from None
+
+
+@contextlib.contextmanager
+def folder(path):
+    """Makes a folder, and takes it away again if nothing is written to it."""
+    path = _direct(path)
+    made = [one for one in (path, *path.parents) if not _is_there(one)]
+    make_folder(path)
     try:
-        yield partial
-        partial.chmod(0o755)  # mkdtemp keeps others out.
-        partial.rename(path)
+        yield path
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):  # It is not empty.
+            for one in made:
+                one.rmdir()
 
 
 def make_folder(path):
@@ -32,10 +49,59 @@ def make_folder(path):
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
-            f"{path}: the folder cannot be made ({error.strerror}); give "
-            "another one with --output"
-        ) from None
+        raise _cannot_be_made(path, error) from None
+
+
+def overlay_names(paths):
+    """Names the overlay of each picture file, so that no two are equal.
+
+    It is `STEM_overlay.png`. Pictures of several folders keep these, below the
+    deepest folder that has all of them. Pictures of one folder that differ in
+    their endings alone keep these, too: `1.jpg_overlay.png`.
+
+    Args:
+        paths: Paths of the pictures, none of them twice.
+
+    Returns:
+        Dictionary from each to a path relative to the output folder.
+    """
+    places = {path: pathlib.Path(os.path.abspath(path)) for path in paths}
+    root = os.path.commonpath([place.parent for place in places.values()])
+    stems = {path: path.stem for path in paths}
+    while True:
+        names = {
+            path: place.parent.relative_to(root) / f"{stems[path]}_overlay.png"
+            for path, place in places.items()
+        }
+        # Some file systems take A.png for a.png.
+        folded = {path: str(name).casefold() for path, name in names.items()}
+        count = collections.Counter(folded.values())
+        whole_names = {
+            path: path.name for path in paths if count[folded[path]] > 1
+        }
+        if whole_names.items() <= stems.items():
+            return names
+        stems |= whole_names
+
+
+def stopped(words):
+    """Makes the exception of a command that is stopped by Ctrl-C.
+
+    Args:
+        words: What was written before.
+    """
+    return KeyboardInterrupt(words)
+
+
+def reason(error):
+    """Words an `OSError` in a line, which begins with the path if it has one.
+
+    Args:
+        error: The exception.
+    """
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror.lower()}"
 
 
 def progress(items, unit):
@@ -44,4 +110,28 @@ def progress(items, unit):
 
     return tqdm.tqdm(
         items, unit=unit, leave=False, disable=not sys.stderr.isatty()
+    )
+
+
+def _direct(path):
+    """A path without "..", which could lead through a folder to be made."""
+    if ".." not in path.parts:
+        return path
+    return pathlib.Path(os.path.abspath(path))
+
+
+def _is_there(path):
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _cannot_be_made(path, error) from None
+    return True
+
+
+def _cannot_be_made(path, error):
+    return ValueError(
+        f"{path}: the folder cannot be made ({error.strerror}); give another "
+        "one with --output"
     )

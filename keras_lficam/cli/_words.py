@@ -41,6 +41,30 @@ def number(lowest, highest, *, above=False):
     return parse
 
 
+def add_import_option(parser):
+    """Adds the option of the commands that load a model."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE|FILE",
+        help="module, or file that ends with .py, which defines layers or "
+        "functions of the model that are not Keras's; it is run before the "
+        "model is loaded, and may be given more than once",
+    )
+
+
+def add_activation_option(parser):
+    """Adds the option of the commands that need probabilities."""
+    parser.add_argument(
+        "--activation",
+        choices=["softmax", "sigmoid", "linear"],
+        help="what makes probabilities of the model's scores, if it does not "
+        "end with it; linear if they are probabilities",
+    )
+
+
 SERVERS = "http://HOST:8501 for REST, grpc://HOST:8500 for gRPC"
 
 
@@ -77,6 +101,7 @@ def add_measuring_options(parser):
         metavar="MODEL",
         help=".keras file of a classifier that takes pixels from 0 to 255",
     )
+    add_import_option(parser)
     parser.add_argument(
         "--data",
         required=True,
@@ -110,12 +135,7 @@ def add_measuring_options(parser):
         help="masked pictures that RISE and LIME look at for each picture "
         "(default: 4000 and 1000)",
     )
-    parser.add_argument(
-        "--activation",
-        choices=["softmax", "sigmoid", "linear"],
-        help="what makes probabilities of the model's scores, if it does not "
-        "end with it; linear if they are probabilities",
-    )
+    add_activation_option(parser)
     parser.add_argument(
         "--other",
         type=pathlib.Path,

@@ -46,15 +46,15 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         Exit code, 0.
     """
-    with _output.new_folder(arguments.output) as folder:
+    with _output.new_folder(arguments.output) as partial:
         measured = _measuring.measure(
             arguments,
             arguments.explainers or _measuring.EXPLAINERS,
             all_of_them=arguments.explainers is not None,
         )
-        _measuring.write_tables(measured, arguments, folder, "comparison")
-        _write_grid(measured, folder / "grid.png")
-        _write_plot(measured.found, folder / "quality_against_time.png")
+        _measuring.write_tables(measured, arguments, partial, "comparison")
+        _write_grid(measured, partial / "grid.png")
+        _write_plot(measured.found, partial / "quality_against_time.png")
     print(
         f"""
 {_measuring.accuracy(measured)}
@@ -71,7 +71,7 @@ Written to {arguments.output}:
     return 0
 
 
-def _write_grid(measured, path):
+def _write_grid(measured, partial):
     """Draws the first pictures and what every explainer says of them."""
     import keras
     import numpy as np
@@ -93,10 +93,10 @@ def _write_grid(measured, path):
             predictions, measured.class_names, labels
         ),
         masks=metrics.box_masks(masks[0]) if masks else None,
-    ).savefig(path, dpi=130)
+    ).savefig(partial, dpi=130)
 
 
-def _write_plot(found, path):
+def _write_plot(found, partial):
     from keras_lficam import visualization
 
     quality = {}
@@ -107,4 +107,4 @@ def _write_plot(found, path):
         {row.explainer: row.seconds_per_image for row in found.rows},
         quality,
         better=_measuring.BETTER,
-    ).savefig(path, dpi=110)
+    ).savefig(partial, dpi=110)

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         Exit code, 0.
     """
-    with _output.new_folder(arguments.output) as folder:
+    with _output.new_folder(arguments.output) as partial:
         print("1/4  Starting TensorFlow", flush=True)
         _models.start_keras()
         import keras
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             flush=True,
         )
         start = time.perf_counter()
-        _train(model, training, validation, arguments.epochs, folder)
+        _train(model, training, validation, arguments.epochs, partial)
         seconds = time.perf_counter() - start
         print("4/4  Testing the heat maps", flush=True)
         answers = answers_of(model, test)
@@ -90,10 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
             "parameters": model.count_params(),
             "test_pictures": len(answers["labels"]),
         }
-        model.save(folder / "model.keras")
-        _labels.write(folder / "labels.txt", names)
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
-        _write_pictures(answers, names, folder)
+        model.save(partial / "model.keras")
+        _labels.write(partial / "labels.txt", names)
+        (partial / "metrics.json").write_text(json.dumps(metrics, indent=2))
+        _write_pictures(answers, names, partial)
     _print_summary(metrics, arguments.output)
     return 0
 
@@ -130,7 +130,7 @@ def _demo_model():
     return keras_lficam.build(backbone, 10, input_shape=(64, 64, 3))
 
 
-def _train(model, training, validation, epochs, folder):
+def _train(model, training, validation, epochs, partial):
     import keras
     import tensorflow as tf
 
@@ -165,7 +165,7 @@ def _train(model, training, validation, epochs, folder):
         epochs=epochs,
         validation_data=validation,
         shuffle=False,  # The data set shuffles itself.
-        callbacks=[keras.callbacks.CSVLogger(folder / "training.csv")],
+        callbacks=[keras.callbacks.CSVLogger(partial / "training.csv")],
         verbose=1 if sys.stdout.isatty() else 2,
     )
 
@@ -229,7 +229,7 @@ def metrics_of(answers):
     }
 
 
-def _write_pictures(answers, names, folder):
+def _write_pictures(answers, names, partial):
     """Writes the gallery, and some test pictures to try `explain` on."""
     import numpy as np
     import PIL.Image
@@ -249,11 +249,11 @@ def _write_pictures(answers, names, folder):
         answers["maps"][chosen],
         titles=titles,
         masks=answers["boxes"][chosen],
-    ).savefig(folder / "gallery.png", dpi=120)
-    (folder / "pictures").mkdir()
+    ).savefig(partial / "gallery.png", dpi=120)
+    (partial / "pictures").mkdir()
     for index in chosen:
         name = f"{names[labels[index]]}_{index:04d}.png"
-        PIL.Image.fromarray(images[index]).save(folder / "pictures" / name)
+        PIL.Image.fromarray(images[index]).save(partial / "pictures" / name)
 
 
 def _print_summary(metrics, folder):

@@ -42,11 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         Exit code, 0.
     """
-    with _output.new_folder(arguments.output) as folder:
+    with _output.new_folder(arguments.output) as partial:
         measured = _measuring.measure(
             arguments, [arguments.explainer], all_of_them=True
         )
-        _measuring.write_tables(measured, arguments, folder, "evaluation")
+        _measuring.write_tables(measured, arguments, partial, "evaluation")
     print(
         f"""
 {_measuring.accuracy(measured)}

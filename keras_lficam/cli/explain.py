@@ -1,10 +1,12 @@
 """`keras-lficam explain`: classifies pictures and draws their heat maps."""
 
 import argparse
+import os
 import pathlib
 import sys
 
 from keras_lficam import pretrained
+from keras_lficam._files import whole
 from keras_lficam.cli import _models, _output, _words
 
 _OVERLAY_SIDE = 512
@@ -12,6 +14,10 @@ _OVERLAY_SIDE = 512
 _OPEN_SIDE = 1024
 # What ends so is a model, and anything else a picture.
 _MODELS = {".keras", ".h5", ".hdf5"}
+_SHIPPED = (
+    "No model is named, so the shipped one is used. It knows the handwritten "
+    "digits 0 to 9 and nothing else, and calls every picture one of them."
+)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -28,9 +34,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="classify pictures and lay their heat maps over them",
         usage="keras-lficam explain [-h] [MODEL] IMAGE... --output FOLDER",
         description="Prints class and probability of each picture and writes "
-        "the picture with its heat map over it, as NAME_overlay.png. A "
-        "picture is stretched to the size that the model takes, and its map "
-        "back to the picture.",
+        "the picture with its heat map over it, as NAME_overlay.png. Pictures "
+        "of several folders keep these below the output folder, as in "
+        "cat/1_overlay.png and dog/1_overlay.png; pictures that differ in "
+        "their endings alone keep these, as in 1.jpg_overlay.png. A picture "
+        "is stretched to the size that the model takes, and its map back to "
+        "the picture.",
     )
     explain.add_argument(
         "files",
@@ -39,8 +48,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         help="pictures; before them, MODEL, the .keras file of a model made "
         "by keras_lficam.build. Names of its classes are read from labels.txt "
-        "beside it, one a line. Without it a model that is shipped looks for "
-        "handwritten digits in photographs",
+        "beside it, one a line. Without it a model that is shipped is used, "
+        "which knows the handwritten digits 0 to 9 and nothing else",
     )
     explain.add_argument(
         "--output",
@@ -50,6 +59,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="folder for the overlays; files in it are never overwritten",
     )
     _words.add_bits_option(explain, "those of the model's training, else 16")
+    _words.add_activation_option(explain)
+    _words.add_import_option(explain)
     explain.set_defaults(run=run)
 
 
@@ -64,28 +75,21 @@ def run(arguments: argparse.Namespace) -> int:
     """
     model, images = _model_and_images(arguments.files)
     _models.check_file(model)
-    _output.make_folder(arguments.output)
-    _models.start_keras()
-    import tqdm
-
-    from keras_lficam.architectures import upsampler
-
-    view = _models.load_view(model)
-    upsample = upsampler(view)
-    names = _models.class_names(model, view)
-    bits = _models.bits(model, arguments.bits)
-    failed = 0
-    for path in _output.progress(images, "picture"):
+    if model != arguments.files[0]:
+        print(_SHIPPED)
+    overlays = _output.overlay_names(images)
+    written = 0
+    with _output.folder(arguments.output) as folder:
         try:
-            line = _explain_picture(
-                view, upsample, names, path, arguments.output, bits
-            )
-            tqdm.tqdm.write(line, file=sys.stdout)
-        except (ValueError, OSError) as error:
-            failed += 1
-            tqdm.tqdm.write(str(error), file=sys.stderr)
+            for done in _explained(arguments, model, overlays, folder):
+                written += done
+        except KeyboardInterrupt:
+            raise _output.stopped(
+                f"{written} of {len(images)} overlays were written to {folder}"
+            ) from None
+    failed = len(images) - written
     labels = model.with_name("labels.txt")
-    if not labels.exists() and failed < len(images):
+    if not labels.exists() and written:
         print(f"For names instead of numbers: {labels}, one a line")
     if failed:
         print(
@@ -95,29 +99,63 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _explained(arguments, model, overlays, folder):
+    """Explains the pictures; yields for each whether that could be."""
+    _models.start_keras()
+    import tqdm
+
+    from keras_lficam.architectures import upsampler
+
+    loaded = _models.load_model(model, arguments.imports)
+    view = _models.view_of(loaded, model)
+    classifier = _models.classifier_of(view, model, arguments.activation)
+    upsample = upsampler(view)
+    names = _models.class_names(model, view)
+    bits = _models.bits(model, arguments.bits)
+    for path in _output.progress(overlays, "picture"):
+        target = folder / overlays[path]
+        try:
+            line = _explain_picture(
+                classifier, upsample, names, path, target, bits
+            )
+        except (ValueError, OSError) as error:
+            told = error
+            if isinstance(error, OSError):
+                told = _output.reason(error)
+            tqdm.tqdm.write(str(told), file=sys.stderr)
+            yield False
+        else:
+            tqdm.tqdm.write(line, file=sys.stdout)
+            yield True
+
+
 def _model_and_images(files):
-    """Tells the model from the pictures; without one takes the shipped one."""
-    if files[0].suffix.lower() not in _MODELS:
-        return pretrained.digits_in_photos(), files
-    if len(files) == 1:
+    """Tells the model from the pictures; without one takes the shipped one.
+
+    A picture that is named twice is explained once.
+    """
+    model, images = files[0], files[1:]
+    if model.suffix.lower() not in _MODELS:
+        model, images = pretrained.digits_in_photos(), files
+    if not images:
         raise ValueError(f"{files[0]}: give pictures behind the model")
-    return files[0], files[1:]
+    return model, list(
+        {os.path.abspath(path): path for path in images}.values()
+    )
 
 
-def _explain_picture(view, upsample, names, path, folder, bits):
+def _explain_picture(classifier, upsample, names, path, target, bits):
     """Writes the overlay of one picture; returns its line of the report."""
     import PIL.Image
     import tensorflow as tf
 
     from keras_lficam import visualization
-    from keras_lficam.architectures import probabilities
     from keras_lficam.data.pictures import read_picture
 
     picture = PIL.Image.fromarray(read_picture(path, bits=bits))
-    target = folder / f"{path.stem}_overlay.png"
     if target.exists():
         raise ValueError(f"{path}: {target} exists; give another folder")
-    height, width = view.inputs[0].shape[1:3]
+    height, width, _ = classifier.image_shape
     if None in (height, width):
         open_width, open_height = _fitted(picture.size, _OPEN_SIDE)
         height, width = height or open_height, width or open_width
@@ -125,20 +163,20 @@ def _explain_picture(view, upsample, names, path, folder, bits):
     pixels = tf.image.resize(
         _pixels(picture), (height, width), "bilinear", antialias=True
     )
-    shown = view.predict_on_batch(pixels.numpy())
+    if classifier.image_shape[-1] == 1:
+        pixels = tf.image.rgb_to_grayscale(pixels)
+    shown = classifier.model.predict_on_batch(pixels.numpy())
     size = _fitted(picture.size, _OVERLAY_SIDE, enlarge=True)
     enlarged = _pixels(picture.resize(size, PIL.Image.Resampling.LANCZOS))
     maps = upsample(
         shown["attention_map"], enlarged.shape[1:3], (height, width)
     )
     overlays = visualization.overlay(enlarged, _numpy(maps))
-    try:
-        PIL.Image.fromarray(overlays[0]).save(target)
-    except OSError:  # A full disk leaves half a picture.
-        target.unlink(missing_ok=True)
-        raise
-    chances = _numpy(probabilities(view, shown["predictions"]))
+    chances = _numpy(classifier.as_probabilities(shown["predictions"]))
     title = visualization.prediction_titles(chances, names)[0]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole(target) as partial:
+        PIL.Image.fromarray(overlays[0]).save(partial)
     return f"{path}: {title}, {target}"
 
 

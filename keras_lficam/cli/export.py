@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from keras_lficam.cli import _models
+from keras_lficam.cli import _models, _output, _words
 from keras_lficam.cli._words import whole_number
 from keras_lficam.serving import FORMATS
 
@@ -78,6 +78,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="pictures such as the model will see, for litert_int8",
     )
+    _words.add_import_option(export)
     export.set_defaults(run=run)
 
 
@@ -90,13 +91,31 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         Exit code, 0.
     """
+    with _output.folder(arguments.output) as folder:
+        try:
+            return _export(arguments)
+        except KeyboardInterrupt:
+            raise _output.stopped(
+                f"complete versions in {folder}: {_versions(folder)}"
+            ) from None
+
+
+def _versions(folder):
+    numbers = sorted(
+        int(path.name) for path in folder.iterdir() if path.name.isdecimal()
+    )
+    return ", ".join(map(str, numbers)) or "none"
+
+
+def _export(arguments):
+    """Writes the version; returns the exit code."""
     _models.check_file(arguments.model)
     if "litert_int8" in arguments.formats and arguments.calibration is None:
         raise ValueError("litert_int8 needs pictures: give --calibration")
     _models.start_keras()
     from keras_lficam import serving
 
-    model = _models.load_model(arguments.model)
+    model = _models.load_model(arguments.model, arguments.imports)
     view = _models.view_of(model, arguments.model)
     names = _models.class_names(arguments.model, view)
     size = arguments.image_size and tuple(arguments.image_size)
@@ -160,7 +179,8 @@ def _print_summary(arguments, folder):
             print(f"  {path.name}")
     if "saved_model" not in arguments.formats:
         return
-    root = folder.parent.parent
+    # Absolute, as "." could be meant of any place.
+    root = folder.absolute().parents[1]
     print(
         f"\nStart TF Serving with all models in {root}:\n\n"
         f"  cd {root} && docker compose up\n\n"

@@ -54,12 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.output is not None:
         _output.make_folder(arguments.output)
+    names = _output.overlay_names(arguments.images)
     client = Client(arguments.url, arguments.model, arguments.timeout)
     failed = 0
     try:
         for path in _output.progress(arguments.images, "picture"):
             try:
-                print(_ask(client, path, arguments.output), flush=True)
+                print(_ask(client, path, arguments.output, names), flush=True)
             except (ValueError, OSError) as error:
                 failed += 1
                 print(error, file=sys.stderr)
@@ -75,11 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _ask(client, path, folder):
+def _ask(client, path, folder, names):
     """Asks about one picture; returns its line of the report."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
-    target = None if folder is None else folder / f"{path.stem}_overlay.png"
+    target = None if folder is None else folder / names[path]
     if target is not None and target.exists():
         raise ValueError(f"{path}: {target} exists; give another folder")
     answer = client.predict(
@@ -92,6 +93,7 @@ def _ask(client, path, folder):
     line = f"{path}: {name} ({percent} %)"
     if target is None:
         return line
+    target.parent.mkdir(parents=True, exist_ok=True)
     with whole(target) as partial:
         partial.write_bytes(answer["overlay_bytes"][0])
     return f"{line}, {target}"

@@ -4,11 +4,12 @@ import csv
 import dataclasses
 import os
 import pathlib
-import tempfile
 import textwrap
 from collections.abc import Mapping
 
 import numpy as np
+
+from keras_lficam._files import whole
 
 _ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 
@@ -274,13 +275,10 @@ def _write_csv(path, header, lines):
             "Argument `path` must be a file that is not there yet. "
             f"Received: {path}, which is left as it is"
         )
-    # Written beside, and renamed when it is whole.
-    with tempfile.TemporaryDirectory(
-        prefix=f".{path.name}-", dir=path.parent
-    ) as folder:
-        partial = pathlib.Path(folder) / path.name
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(lines)
-        partial.rename(path)
+    with (
+        whole(path) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(lines)

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 from scipy import stats
 
-from keras_lficam.backbones import check_integer
+from keras_lficam.backbones import check_integer, refuse_keras_2
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
 
@@ -83,6 +83,7 @@ def randomized(model: keras.Model, *, seed: int) -> keras.Model:
         random_maps = explain(randomized(model, seed=0))(images)
         values = rank_correlation(maps, random_maps)
     """
+    refuse_keras_2("model", model)
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Argument `model` must be a keras.Model. "

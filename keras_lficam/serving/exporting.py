@@ -108,8 +108,15 @@ def export(
             f"Argument `top` must be at least 1. Received: top={top}"
         )
     path = pathlib.Path(path)
-    if not path.name:  # The folder that one is in.
-        path = path.resolve()
+    # The model's name is that of its folder, and the server's files go beside
+    # it: of "." and "a/.." neither can be read off.
+    if not path.name or ".." in path.parts:
+        path = pathlib.Path(os.path.abspath(path))
+    if not path.name:
+        raise ValueError(
+            "Argument `path` must be a folder that has a name. Received: "
+            f"path={str(path)!r}. To fix this: path='saved_models/digits'."
+        )
     folder = path / str(_version(path, version))
     if folder.exists():
         raise FileExistsError(

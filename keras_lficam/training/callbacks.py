@@ -36,10 +36,15 @@ class HeatMaps(keras.callbacks.Callback):
             Images; None for nowhere.
         draw: Whether this process draws. Of several workers that train
             together each must have the callback, and one should draw.
+        activation: What turns the model's scores into probabilities:
+            `"softmax"` or `"sigmoid"` if it gives logits, `"linear"` if it
+            gives probabilities. By default it is found out from the last
+            layer.
 
     Raises:
         ValueError: If `every` is less than 1, or both `folder` and `log_dir`
-            are None.
+            are None. When training begins, if the model gives logits and
+            `activation` is None.
         ImportError: If `log_dir` is given and TensorBoard is not installed.
 
     Examples:
@@ -61,6 +66,7 @@ class HeatMaps(keras.callbacks.Callback):
         folder: str | os.PathLike[str] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
         draw: bool = True,
+        activation: str | None = None,
     ):
         super().__init__()
         if every < 1:
@@ -80,6 +86,7 @@ class HeatMaps(keras.callbacks.Callback):
         self.every = every
         self.folder = None if folder is None else pathlib.Path(folder)
         self.draw = draw
+        self.activation = activation
         self._writer = None
         if log_dir is not None and draw:
             import tensorflow as tf
@@ -89,6 +96,8 @@ class HeatMaps(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         del logs
         self._explain = self.explainer(self.model)
+        self._classifier = backbones.Classifier(self.model, self.activation)
+        self._classifier.check_probabilities()
         self._drawn = None
 
     def on_epoch_end(self, epoch, logs=None):
@@ -112,9 +121,7 @@ class HeatMaps(keras.callbacks.Callback):
         if not self.draw:
             return
         figure = visualization.grid(
-            self.images,
-            maps,
-            titles=self._titles(keras.ops.convert_to_numpy(predictions)),
+            self.images, maps, titles=self._titles(predictions)
         )
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -123,13 +130,10 @@ class HeatMaps(keras.callbacks.Callback):
         if self._writer is not None:
             self._write(figure, epoch)
 
-    def _titles(self, predictions):
-        if backbones.last_activation(self.model) is keras.activations.linear:
-            predictions = keras.ops.convert_to_numpy(
-                keras.ops.softmax(predictions)
-            )
+    def _titles(self, scores):
+        chances = self._classifier.as_probabilities(scores)
         return visualization.prediction_titles(
-            predictions, self.class_names, self.labels
+            keras.ops.convert_to_numpy(chances), self.class_names, self.labels
         )
 
     def _write(self, figure, epoch):

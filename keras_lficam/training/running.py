@@ -282,6 +282,7 @@ class _Run:
 
 def _plan(model, data, recipe, folder, seed, steps_per_execution):
     """Checks what was asked, and finds what follows from it."""
+    backbones.refuse_keras_2("model", model)
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Argument `model` must be a keras.Model. Received: "
@@ -523,6 +524,10 @@ def _heat_maps(run, every):
         folder=run.folder / "heat_maps",
         log_dir=run.folder / "tensorboard",
         draw=run.writes,
+        # It trains with a softmax where the model gives logits.
+        activation="softmax"
+        if run.activation is keras.activations.linear
+        else None,
     )
 
 
