@@ -622,7 +622,7 @@ def test_a_picture_that_changes_is_found_in_the_error_of_a_step(
         list(stream.take(2 * source.count("train")))
     message = data.changed_file(caught.value)
     assert re.fullmatch(
-        rf"\S+dog.007\.png: .*{reason}.*resume the run.*", message
+        rf"\S+dog.007\.png: .*{reason}.*could still be read.*", message
     )
     assert "\n" not in message
     assert data.changed_file(ValueError("another")) is None

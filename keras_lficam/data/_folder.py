@@ -33,11 +33,7 @@ _SHARE = 0.1
 # Pixels of a picture that takes so much memory that it is decoded alone.
 _LARGE = 8_000_000
 # Ends the message of a picture that was changed while a model was trained.
-_CHANGED = (
-    "it could still be read when the folder was looked through. To fix this: "
-    "bring the file back as it was and resume the run, which goes on from its "
-    "last checkpoint; or begin in another folder without it"
-)
+_CHANGED = "it could still be read when the folder was looked through"
 
 
 class _Picture(NamedTuple):
@@ -152,8 +148,8 @@ def changed_file(error: BaseException) -> str | None:
         error: What reading batches or `fit` raised.
 
     Returns:
-        One line with the file, what is wrong with it and the way out; None if
-        the error is another.
+        One line with the file and what is wrong with it; None if the error is
+        another.
 
     Examples:
         assert changed_file(ValueError("another")) is None

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,7 +122,7 @@ def fit(
     run = dataclasses.replace(
         run, class_weights=class_weights(class_weight, run.source)
     )
-    with _naming_images(run.folder):
+    with _naming_images(run.folder), backbones.grouped_gradients_explained():
         _check_workers(run, [checkpoint_every, heat_maps_every])
         begun = _folder.begin(run, resume)
         distribution.check_agreement(
@@ -219,16 +218,13 @@ def _trained(
 
 @contextlib.contextmanager
 def _naming_images(folder):
-    """Says in one line what `tf.data` says of an image it could not read."""
+    """Says in one line what TensorFlow says of an image it could not read."""
     try:
         yield
     except Exception as error:
-        text = str(error)
-        of_tensorflow = type(error).__module__.startswith("tensorflow.")
-        if not (of_tensorflow and "PyFunc" in text):
+        reason = data_sets.changed_file(error)
+        if reason is None:
             raise
-        said = re.search(r"\b\w*Error: (.+)", text)
-        reason = said[1] if said else text.split("\n")[0]
         raise ValueError(
             f"{reason}. Training stopped, and {folder} holds its last "
             "checkpoint. To fix this: put the image back as it was, and "
