@@ -108,10 +108,14 @@ def check_one(
 ) -> None:
     """Raises unless a model has one input, or one output."""
     if len(tensors) != 1:
+        more = (
+            " To keep the others, put keras_lficam.layers into the model "
+            "yourself; explainers take it as it is, with `context`."
+        )
         raise ValueError(
             f"Model {model.name!r} must have one {word}. "
-            f"Received: {len(tensors)} of them. Way out: a keras.Model "
-            f"of the one {word} that matters."
+            f"Received: {len(tensors)} of them. To fix this: a keras.Model "
+            f"of the one {word} that matters.{more if word == 'input' else ''}"
         )
 
 
