@@ -4,9 +4,9 @@ import base64
 import concurrent.futures
 import functools
 import io
-import itertools
 import resource
 import struct
+import time
 import zlib
 
 import keras
@@ -28,7 +28,12 @@ import keras_lficam
 from keras_lficam import explainers, visualization
 from keras_lficam.data import digits_in_photos
 from keras_lficam.data.pictures import read_picture
-from keras_lficam.serving import _formats, _server_files, _signatures
+from keras_lficam.serving import (
+    _formats,
+    _pictures,
+    _server_files,
+    _signatures,
+)
 
 SIDE = 64
 NAMES = ["zero", "one", "two", "drei", "vier", "fünf", "six", "7", "8", "9"]
@@ -686,9 +691,32 @@ def bit_of_dust():
     return bytes(content)
 
 
+def declared(pixels=(6000, 4000)):
+    """The first 1.4 kB of a JPEG whose header declares 24 megapixels."""
+    content = bytearray(file_of(photo(), "JPEG"))
+    place = content.index(b"\xff\xc0")
+    content[place + 5 : place + 9] = struct.pack(">HH", *pixels)
+    return bytes(content[:1400])
+
+
+def of_many_chunks():
+    """A PNG of 20,000 empty chunks before its pixels."""
+    content = file_of(photo())
+    chunk = bytes(4) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
+    return content[:33] + 20_000 * chunk + content[33:]
+
+
+def of_many_scans():
+    """A JPEG through whose pixels a decoder would go 101 times."""
+    content = file_of(photo(), "JPEG", progressive=True)
+    start = content.rindex(b"\xff\xda")
+    end = content.rindex(b"\xff\xd9")
+    return content[:end] + 101 * content[start:end] + content[end:]
+
+
 KIND = "the file is neither a JPEG nor a PNG picture"
 BROKEN = "the {} picture is damaged or cut off"
-LARGE = "the picture has more than 100,000,000 pixels"
+LARGE = "the picture has more than 60,000,000 pixels"
 DAMAGED = {
     "half_jpeg": (half("JPEG"), BROKEN.format("JPEG")),
     "half_png": (half("PNG"), BROKEN.format("PNG")),
@@ -705,6 +733,14 @@ DAMAGED = {
     "bmp": (file_of(photo(), "BMP"), KIND),
     "zeros": (bytes(1000), KIND),
     "empty": (b"", "the file is empty"),
+    "header_of_24_megapixels": (declared(), BROKEN.format("JPEG")),
+    "segments": (b"\xff\xd8" + b"\xff\xe0\0\2" * 10**5, BROKEN.format("JPEG")),
+    "exifs": (
+        b"\xff\xd8" + b"\xff\xe1\0\x08Exif\0\0" * 10**4,
+        BROKEN.format("JPEG"),
+    ),
+    "chunks": (of_many_chunks(), BROKEN.format("PNG")),
+    "scans": (of_many_scans(), "the picture has more than 100 scans"),
     "png_bomb": (bomb("PNG"), LARGE),
     "jpeg_bomb": (bomb("JPEG"), LARGE),
 }
@@ -725,20 +761,102 @@ def test_a_damaged_picture_alone_is_named(session, name):
 
 
 def test_damaged_pictures_spoil_no_other(encoded, images, expected):
-    good = [file_of(PIL.Image.fromarray(image)) for image in images[:16]]
+    number = len(DAMAGED)
+    good = [file_of(PIL.Image.fromarray(image)) for image in images[:number]]
     files = []
-    for content, (bad, _) in itertools.zip_longest(
-        good, DAMAGED.values(), fillvalue=(b"", "")
-    ):
+    for content, (bad, _) in zip(good, DAMAGED.values(), strict=True):
         files += [content, bad]
     answer = encoded(*files)
-    assert answer["error"][::2].tolist() == [b""] * 16
+    assert answer["error"][::2].tolist() == [b""] * number
     words = [words.encode() for _, words in DAMAGED.values()]
-    assert answer["error"][1::2].tolist()[: len(words)] == words
+    assert answer["error"][1::2].tolist() == words
     assert_answers(
         {name: answer[name][::2] for name in answer},
-        [value[:16] for value in expected],
+        [value[:number] for value in expected],
     )
+
+
+@pytest.mark.parametrize("name", ["padding", "segments", "exifs", "chunks"])
+def test_a_header_costs_little_time(session, name):
+    files = np.array(8 * [DAMAGED[name][0]], object)
+    ask = functools.partial(
+        session.run, "encoded_images", {"image_bytes": files}
+    )
+    ask()
+    began = time.process_time()
+    ask()
+    # Where a byte after the other was looked at, 9 seconds.
+    assert time.process_time() - began < 2
+
+
+def test_a_header_alone_costs_no_memory(session):
+    """Eight of them allocated 24 million pixels each, all at once."""
+    files = np.array(8 * [declared()], object)
+    session.run("encoded_images", {"image_bytes": files})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    session.run("encoded_images", {"image_bytes": files})
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 20_000  # Kilobytes.
+
+
+def test_limits_are_those_that_were_given():
+    large, small = file_of(photo(100, 80)), file_of(photo(10, 20))
+    limits = keras_lficam.serving.Limits(
+        file_bytes=len(large), pixels=8000, batch_pixels=16_300
+    )
+    files = [
+        large,
+        large + b"\0",
+        base64.b64encode(large),
+        base64.b64encode(large + b"\0"),
+        2 * base64.encodebytes(large),
+        file_of(PIL.Image.new("L", (100, 81))),
+        small,
+        small,
+    ]
+    shown = _pictures.decoded(tf.constant(files), (8, 8), limits)
+    long = f"the file has more than {len(large):,} bytes"
+    assert [error.decode() for error in shown.errors.numpy()] == [
+        "",
+        long,
+        "",
+        long,
+        long,
+        "the picture has more than 8,000 pixels",
+        "",
+        # 8000 + 8000 + 200 were decoded.
+        "the pictures of this request have more than 16,300 pixels together",
+    ]
+    good = [0, 2, 6]
+    assert [bool(canvas) for canvas in shown.canvases.numpy()] == [
+        place in good for place in range(8)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        # At the size of the model the first would be of 3 GB.
+        ("serving_default", {"images": np.zeros((10**5, 1, 1, 3), "float32")}),
+        ("uint8_images", {"images": np.zeros((257, 1, 1, 3), "uint8")}),
+        ("classify", {"images": np.zeros((257, 1, 1, 3), "float32")}),
+        ("encoded_images", {"image_bytes": np.array(10**5 * [b""], object)}),
+    ],
+    ids=["float", "uint8", "classify", "encoded"],
+)
+def test_too_many_images_are_refused(session, name, inputs):
+    (given,) = inputs
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=f"`{given}` must hold at most 256 images",
+    ):
+        session.run(name, inputs)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "9", None, 2**31])
+def test_a_limit_is_a_positive_integer(value):
+    with pytest.raises(ValueError, match="`pixels` must be an integer"):
+        keras_lficam.serving.Limits(pixels=value)
 
 
 # --------------------------------------------------------------- many at once
@@ -814,6 +932,7 @@ def test_versions_are_counted_and_never_overwritten(tmp_path, small):
     folder = keras_lficam.export(small, str(path), **options)
     assert folder == path / "11"
     assert sorted(file.name for file in folder.iterdir()) == [
+        "export.json",
         "labels.txt",
         "model.tflite",
     ]

@@ -1,5 +1,8 @@
 """`export`: one artefact that answers with class and heat map."""
 
+import dataclasses
+import importlib.metadata
+import json
 import os
 import pathlib
 import shutil
@@ -11,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_lficam.architectures import attention_view
-from keras_lficam.serving import FORMATS, _formats, _server_files
+from keras_lficam.serving import FORMATS, Limits, _formats, _server_files
 from keras_lficam.serving._signatures import Served, value_range_of
 
 
@@ -26,6 +29,7 @@ def export(
     top: int = 5,
     value_range: tuple[float, float] | None = None,
     calibration: npt.ArrayLike | None = None,
+    limits: Limits = Limits(),  # noqa: B008
 ) -> pathlib.Path:
     """Writes a classifier that answers with class and heat map.
 
@@ -67,6 +71,7 @@ def export(
             default what `attach` was told for LFI-CAM, else 0 and 255.
         calibration: Images `(N, height, width, 3)` such as the model will see,
             a hundred or more, which `"litert_int8"` needs.
+        limits: What the SavedModel refuses: too many bytes, pixels or images.
 
     Returns:
         Folder of the version.
@@ -129,13 +134,16 @@ def export(
     try:
         partial.mkdir()
         if "saved_model" in formats:
-            served = Served(model, names, size, min(top, classes), pixels)
+            served = Served(
+                model, names, size, min(top, classes), pixels, limits
+            )
             _write_saved_model(served, partial, size, pixels)
         others = [name for name in formats if name != "saved_model"]
         if others:
             numeric = _formats.numeric_model(model, size)
             for name in others:
                 _formats.WRITERS[name](numeric, partial, calibration)
+        _write_description(partial, size, pixels, limits)
         labels = "\n".join(names) + "\n"
         (partial / "labels.txt").write_text(labels, encoding="utf-8")
         partial.rename(folder)
@@ -154,6 +162,18 @@ def _write_saved_model(served, folder, size, pixels):
     signatures = served.signatures()
     tf.saved_model.save(served, str(folder), signatures=signatures)
     _server_files.write_warmup(folder, size, pixels)
+
+
+def _write_description(folder, size, pixels, limits):
+    """Writes how it was exported, which the graphs do not tell."""
+    description = {
+        "keras_lficam": importlib.metadata.version("keras-lficam"),
+        "image_size": size,
+        "value_range": pixels,
+        "limits": dataclasses.asdict(limits),
+    }
+    text = json.dumps(description, indent=2) + "\n"
+    (folder / "export.json").write_text(text, encoding="utf-8")
 
 
 def _checked_names(names, classes):
