@@ -36,7 +36,13 @@ ARROWS = {
     "explainers": {"backbones", "functional"},
     "layers": {"functional"},
     "metrics": {"backbones", "functional"},
-    "serving": {"_files", "architectures", "functional", "visualization"},
+    "serving": {
+        "_files",
+        "architectures",
+        "backbones",
+        "functional",
+        "visualization",
+    },
     "training": {
         "_files",
         "backbones",

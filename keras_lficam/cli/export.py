@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 
 from keras_lficam.cli import _models
 from keras_lficam.cli._words import whole_number
@@ -77,6 +78,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="pictures such as the model will see, for litert_int8",
     )
+    export.add_argument(
+        "--activation",
+        choices=["softmax", "sigmoid", "linear"],
+        help="what makes probabilities of the model's scores, if it does not "
+        "end with it; linear if they are probabilities",
+    )
     export.set_defaults(run=run)
 
 
@@ -87,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments: Its options.
 
     Returns:
-        Exit code, 0.
+        Exit code: 0, or 1 if some formats could not be written.
     """
     _models.check_file(arguments.model)
     if "litert_int8" in arguments.formats and arguments.calibration is None:
@@ -115,9 +122,16 @@ def run(arguments: argparse.Namespace) -> int:
             image_size=size,
             top=min(arguments.top, len(names)),
             calibration=calibration,
+            activation=arguments.activation,
         )
     except ImportError as error:
         raise ValueError(str(error)) from None
+    except serving.ExportError as error:
+        if error.folder is None:
+            raise ValueError(str(error)) from None
+        _print_summary(arguments, error.folder)
+        print(f"keras-lficam export: {error}", file=sys.stderr)
+        return 1
     _print_summary(arguments, folder)
     return 0
 
@@ -154,7 +168,7 @@ def _print_summary(arguments, folder):
     for path in sorted(folder.iterdir()):
         if path.suffix in (".onnx", ".tflite", ".xml", ".pb"):
             print(f"  {path.name}")
-    if "saved_model" not in arguments.formats:
+    if not (folder / "saved_model.pb").is_file():
         return
     root = folder.parent.parent
     print(

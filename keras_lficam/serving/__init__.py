@@ -8,7 +8,7 @@ Examples:
 import dataclasses
 from typing import Any
 
-__all__ = ["FORMATS", "Limits", "export"]
+__all__ = ["FORMATS", "ExportError", "Limits", "export"]
 
 FORMATS = (
     "saved_model",
@@ -67,8 +67,8 @@ def __getattr__(name: str) -> Any:
 
     A client needs neither.
     """
-    if name != "export":
+    if name not in ("export", "ExportError"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from keras_lficam.serving.exporting import export
+    from keras_lficam.serving import exporting
 
-    return export
+    return getattr(exporting, name)

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lficam import functional
-from keras_lficam.architectures import attention_view, probabilities
+from keras_lficam.architectures import attention_view
+from keras_lficam.backbones import Classifier
 from keras_lficam.serving import Limits, _pictures
 from keras_lficam.visualization import COLORMAP, OPACITY
 
@@ -25,6 +26,8 @@ class Served(tf.Module):
         top: Number of classes that are named for encoded pictures.
         value_range: Darkest and brightest value of a pixel of the model.
         limits: What is refused without being computed.
+        activation: What makes probabilities of the model's scores, as for
+            `backbones.Classifier`.
     """
 
     def __init__(
@@ -35,9 +38,11 @@ class Served(tf.Module):
         top: int,
         value_range: tuple[float, float],
         limits: Limits,
+        activation: str | None = None,
     ):
         super().__init__()
         self._view = _WithoutTracking(attention_view(model))
+        self._as_probabilities = Classifier(model, activation).as_probabilities
         self._variables = [variable.value for variable in model.variables]
         self._names = tf.constant([*class_names, ""])
         self._size = image_size
@@ -138,9 +143,7 @@ class Served(tf.Module):
             )
         shown = self._view.model(images, training=False)
         return {
-            "probabilities": probabilities(
-                self._view.model, shown["predictions"]
-            ),
+            "probabilities": self._as_probabilities(shown["predictions"]),
             **{
                 name: tf.cast(shown[name], tf.float32)
                 for name in ("attention_map", "importance")
