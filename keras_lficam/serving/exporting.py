@@ -145,11 +145,11 @@ def export(
             "with KERAS_BACKEND=tensorflow."
         )
     attention_view(model)
+    size = _image_size(model, image_size)
     classifier = Classifier(model, activation)
     classifier.check_probabilities()
     classes = classifier.num_classes
     names = _checked_names(class_names, classes)
-    size = _image_size(model, image_size)
     pixels = _value_range(model, value_range)
     _check_formats(formats, calibration, (*size, model.inputs[0].shape[-1]))
     if top < 1:
