@@ -1324,7 +1324,7 @@ def of_one_score(activation):
     end = keras.layers.Activation(activation or "linear", **name)
     model = keras.Model(image, end(score(pooled)))
     heat.set_weights([np.ones((1, 1, 1, 1))])
-    score.set_weights([[[-37.0]]])
+    score.set_weights([np.full((1, 1), -37.0)])
     return model
 
 
