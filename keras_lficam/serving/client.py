@@ -75,7 +75,7 @@ class Answer(NamedTuple):
         overlay: PNG file.
 
     Examples:
-        client.picture(content).class_name
+        Answer(error="", class_name="cat", probability=0.75).class_name
     """
 
     error: str
