@@ -103,10 +103,12 @@ class Server:
     Attributes:
         delay: Seconds before each answer.
         html: Whether REST answers as a server does that is not TF Serving.
+        odd: What REST sends instead of an answer, byte by byte: bytes, or an
+            iterator over pieces.
     """
 
     def __init__(self, models):
-        self.delay, self.html = 0.0, False
+        self.delay, self.html, self.odd = 0.0, False, None
         self.models = {
             name: {
                 int(version.name): Loaded(version)
@@ -233,6 +235,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _respond(self, pattern, answer):
         time.sleep(self.models.delay)
+        if self.models.odd is not None:
+            return self._send_odd(self.models.odd)
         if self.models.html:
             page = b"<html>\n<body>\nIt works!\n</body>\n</html>\n"
             code = 200 if self.command == "GET" else 404
@@ -256,6 +260,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+    def _send_odd(self, odd):
+        self.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            for piece in [odd] if isinstance(odd, bytes) else odd():
+                self.wfile.write(piece)
+                self.wfile.flush()
 
     def _status(self, name):
         return {

@@ -614,6 +614,27 @@ def test_one_input_alone_is_the_image():
         )
 
 
+def test_ways_out_of_two_inputs_are_said(tmp_path):
+    model = with_table()
+    with pytest.raises(ValueError, match="one input.*To fix this.*`context`"):
+        keras_lficam.attach(model)
+    layers = keras.layers
+    features = model.get_layer("features").output
+    drawn = layers.Conv2D(1, 1, activation="sigmoid", name="attention_map")
+    pooled = layers.GlobalAveragePooling2D()(features * drawn(features))
+    joined = layers.Concatenate()([pooled, model.inputs[1]])
+    scores = layers.Dense(2, "softmax", name="predictions")(joined)
+    shown = keras.Model(model.inputs, scores)
+    maps = explainers.AttentionMap(shown)(
+        np.ones((1, 4, 4, 3)), context={"row": [0, 1]}
+    )
+    assert maps.shape == (1, 4, 4, 1)
+    if keras.backend.backend() == "tensorflow":
+        with pytest.raises(ValueError, match="2 inputs. To fix this: .*view"):
+            keras_lficam.export(shown, tmp_path / "model")
+        assert not list(tmp_path.iterdir())
+
+
 class Coordinates:
     """Looks like a sparse array of JAX."""
 

@@ -43,6 +43,7 @@ ARROWS = {
         "_files",
         "_labels",
         "architectures",
+        "backbones",
         "functional",
         "visualization",
     },

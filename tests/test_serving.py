@@ -4,9 +4,10 @@ import base64
 import concurrent.futures
 import functools
 import io
-import itertools
+import json
 import resource
 import struct
+import time
 import zlib
 
 import keras
@@ -20,7 +21,7 @@ from distributed_worker import lfi_cam
 from google.protobuf import text_format
 from processes import finish, start
 from serving_server import Loaded
-from small_classifiers import normalized_backbone
+from small_classifiers import backbone, normalized_backbone
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -28,7 +29,12 @@ import keras_lficam
 from keras_lficam import explainers, visualization
 from keras_lficam.data import digits_in_photos
 from keras_lficam.data.pictures import read_picture
-from keras_lficam.serving import _formats, _server_files, _signatures
+from keras_lficam.serving import (
+    _formats,
+    _pictures,
+    _server_files,
+    _signatures,
+)
 
 SIDE = 64
 NAMES = ["zero", "one", "two", "drei", "vier", "fünf", "six", "7", "8", "9"]
@@ -686,9 +692,32 @@ def bit_of_dust():
     return bytes(content)
 
 
+def declared(pixels=(6000, 4000)):
+    """The first 1.4 kB of a JPEG whose header declares 24 megapixels."""
+    content = bytearray(file_of(photo(), "JPEG"))
+    place = content.index(b"\xff\xc0")
+    content[place + 5 : place + 9] = struct.pack(">HH", *pixels)
+    return bytes(content[:1400])
+
+
+def of_many_chunks():
+    """A PNG of 20,000 empty chunks before its pixels."""
+    content = file_of(photo())
+    chunk = bytes(4) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
+    return content[:33] + 20_000 * chunk + content[33:]
+
+
+def of_many_scans():
+    """A JPEG through whose pixels a decoder would go 101 times."""
+    content = file_of(photo(), "JPEG", progressive=True)
+    start = content.rindex(b"\xff\xda")
+    end = content.rindex(b"\xff\xd9")
+    return content[:end] + 101 * content[start:end] + content[end:]
+
+
 KIND = "the file is neither a JPEG nor a PNG picture"
 BROKEN = "the {} picture is damaged or cut off"
-LARGE = "the picture has more than 100,000,000 pixels"
+LARGE = "the picture has more than 60,000,000 pixels"
 DAMAGED = {
     "half_jpeg": (half("JPEG"), BROKEN.format("JPEG")),
     "half_png": (half("PNG"), BROKEN.format("PNG")),
@@ -705,6 +734,14 @@ DAMAGED = {
     "bmp": (file_of(photo(), "BMP"), KIND),
     "zeros": (bytes(1000), KIND),
     "empty": (b"", "the file is empty"),
+    "header_of_24_megapixels": (declared(), BROKEN.format("JPEG")),
+    "segments": (b"\xff\xd8" + b"\xff\xe0\0\2" * 10**5, BROKEN.format("JPEG")),
+    "exifs": (
+        b"\xff\xd8" + b"\xff\xe1\0\x08Exif\0\0" * 10**4,
+        BROKEN.format("JPEG"),
+    ),
+    "chunks": (of_many_chunks(), BROKEN.format("PNG")),
+    "scans": (of_many_scans(), "the picture has more than 100 scans"),
     "png_bomb": (bomb("PNG"), LARGE),
     "jpeg_bomb": (bomb("JPEG"), LARGE),
 }
@@ -725,20 +762,102 @@ def test_a_damaged_picture_alone_is_named(session, name):
 
 
 def test_damaged_pictures_spoil_no_other(encoded, images, expected):
-    good = [file_of(PIL.Image.fromarray(image)) for image in images[:16]]
+    number = len(DAMAGED)
+    good = [file_of(PIL.Image.fromarray(image)) for image in images[:number]]
     files = []
-    for content, (bad, _) in itertools.zip_longest(
-        good, DAMAGED.values(), fillvalue=(b"", "")
-    ):
+    for content, (bad, _) in zip(good, DAMAGED.values(), strict=True):
         files += [content, bad]
     answer = encoded(*files)
-    assert answer["error"][::2].tolist() == [b""] * 16
+    assert answer["error"][::2].tolist() == [b""] * number
     words = [words.encode() for _, words in DAMAGED.values()]
-    assert answer["error"][1::2].tolist()[: len(words)] == words
+    assert answer["error"][1::2].tolist() == words
     assert_answers(
         {name: answer[name][::2] for name in answer},
-        [value[:16] for value in expected],
+        [value[:number] for value in expected],
     )
+
+
+@pytest.mark.parametrize("name", ["padding", "segments", "exifs", "chunks"])
+def test_a_header_costs_little_time(session, name):
+    files = np.array(8 * [DAMAGED[name][0]], object)
+    ask = functools.partial(
+        session.run, "encoded_images", {"image_bytes": files}
+    )
+    ask()
+    began = time.process_time()
+    ask()
+    # Where a byte after the other was looked at, 9 seconds.
+    assert time.process_time() - began < 2
+
+
+def test_a_header_alone_costs_no_memory(session):
+    """Eight of them allocated 24 million pixels each, all at once."""
+    files = np.array(8 * [declared()], object)
+    session.run("encoded_images", {"image_bytes": files})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    session.run("encoded_images", {"image_bytes": files})
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 20_000  # Kilobytes.
+
+
+def test_limits_are_those_that_were_given():
+    large, small = file_of(photo(100, 80)), file_of(photo(10, 20))
+    limits = keras_lficam.serving.Limits(
+        file_bytes=len(large), pixels=8000, batch_pixels=16_300
+    )
+    files = [
+        large,
+        large + b"\0",
+        base64.b64encode(large),
+        base64.b64encode(large + b"\0"),
+        2 * base64.encodebytes(large),
+        file_of(PIL.Image.new("L", (100, 81))),
+        small,
+        small,
+    ]
+    shown = _pictures.decoded(tf.constant(files), (8, 8), limits)
+    long = f"the file has more than {len(large):,} bytes"
+    assert [error.decode() for error in shown.errors.numpy()] == [
+        "",
+        long,
+        "",
+        long,
+        long,
+        "the picture has more than 8,000 pixels",
+        "",
+        # 8000 + 8000 + 200 were decoded.
+        "the pictures of this request have more than 16,300 pixels together",
+    ]
+    good = [0, 2, 6]
+    assert [bool(canvas) for canvas in shown.canvases.numpy()] == [
+        place in good for place in range(8)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        # At the size of the model the first would be of 3 GB.
+        ("serving_default", {"images": np.zeros((10**5, 1, 1, 3), "float32")}),
+        ("uint8_images", {"images": np.zeros((257, 1, 1, 3), "uint8")}),
+        ("classify", {"images": np.zeros((257, 1, 1, 3), "float32")}),
+        ("encoded_images", {"image_bytes": np.array(10**5 * [b""], object)}),
+    ],
+    ids=["float", "uint8", "classify", "encoded"],
+)
+def test_too_many_images_are_refused(session, name, inputs):
+    (given,) = inputs
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=f"`{given}` must hold at most 256 images",
+    ):
+        session.run(name, inputs)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "9", None, 2**31])
+def test_a_limit_is_a_positive_integer(value):
+    with pytest.raises(ValueError, match="`pixels` must be an integer"):
+        keras_lficam.serving.Limits(pixels=value)
 
 
 # --------------------------------------------------------------- many at once
@@ -814,6 +933,7 @@ def test_versions_are_counted_and_never_overwritten(tmp_path, small):
     folder = keras_lficam.export(small, str(path), **options)
     assert folder == path / "11"
     assert sorted(file.name for file in folder.iterdir()) == [
+        "export.json",
         "labels.txt",
         "model.tflite",
     ]
@@ -999,7 +1119,13 @@ def convolutions(activation):
 
 def test_a_model_of_few_classes_of_any_size_and_of_logits(tmp_path, open_size):
     pixels = digits(4)[:, :32, :48].astype("float32")
-    folder = keras_lficam.export(open_size, tmp_path / "m", image_size=(32, 48))
+    options = {"image_size": (32, 48)}
+    with pytest.raises(ValueError, match="gives logits.*activation='softmax'"):
+        keras_lficam.export(open_size, tmp_path / "m", **options)
+    assert not list(tmp_path.iterdir())
+    folder = keras_lficam.export(
+        open_size, tmp_path / "m", activation="softmax", **options
+    )
     session = Loaded(folder)
     scores, maps = answers_of(open_size, pixels)
     assert not np.allclose(scores.sum(-1), 1, atol=1e-2)
@@ -1059,3 +1185,281 @@ def test_an_attention_branch_network_of_sigmoids(tmp_path, images):
         assert_answers(answer, expected)
     with pytest.raises(ValueError, match=r"the lower one first.*\(1, 0\)"):
         keras_lficam.export(model, tmp_path / "abn", value_range=(1, 0))
+
+
+# --------------------------------------------- dtype policies, heads, formats
+
+
+RUNS = {
+    "saved_model": by_saved_model,
+    "onnx": by_onnx,
+    "openvino": by_openvino,
+    "litert": by_litert(""),
+    "litert_float16": by_litert("_float16"),
+    "litert_int8": by_litert("_int8"),
+}
+# How far from the answers of Keras, which computes in these, others may be.
+POLICIES = {
+    "float32": 1e-4,
+    "mixed_float16": 5e-3,
+    "float16": 5e-3,
+    "mixed_bfloat16": 4e-2,
+    "bfloat16": 4e-2,
+    "float64": 1e-4,
+}
+# Classes, activation of the model, the one that `export` is given, and a
+# policy: each head and each policy is in every format, not each with each.
+HEADS = {
+    "softmax": (3, "softmax", None, "float32"),
+    "logits_of_a_softmax": (3, None, "softmax", "mixed_float16"),
+    "sigmoids": (3, "sigmoid", None, "float16"),
+    "logits_of_sigmoids": (3, None, "sigmoid", "mixed_bfloat16"),
+    "known_probabilities": (3, "softmax", "linear", "bfloat16"),
+    "one_sigmoid": (1, "sigmoid", None, "float64"),
+    "one_logit": (1, None, "sigmoid", "mixed_float16"),
+    "attention_branch": (3, "softmax", None, "mixed_float16"),
+}
+
+
+def tiny(classes=3, activation="softmax", architecture="lfi_cam", seed=0):
+    keras.utils.set_random_seed(seed)
+    model = keras_lficam.build(
+        backbone((16, 16, 3)),
+        classes,
+        input_shape=(16, 16, 3),
+        architecture=architecture,
+        classifier_activation=activation,
+    )
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Dense):
+            layer.set_weights([10 * w for w in layer.get_weights()])
+    return model
+
+
+def pixels_of_noise(number=6):
+    shape = (number, 16, 16, 3)
+    return np.random.default_rng(1).integers(0, 256, shape).astype("float32")
+
+
+def chances_of(scores, activation):
+    """Works probabilities of all classes out, in float64."""
+    scores = np.asarray(scores, "float64")
+    if activation == "softmax":
+        return softmax(scores)
+    if activation == "sigmoid":
+        scores = 1 / (1 + np.exp(-scores))
+    if scores.shape[-1] == 1:
+        return np.concatenate([1 - scores, scores], axis=-1)
+    return scores
+
+
+def written(folder, model, activation=None):
+    """Exports all formats; gives the folder and what Keras answers."""
+    pixels = pixels_of_noise()
+    before = [value.copy() for value in model.get_weights()]
+    config = str(model.get_config())
+
+    def signatures(served):
+        shape = tf.TensorSpec([None, None, None, 3], tf.float32, "images")
+        return {"serving_default": served._traced(served.explain, shape)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_signatures.Served, "signatures", signatures)
+        folder = keras_lficam.export(
+            model,
+            folder / "tiny",
+            formats=keras_lficam.serving.FORMATS,
+            calibration=pixels,
+            activation=activation,
+        )
+    # The model is as it was.
+    assert str(model.get_config()) == config
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    shown = keras_lficam.attention_view(model)(pixels, training=False)
+    scores = keras.ops.cast(shown["predictions"], "float32")
+    maps = keras.ops.cast(shown["attention_map"], "float32")
+    maps = keras_lficam.functional.resize(maps, (16, 16))
+    return folder, chances_of(scores, activation), np.asarray(maps)
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def of_a_head(request, tmp_path_factory):
+    classes, activation, told, policy = HEADS[request.param]
+    is_abn = request.param == "attention_branch"
+    arguments = (classes, activation, "abn" if is_abn else "lfi_cam")
+    weights = tiny(*arguments).get_weights()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = tiny(*arguments)
+        model.set_weights(weights)
+        folder = tmp_path_factory.mktemp(request.param)
+        return *written(folder, model, told), POLICIES[policy]
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def check_format(name, folder, chances, maps, tolerance):
+    answer = RUNS[name](folder, pixels_of_noise())
+    more = {"litert_float16": 2e-2, "litert_int8": 0.25}.get(name, 0)
+    assert np.asarray(answer["probabilities"]).shape == chances.shape
+    # Not all alike, or the comparison would say nothing.
+    assert chances.std(0).max() > 1e-3
+    assert_answers(answer, (chances, maps), tolerance + more)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_head_and_policy_in_every_format(of_a_head, name):
+    check_format(name, *of_a_head)
+
+
+def of_one_score(activation):
+    """A classifier whose score is -37 times the mean gray of its image."""
+    image = keras.Input((4, 4, 1))
+    gray = keras.layers.Rescaling(1 / 255)(image)
+    heat = keras.layers.Conv2D(1, 1, use_bias=False, name="attention_map")
+    score = keras.layers.Dense(1, use_bias=False)
+    pooled = keras.layers.GlobalAveragePooling2D()(heat(gray))
+    name = {"name": "predictions"}
+    end = keras.layers.Activation(activation or "linear", **name)
+    model = keras.Model(image, end(score(pooled)))
+    heat.set_weights([np.ones((1, 1, 1, 1))])
+    score.set_weights([np.full((1, 1), -37.0)])
+    return model
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_score_has_two_classes_and_one_channel(tmp_path, activation):
+    names = ["healthy", "ill"]
+    model = of_one_score(activation)
+    told = None if activation else "sigmoid"
+    if told:
+        with pytest.raises(ValueError, match="gives logits.*'sigmoid'"):
+            keras_lficam.export(model, tmp_path / "m", class_names=names)
+    with pytest.raises(ValueError, match="each of the 2 classes.*: 1 names"):
+        keras_lficam.export(
+            model, tmp_path / "m", class_names=["ill"], activation=told
+        )
+    folder = keras_lficam.export(
+        model,
+        tmp_path / "m",
+        class_names=names,
+        activation=told,
+        formats=["saved_model", "litert"],
+    )
+    assert (folder / "labels.txt").read_text() == "healthy\nill\n"
+    described = json.loads((folder / "export.json").read_text())
+    assert described == {
+        "keras_lficam": keras_lficam.__version__,
+        "formats": ["saved_model", "litert"],
+        "activation": "sigmoid",
+        "image_size": [4, 4],
+        "value_range": [0.0, 255.0],
+        "limits": {
+            "file_bytes": 30_000_000,
+            "pixels": 60_000_000,
+            "batch_pixels": 240_000_000,
+            "images": 256,
+        },
+    }
+    session = Loaded(folder)
+    pixels = np.zeros((2, 4, 4, 1), "float32")
+    pixels[0] = 255  # A sigmoid of -37 is 9e-17.
+    files = [file_of(PIL.Image.new("L", (4, 4), level)) for level in (255, 0)]
+    for name, inputs in {
+        "serving_default": {"images": pixels},
+        "uint8_images": {"images": pixels.astype("uint8")},
+        "classify": {"images": pixels},
+        "encoded_images": {"image_bytes": np.array(files, object)},
+    }.items():
+        answer = session.run(name, inputs)
+        assert answer["error"].tolist() == [b"", b""]
+        np.testing.assert_allclose(
+            answer["probabilities"], [[1, 8.5e-17], [0.5, 0.5]], rtol=0.01
+        )
+        assert answer["class_index"].tolist() == [0, 0]
+        assert answer["class_name"].tolist() == [b"healthy"] * 2
+    assert answer["top_classes"][0].tolist() == [b"healthy", b"ill"]
+    answer = by_litert("")(folder, pixels)
+    np.testing.assert_allclose(
+        answer["probabilities"], [[1, 8.5e-17], [0.5, 0.5]], rtol=0.01
+    )
+    # A color is as gray as Pillow makes it: 0.299 * 255 of red.
+    red = file_of(PIL.Image.new("RGB", (4, 4), (255, 0, 0)))
+    inputs = {"image_bytes": np.array([red, None], object)[:1]}
+    chances = session.run("encoded_images", inputs)["probabilities"]
+    np.testing.assert_allclose(
+        chances[0, 1], 1 / (1 + np.exp(37 * 0.299)), rtol=1e-3
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="width, 1\\)"):
+        session.run("classify", {"images": np.zeros((1, 4, 4, 3), "float32")})
+
+
+# --------------------------------------------------------- formats that fail
+
+
+def of_much_code(*arguments):
+    del arguments
+    raise RuntimeError("could not be converted\n" + 10_000 * "loc(unknown)\n")
+
+
+@pytest.mark.usefixtures("one_signature")
+def test_a_format_that_fails_loses_no_other(tmp_path, small, monkeypatch):
+    monkeypatch.setitem(_formats.WRITERS, "onnx", of_much_code)
+    formats = ["onnx", "saved_model", "litert"]
+    with pytest.raises(keras_lficam.serving.ExportError) as caught:
+        keras_lficam.export(small, tmp_path / "small", formats=formats)
+    error = caught.value
+    assert list(error.failed) == ["onnx"]
+    assert error.folder == tmp_path / "small" / "1"
+    assert {path.name for path in error.folder.iterdir()} >= {
+        "saved_model.pb",
+        "model.tflite",
+        "labels.txt",
+        "export.json",
+    }
+    words = str(error)
+    assert "onnx: RuntimeError: could not be converted." in words
+    assert f"Written to {error.folder}: saved_model, litert." in words
+    assert len(words) < 500
+    described = json.loads((error.folder / "export.json").read_text())
+    assert described["formats"] == ["saved_model", "litert"]
+    assert not list(error.folder.glob(".*"))
+    assert (tmp_path / "models.config").exists()
+
+
+@pytest.mark.usefixtures("one_signature")
+def test_without_its_saved_model_no_version_follows_a_served_one(
+    tmp_path, small, monkeypatch
+):
+    keras_lficam.export(small, tmp_path / "small")
+    monkeypatch.setattr(tf.saved_model, "save", of_much_code)
+    monkeypatch.setitem(_formats.WRITERS, "onnx", lambda *arguments: None)
+    formats = ["saved_model", "onnx"]
+    with pytest.raises(keras_lficam.serving.ExportError, match="Nothing was"):
+        keras_lficam.export(small, tmp_path / "small", formats=formats)
+    assert [path.name for path in (tmp_path / "small").iterdir()] == ["1"]
+
+
+def test_an_explanation_by_gradients_can_be_a_saved_model(tmp_path):
+    """So the pages say; other formats cannot hold one."""
+    model = tiny()
+    pixels = pixels_of_noise(2)
+
+    def saliency(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            best = tf.reduce_max(model(images, training=False), axis=-1)
+        return tf.abs(tape.gradient(best, images))
+
+    module = tf.Module()
+    module.variables_of_it = [variable.value for variable in model.variables]
+    spec = tf.TensorSpec([None, 16, 16, 3], tf.float32)
+    traced = tf.function(saliency, input_signature=[spec], autograph=False)
+    signature = traced.get_concrete_function()
+    tf.saved_model.save(module, str(tmp_path), signatures=signature)
+    loaded = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
+    (answer,) = loaded(tf.constant(pixels)).values()
+    expected = saliency(tf.constant(pixels)).numpy()
+    assert expected.max() > 0
+    np.testing.assert_allclose(answer, expected, rtol=1e-3, atol=1e-7)

@@ -1,6 +1,8 @@
 """The client and the checks, asked of a server over sockets."""
 
+import base64
 import functools
+import itertools
 import json
 import re
 import time
@@ -23,6 +25,7 @@ from test_serving import (
 )
 
 import keras_lficam
+from keras_lficam import cli
 from keras_lficam.serving import checks
 from keras_lficam.serving import client as client_module
 from keras_lficam.serving.client import Client, ServerError
@@ -169,9 +172,9 @@ def test_an_unreachable_server_is_one_clear_line(scheme):
         with pytest.raises(ServerError, match=f"{port}: no server could") as e:
             ask()
         assert "host and port" in one_line(e)
-    found = dict(checks.check(client))
-    assert len(found) == 7
-    assert all("no server could be reached" in f for f in found.values())
+    ((question, fault),) = checks.check(client)
+    assert question == "The model is served"
+    assert "no server could be reached" in fault
 
 
 @pytest.mark.parametrize(
@@ -351,3 +354,260 @@ def test_a_server_that_is_too_slow_is_found(connect, running, monkeypatch):
     monkeypatch.setattr(running, "delay", 0.5)
     found = dict(checks.check(connect(timeout=0.1)))
     assert all("within 0.1 seconds" in fault for fault in found.values())
+
+
+# -------------------------------------------------------------- odd answers
+
+
+def body(content, status="200 OK", length=None, kind="application/json"):
+    """An HTTP answer as bytes."""
+    if not isinstance(content, bytes):
+        content = json.dumps(content).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n"
+    size = len(content) if length is None else length
+    return f"{head}Content-Length: {size}\r\n\r\n".encode() + content
+
+
+def outputs(**changed):
+    """A right answer to a picture, with some outputs changed or left out."""
+    png = base64.b64encode(file_of(PIL.Image.new("RGB", (4, 4)))).decode()
+    right = {
+        "error": [""],
+        "class_name": ["cat"],
+        "class_index": [1],
+        "probabilities": [[0.25, 0.75]],
+        "overlay_bytes": [{"b64": png}],
+    } | changed
+    return body(
+        {"outputs": {k: v for k, v in right.items() if v is not Ellipsis}}
+    )
+
+
+def encoded(content):
+    return [{"b64": base64.b64encode(content).decode()}]
+
+
+def dripping(head, piece):
+    """Sends a byte at a time, each before a socket's time is over."""
+
+    def pieces():
+        yield head
+        for _ in range(100):
+            time.sleep(0.05)
+            yield piece
+
+    return pieces
+
+
+def endless():
+    yield b"HTTP/1.1 200 OK\r\n\r\n"
+    yield from itertools.repeat(bytes(2**20), 100)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+DEEP = 100_000 * b"["
+# What a server sends, and what is said of it.
+ODD = {
+    # HTTP
+    "nothing": (b"", "could be reached"),
+    "no_http": (b"220 mail ESMTP\r\n", "could be reached"),
+    "zeros": (bytes(100), "could be reached"),
+    "cut_head": (b"HTTP/1.1 200 OK\r\nContent-Le", "not that of TF Serving"),
+    "long_head": (b"HTTP/1.1 200 OK\r\nX: " + 70_000 * b"a", "reached"),
+    "many_heads": (
+        b"HTTP/1.1 200 OK\r\n" + 200 * b"X: a\r\n" + b"\r\n",
+        "reached",
+    ),
+    "odd_status": (b"HTTP/1.1 abc OK\r\n\r\n", "could be reached"),
+    "cut_body": (body(b"{}", length=100), "cut off after 2 bytes"),
+    "cut_error": (body(b"{}", "500 Oh", length=100), "cut off after 2 bytes"),
+    "cut_chunk": (CHUNKED + b"64\r\n{}", "cut off"),
+    "odd_chunk": (CHUNKED + b"zz\r\n{}", "cut off"),
+    "odd_length": (body(b"[1", length="abc"), "not that of TF Serving"),
+    "dripping_head": (dripping(b"HTTP/1.1 200 OK\r\nX: ", b"a"), "no answer"),
+    "dripping_body": (dripping(b"HTTP/1.1 200 OK\r\n\r\n{", b" "), "no answer"),
+    "dripping_error": (
+        dripping(b"HTTP/1.1 500 Oh\r\n\r\n{", b" "),
+        "no answer",
+    ),
+    "endless": (endless, "more than 1,000,000 bytes"),
+    "elsewhere": (
+        b"HTTP/1.1 302 Found\r\nLocation: http://localhost:1/\r\n\r\n",
+        "302",
+    ),
+    "error": (body({"error": "oh"}, "500 Oh"), "oh"),
+    "error_of_null": (body({"error": None}, "500 Oh"), "HTTP 500 None"),
+    "error_of_a_number": (body({"error": 5}, "500 Oh"), "HTTP 500 5"),
+    "error_of_a_list": (body([1], "500 Oh"), r"HTTP 500 \[1\]"),
+    "error_of_escapes": (
+        body({"error": "\x1b[2J\r\nno"}, "400 Oh"),
+        r"\\x1b\[2J no",
+    ),
+    "long_error": (body({"error": 10**5 * "a"}, "400 Oh"), r"aaa\.\.\."),
+    "error_of_html": (body(b"<h1>\x1b</h1>", "502 Oh"), r"502 <h1>\\x1b"),
+    # JSON
+    "empty": (body(b""), "not that of TF Serving"),
+    "no_json": (body(b"{'a': 1}"), "not that of TF Serving"),
+    "no_text": (body(b"\xff\xfe\x00"), "not that of TF Serving"),
+    "deep": (body(DEEP), "not that of TF Serving"),
+    "deep_and_closed": (body(DEEP + 100_000 * b"]"), "not that of TF"),
+    "deep_error": (body(DEEP, "500 Oh"), "HTTP 500"),
+    "long_number": (body(10_000 * b"1"), "not that of TF Serving"),
+    "null": (body(None), "not that of TF Serving"),
+    "list": (body([]), "not that of TF Serving"),
+    "text": (body("ok"), "not that of TF Serving"),
+    "object": (body({}), "not that of TF Serving"),
+}
+ODD_OUTPUTS = {
+    "null": (body({"outputs": None}), "not that of TF"),
+    "list": (body({"outputs": [1]}), "not that of TF"),
+    "none": (body({"outputs": {}}), "KeyError"),
+    **{
+        f"{name}_{kind}": (outputs(**{name: value}), "not that of TF")
+        for name in ("error", "class_name", "overlay_bytes", "probabilities")
+        for kind, value in {
+            "missing": ...,
+            "null": None,
+            "of_null": [None],
+            "of_lists": [[["a"]]],
+            "empty": [],
+            "object": {"a": 1},
+            "true": True,
+            "deep": functools.reduce(lambda x, _: [x], range(200), 1.0),
+        }.items()
+    },
+    "error_number": (outputs(error=[0]), "no text"),
+    "name_number": (outputs(class_name=[7]), "no text"),
+    "two_names": (outputs(class_name=["a", "b"]), "no text"),
+    "ragged": (outputs(probabilities=[[0.1], [0.2, 0.3]]), "not that of"),
+    "mixed": (outputs(probabilities=[[0.1, "a"]]), "kinds float, str"),
+    "text_chances": (outputs(probabilities=[["a"]]), "no numbers from 0"),
+    "nan": (outputs(probabilities=[[float("nan")]]), "no numbers from 0"),
+    "infinite": (outputs(probabilities=[[1e999]]), "no numbers from 0"),
+    "above_one": (outputs(probabilities=[[7, 8]]), "no numbers from 0"),
+    "negative": (outputs(probabilities=[[-0.5, 1.0]]), "no numbers from 0"),
+    "huge": (outputs(class_index=[10**400]), "not that of TF"),
+    "surrogate": (outputs(class_name=["\ud800"]), "not that of TF"),
+    "no_base64": (outputs(overlay_bytes=[{"b64": "<!>"}]), "not that of TF"),
+    "base64_of_null": (outputs(overlay_bytes=[{"b64": None}]), "not that of"),
+    "text_overlay": (outputs(overlay_bytes=["abc"]), "not that of TF"),
+    "html_overlay": (
+        outputs(overlay_bytes=encoded(b"<html>")), "cannot identify"
+    ),
+    "no_overlay": (outputs(overlay_bytes=encoded(b"")), "cannot identify"),
+    "gif_overlay": (
+        outputs(overlay_bytes=encoded(DAMAGED["gif"][0])),
+        "cannot identify",
+    ),
+    "damaged_overlay": (
+        outputs(overlay_bytes=encoded(DAMAGED["dust_in_png"][0])), "not that"
+    ),
+    "cut_overlay": (
+        outputs(overlay_bytes=encoded(DAMAGED["start_of_png"][0])),
+        "not that of TF",
+    ),
+    "bomb_overlay": (
+        outputs(overlay_bytes=encoded(DAMAGED["png_bomb"][0])), "not that of TF"
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def odd_server():
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def photo_file(tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(file_of(PIL.Image.new("RGB", (4, 4))))
+    return path
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """The commands' clients take a megabyte."""
+    monkeypatch.setattr(
+        client_module,
+        "Client",
+        functools.partial(Client, max_bytes=1_000_000),
+    )
+
+
+def said_in_time(capsys, words, code):
+    """Runs a command, which ends in time; gives its words."""
+    begin = time.monotonic()
+    assert cli.main(words) == code
+    assert time.monotonic() - begin < 3
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert "\x1b" not in said.out + said.err
+    return said
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [*ODD.values(), *ODD_OUTPUTS.values()],
+    ids=[*ODD, *(f"outputs_{name}" for name in ODD_OUTPUTS)],
+)
+def test_an_odd_answer_is_one_clear_error(
+    odd_server, photo_file, tmp_path, capsys, monkeypatch, odd, words
+):
+    monkeypatch.setattr(odd_server, "odd", odd)
+    options = ["--model", "digits", "--timeout", "0.5"]
+    output = tmp_path / "served"
+    predict = ["predict", str(photo_file), "--url", odd_server.rest]
+    said = said_in_time(
+        capsys, [*predict, *options, "--output", str(output)], 2
+    )
+    assert said.out == ""
+    assert re.search(words, said.err), said.err
+    assert said.err.count("\n") == 1
+    assert len(said.err) < 600
+    assert not list(output.iterdir())
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", [*ODD, *(f"outputs_{n}" for n in ODD_OUTPUTS)])
+def test_an_odd_answer_fails_the_check(odd_server, capsys, monkeypatch, name):
+    odd, _ = (ODD | {f"outputs_{n}": o for n, o in ODD_OUTPUTS.items()})[name]
+    monkeypatch.setattr(odd_server, "odd", odd)
+    words = ["serve-check", odd_server.rest, "--model", "digits"]
+    begin = time.monotonic()
+    assert cli.main([*words, "--timeout", "0.3"]) == 1
+    assert time.monotonic() - begin < 5
+    said = capsys.readouterr()
+    assert "NO   " in said.out
+    assert all(len(line) < 600 for line in said.out.splitlines())
+    assert said.out.replace("\n", "").isprintable()
+
+
+def test_names_are_escaped_where_they_are_printed(
+    odd_server, photo_file, capsys, monkeypatch
+):
+    name = "c\x1b[2Jat\n\u2028\u202e\x9b dög"
+    monkeypatch.setattr(odd_server, "odd", outputs(class_name=[name]))
+    words = ["predict", str(photo_file), "--url", odd_server.rest]
+    said = said_in_time(capsys, [*words, "--model", "digits"], 0)
+    shown = r"c\x1b[2Jat\n\u2028\u202e\x9b dög (75 %)"
+    assert said.out == f"{photo_file}: {shown}\n"
+    strange = photo_file.rename(photo_file.with_name("a\x1b[31m\nb.png"))
+    words[1] = str(strange)
+    said = said_in_time(capsys, [*words, "--model", "digits"], 0)
+    assert r"a\x1b[31m\nb.png: " in said.out
+    monkeypatch.setattr(odd_server, "odd", outputs(error=["\x1bno"]))
+    said = said_in_time(capsys, [*words, "--model", "digits"], 1)
+    assert r"\x1bno" in said.err
+
+
+def test_a_tensor_larger_than_its_bytes_is_refused():
+    """One number can stand for all of a tensor, which would be 4 TB."""
+    client = Client("grpc://localhost:1", "digits", max_bytes=1000)
+    for sides in ([10**6, 10**6], [-1], [1001]):
+        proto = tf.make_tensor_proto(1.0)
+        for side in sides:
+            proto.tensor_shape.dim.add(size=side)
+        with pytest.raises(ValueError, match="a tensor of shape"):
+            client._array_of(proto)

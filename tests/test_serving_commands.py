@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import pathlib
 import shutil
 import tomllib
@@ -81,6 +82,32 @@ def test_export_says_what_comes_next(exporting):
     classify = load(str(folder)).signatures["classify"]
     answer = classify(images=tf.zeros((2, 32, 32, 3)))
     assert set(answer["class_name"].numpy()) <= {n.encode() for n in NAMES}
+
+
+@pytest.mark.usefixtures("one_signature")
+def test_logits_need_an_activation(tmp_path, capsys):
+    shape = (32, 32, 3)
+    model = keras_lficam.build(
+        backbone(shape), 3, input_shape=shape, classifier_activation=None
+    )
+    model.save(tmp_path / "model.keras")
+    words = ["export", str(tmp_path / "model.keras")]
+    words += ["--output", str(tmp_path / "out" / "animals")]
+    assert cli.main(words) == 2
+    assert "gives logits" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*words, "--activation", "sigmoid"]) == 0
+    folder = tmp_path / "out" / "animals" / "1"
+    text = (folder / "export.json").read_text()
+    assert json.loads(text)["activation"] == "sigmoid"
+    classify = tf.saved_model.load(str(folder)).signatures["classify"]
+    pixels = np.full((1, 32, 32, 3), 90, "float32")
+    scores = np.asarray(model(pixels), "float64")
+    np.testing.assert_allclose(
+        classify(images=tf.constant(pixels))["probabilities"],
+        1 / (1 + np.exp(-scores)),
+        rtol=1e-4,
+    )
 
 
 @pytest.mark.usefixtures("one_signature")

@@ -78,6 +78,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="pictures such as the model will see, for litert_int8",
     )
+    _words.add_activation_option(export)
     _words.add_import_option(export)
     export.set_defaults(run=run)
 
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments: Its options.
 
     Returns:
-        Exit code, 0.
+        Exit code: 0, or 1 if some formats could not be written.
     """
     with _output.folder(arguments.output) as folder:
         try:
@@ -137,9 +138,16 @@ def _export(arguments):
             image_size=size,
             top=min(arguments.top, len(names)),
             calibration=calibration,
+            activation=arguments.activation,
         )
     except ImportError as error:
         raise ValueError(str(error)) from None
+    except serving.ExportError as error:
+        if error.folder is None:
+            raise ValueError(str(error)) from None
+        _print_summary(arguments, error.folder)
+        print(f"keras-lficam export: {error}", file=sys.stderr)
+        return 1
     _print_summary(arguments, folder)
     return 0
 
@@ -177,7 +185,7 @@ def _print_summary(arguments, folder):
     for path in sorted(folder.iterdir()):
         if path.suffix in (".onnx", ".tflite", ".xml", ".pb"):
             print(f"  {path.name}")
-    if "saved_model" not in arguments.formats:
+    if not (folder / "saved_model.pb").is_file():
         return
     # Absolute, as "." could be meant of any place.
     root = folder.absolute().parents[1]

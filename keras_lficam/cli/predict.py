@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         Exit code: 0, or 1 if some pictures were not answered.
     """
-    from keras_lficam.serving.client import Client, ServerError
+    from keras_lficam.serving.client import Client, ServerError, printable
 
     if arguments.output is not None:
         _output.make_folder(arguments.output)
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(_ask(client, path, arguments.output, names), flush=True)
             except (ValueError, OSError) as error:
                 failed += 1
-                print(error, file=sys.stderr)
+                print(printable(str(error)), file=sys.stderr)
     except ServerError as error:
         raise ValueError(str(error)) from None
     finally:
@@ -78,22 +78,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _ask(client, path, folder, names):
     """Asks about one picture; returns its line of the report."""
+    from keras_lficam.serving.client import printable
+
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
     target = None if folder is None else folder / names[path]
     if target is not None and target.exists():
         raise ValueError(f"{path}: {target} exists; give another folder")
-    answer = client.predict(
-        {"image_bytes": [path.read_bytes()]}, "encoded_images"
-    )
-    if answer["error"][0]:
-        raise ValueError(f"{path}: {answer['error'][0].decode()}")
-    name = answer["class_name"][0].decode()
-    percent = round(100 * float(answer["probabilities"].max()))
-    line = f"{path}: {name} ({percent} %)"
+    answer = client.picture(path.read_bytes())
+    if answer.error:
+        raise ValueError(f"{path}: {answer.error}")
+    percent = round(100 * answer.probability)
+    line = printable(f"{path}: {answer.class_name} ({percent} %)")
     if target is None:
         return line
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole(target) as partial:
-        partial.write_bytes(answer["overlay_bytes"][0])
-    return f"{line}, {target}"
+        partial.write_bytes(answer.overlay)
+    return f"{line}, {printable(str(target))}"

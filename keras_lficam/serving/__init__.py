@@ -5,9 +5,10 @@ Examples:
     keras_lficam.export(model, "saved_models/digits", formats=["saved_model"])
 """
 
+import dataclasses
 from typing import Any
 
-__all__ = ["FORMATS", "export"]
+__all__ = ["FORMATS", "ExportError", "Limits", "export"]
 
 FORMATS = (
     "saved_model",
@@ -19,13 +20,55 @@ FORMATS = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a served model refuses, before it costs memory or time.
+
+    A header of a few bytes can declare a picture of gigabytes, and a small
+    request can hold many pictures. A picture beyond a limit gets a text in
+    `error` and spoils no other; a request of too many images is refused.
+
+    Args:
+        file_bytes: Bytes of an encoded picture.
+        pixels: Pixels, height times width, of an encoded picture.
+        batch_pixels: Pixels of all the pictures of a request. Those that come
+            first are answered.
+        images: Images of a request. They are held in memory at once at the
+            size of the model.
+
+    Raises:
+        ValueError: If one is no integer of at least 1.
+
+    Examples:
+        limits = keras_lficam.serving.Limits(pixels=25_000_000)
+        keras_lficam.export(model, "saved_models/digits", limits=limits)
+    """
+
+    file_bytes: int = 30_000_000
+    pixels: int = 60_000_000
+    batch_pixels: int = 240_000_000
+    images: int = 256
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if (
+                not isinstance(value, int)
+                or isinstance(value, bool)
+                or not 1 <= value < 2**31
+            ):
+                raise ValueError(
+                    f"Argument `{name}` must be an integer from 1 to "
+                    f"{2**31 - 1:,}. Received: {name}={value!r}"
+                )
+
+
 def __getattr__(name: str) -> Any:
     """Imports what writes models, and TensorFlow with it, when it is used.
 
     A client needs neither.
     """
-    if name != "export":
+    if name not in ("export", "ExportError"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from keras_lficam.serving.exporting import export
+    from keras_lficam.serving import exporting
 
-    return export
+    return getattr(exporting, name)

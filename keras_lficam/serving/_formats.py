@@ -11,14 +11,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam.architectures import (
-    attention_view,
-    probabilities,
-    upsampler,
-)
+from keras_lficam.architectures import attention_view, upsampler
+from keras_lficam.backbones import Classifier
 
 # Package that writes a format, where Keras and TensorFlow do not alone.
 _NEEDS = {"onnx": "tf2onnx", "openvino": "openvino"}
+_FLOATS = (
+    "float16",
+    "bfloat16",
+    "float64",
+    "mixed_float16",
+    "mixed_bfloat16",
+)
 # Of these the map is made. In 8 bits a small span becomes 0, by which LiteRT
 # refuses to divide.
 _MAP_OPERATIONS = (
@@ -40,38 +44,55 @@ _MAP_OPERATIONS = (
 
 
 def numeric_model(
-    model: keras.Model, image_size: tuple[int, int]
+    model: keras.Model,
+    image_size: tuple[int, int],
+    activation: str | None = None,
 ) -> keras.Model:
     """Makes the part of a classifier that every runtime can compute.
+
+    Whatever dtype policies the model has, this computes in float32: few
+    runtimes read half precision, and none computes bfloat16 as TensorFlow
+    does.
 
     Args:
         model: Model that has an `attention_view`.
         image_size: `(height, width)` of its images.
+        activation: What makes probabilities of its scores, as for
+            `backbones.Classifier`.
 
     Returns:
-        Model from `images (B, height, width, 3)` to a dictionary of
+        Model from `images (B, height, width, channels)` to a dictionary of
         `probabilities`, `attention_map` at the size of the images, and
         `importance` if there is one.
     """
-    images = keras.Input((*image_size, 3), name="images")
-    answer = _Answer(model, image_size, name="answer")(images)
-    return keras.Model(images, answer, name=f"{model.name}_served")
+    images = keras.Input(
+        (*image_size, model.inputs[0].shape[-1]), name="images", dtype="float32"
+    )
+    answer = _Answer(
+        _in_float32(attention_view(model)),
+        Classifier(model, activation),
+        image_size,
+        name="answer",
+        dtype="float32",
+    )
+    return keras.Model(images, answer(images), name=f"{model.name}_served")
 
 
 class _Answer(keras.layers.Layer):
     """A classifier as a layer; in a graph of layers constants become inputs."""
 
-    def __init__(self, model, image_size, **kwargs):
+    def __init__(self, view, classifier, image_size, **kwargs):
         super().__init__(**kwargs)
-        self.view = attention_view(model)
-        self.upsample = upsampler(self.view)
+        self.view = view
+        self.upsample = upsampler(view)
+        self.as_probabilities = classifier.as_probabilities
         self.image_size = image_size
         self.built = True
 
     def call(self, images):
         shown = self.view(images, training=False)
         answer = {
-            "probabilities": probabilities(self.view, shown["predictions"]),
+            "probabilities": self.as_probabilities(shown["predictions"]),
             "attention_map": self.upsample(
                 shown["attention_map"], self.image_size
             ),
@@ -82,6 +103,36 @@ class _Answer(keras.layers.Layer):
             name: keras.ops.cast(value, "float32")
             for name, value in answer.items()
         }
+
+
+def _in_float32(view):
+    """Copies a view for float32, unless it is of float32 already."""
+    dtypes = {
+        dtype
+        for layer in view._flatten_layers()
+        for dtype in (layer.compute_dtype, layer.variable_dtype)
+    }
+    if dtypes <= {"float32"}:
+        return view
+    copy = type(view).from_config(_with_float32(view.get_config()))
+    copy.set_weights(view.get_weights())
+    return copy
+
+
+def _with_float32(config):
+    """Copies a configuration; what is of another float becomes float32."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return config | {"config": {"name": "float32"}}
+        return {
+            key: "float32"
+            if key == "dtype" and value in _FLOATS
+            else _with_float32(value)
+            for key, value in config.items()
+        }
+    if isinstance(config, list | tuple):
+        return type(config)(_with_float32(value) for value in config)
+    return config
 
 
 def check(name: str) -> None:

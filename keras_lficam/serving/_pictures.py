@@ -4,10 +4,22 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# A server must not run out of memory because a header claims a huge picture.
-MAX_PIXELS = 100_000_000
-# Nor may it search for the header of a picture for seconds.
-_MAX_STEPS = 10_000
+from keras_lficam.serving import Limits
+
+# Bytes at the start of a JPEG in which its frame is searched.
+_HEADER_BYTES = 4_000_000
+# Segments of a JPEG, and chunks of a PNG, that are looked at.
+_MAX_STEPS = 1000
+# A decoder goes through all pixels in each scan of a progressive JPEG.
+_MAX_SCANS = 100
+# Pixels that a byte can stand for at most: each 8x8 block of a JPEG takes a
+# bit, and deflate, by which a PNG is packed, makes 1032 bytes of one.
+_PIXELS_OF_A_JPEG_BYTE = 8 * 64
+_BYTES_OF_A_PNG_BYTE = 1032
+# Pixels whose transparency is laid on white at once.
+_PIXELS_AT_ONCE = 2**20
+# Gray as Pillow and TensorFlow make it of colors, by ITU-R BT.601.
+_LUMA = (0.299, 0.587, 0.114)
 # The longer side of an overlay, at most.
 OVERLAY_SIDE = 1024
 _JPEG = b"\xff\xd8\xff"
@@ -15,6 +27,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 # Markers of frames, which hold the size of a JPEG. C4, C8 and CC are others.
 _FRAMES = [*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC)]
 _FRAMES += range(0xCD, 0xD0)
+# Markers that no length follows.
+_BARE = [0x01, *range(0xD0, 0xDA)]
 _ORIENTATION = 0x0112
 
 
@@ -22,8 +36,8 @@ class Pictures(NamedTuple):
     """A batch of pictures that came as bytes.
 
     Args:
-        images: `(B, height, width, 3)`, float32 in 0 to 255; 0 where a picture
-            could not be read.
+        images: `(B, height, width, channels)`, float32 in 0 to 255; 0 where a
+            picture could not be read.
         canvases: `(B,)`, each picture in gray at the size of its overlay,
             `(h, w, 1)` uint8 as `tf.io.serialize_tensor` gives it.
         errors: `(B,)`, why a picture could not be read; empty where it was.
@@ -34,73 +48,100 @@ class Pictures(NamedTuple):
     errors: tf.Tensor
 
 
-def decoded(encoded: tf.Tensor, image_size: tuple[int, int]) -> Pictures:
+def decoded(
+    encoded: tf.Tensor,
+    image_size: tuple[int, int],
+    limits: Limits,
+    channels: int = 3,
+) -> Pictures:
     """Decodes, turns upright and resizes JPEG and PNG pictures.
+
+    What a picture costs is known from its header, and limited, before it is
+    decoded. One is decoded after the other, so memory does not depend on how
+    many there are.
 
     Args:
         encoded: `(B,)` strings, the files' bytes or their URL-safe base64.
         image_size: `(height, width)` of the images.
+        limits: What is refused without being decoded.
+        channels: 3 for RGB, 1 for gray.
 
     Returns:
         The pictures.
     """
-    encoded = tf.map_fn(_without_base64, encoded)
+    # A third more where they are base64, and line breaks.
+    too_long = _length(encoded) > 3 * limits.file_bytes // 2
+    encoded = tf.map_fn(_without_base64, tf.where(too_long, "", encoded))
+    too_long |= _length(encoded) > limits.file_bytes
+    encoded = tf.where(too_long, "", encoded)
     headers = tf.map_fn(
-        _header, encoded, fn_output_signature=tf.TensorSpec([5], tf.int64)
+        _header, encoded, fn_output_signature=tf.TensorSpec([7], tf.int64)
     )
-    kinds, heights, widths, orientations, steps = tf.unstack(headers, axis=1)
+    kinds, heights, widths, orientations, alphas, scans, most = tf.unstack(
+        headers, axis=1
+    )
+    pixels = heights * widths
     names = tf.gather(["", "JPEG", "PNG"], kinds)
     broken = tf.strings.join(["the ", names, " picture is damaged or cut off"])
+    errors = tf.fill(tf.shape(encoded), "")
+    for condition, words in [
+        (too_long, f"the file has more than {limits.file_bytes:,} bytes"),
+        (_length(encoded) == 0, "the file is empty"),
+        (kinds == 0, "the file is neither a JPEG nor a PNG picture"),
+        (
+            pixels > limits.pixels,
+            f"the picture has more than {limits.pixels:,} pixels",
+        ),
+        (scans > _MAX_SCANS, f"the picture has more than {_MAX_SCANS} scans"),
+        ((pixels == 0) | (pixels > most), broken),
+    ]:
+        errors = tf.where((errors == "") & condition, words, errors)
+    all_pixels = tf.cumsum(tf.where(errors == "", pixels, 0))
     errors = tf.where(
-        kinds == 0,
-        tf.where(
-            tf.strings.length(encoded) == 0,
-            "the file is empty",
-            "the file is neither a JPEG nor a PNG picture",
-        ),
-        tf.where(
-            heights * widths > MAX_PIXELS,
-            f"the picture has more than {MAX_PIXELS:,} pixels",
-            tf.where(heights * widths == 0, broken, ""),
-        ),
+        (errors == "") & (all_pixels > limits.batch_pixels),
+        "the pictures of this request have more than "
+        f"{limits.batch_pixels:,} pixels together",
+        errors,
     )
     number = tf.shape(encoded, out_type=tf.int64)[0]
 
     def read(index, file):
-        picture = _decode(file, kinds[index], steps[index])
+        size = tf.stack([heights[index], widths[index]])
+        picture = _decode(file, kinds[index], size, alphas[index])
         picture = _upright(picture, orientations[index])
         image = tf.image.resize(picture, image_size, "bilinear", antialias=True)
+        if channels == 1:
+            image = tf.reduce_sum(image * _LUMA, axis=-1, keepdims=True)
         return index, image, tf.io.serialize_tensor(_canvas(picture))
 
     # The errors of decoding cannot be caught in a graph, but a data set can
     # leave out elements that raise them. The first is a guard: there is always
     # an element.
+    shape = (*image_size, channels)
     guard = tf.data.Dataset.from_tensors(
-        (tf.constant(-1, tf.int64), tf.zeros([*image_size, 3]), "")
+        (tf.constant(-1, tf.int64), tf.zeros(shape), "")
     )
     good = (
         tf.data.Dataset.from_tensor_slices((tf.range(number), encoded, errors))
         .filter(lambda index, file, error: error == "")
-        .map(lambda index, file, error: read(index, file), tf.data.AUTOTUNE)
+        .map(lambda index, file, error: read(index, file))
         .ignore_errors()
     )
     indices, images, canvases = (
         guard.concatenate(good).batch(number + 1).get_single_element()
     )
     places = indices[1:, None]
-    images = tf.scatter_nd(
-        places,
-        images[1:],
-        tf.stack([number, *image_size, 3]),
-    )
+    images = tf.scatter_nd(places, images[1:], tf.stack([number, *shape]))
     canvases = tf.tensor_scatter_nd_update(
         tf.fill([number], ""), places, canvases[1:]
     )
     damaged = (errors == "") & (canvases == "")
     errors = tf.where(damaged, broken, errors)
-    return Pictures(
-        tf.ensure_shape(images, (None, *image_size, 3)), canvases, errors
-    )
+    return Pictures(tf.ensure_shape(images, (None, *shape)), canvases, errors)
+
+
+def _length(files):
+    return tf.cast(tf.strings.length(files), tf.int64)
 
 
 def overlays(
@@ -168,23 +209,51 @@ def _without_base64(file):
     return tf.where(is_text, tf.io.decode_base64(text), file)
 
 
-def _decode(file, kind, step):
-    """Gives `(H, W, 3)`, float32 in 0 to 255."""
+def _decode(file, kind, size, alpha):
+    """Gives `(H, W, 3)`, uint8, of the size that was read from the header."""
 
     def jpeg():
-        # As exactly as Pillow does.
-        picture = tf.io.decode_jpeg(
-            file, channels=3, dct_method="INTEGER_ACCURATE"
-        )
-        return tf.cast(picture, tf.float32)
+        # A decoder may find another header than `_jpeg_header` does.
+        found = tf.cast(tf.io.extract_jpeg_shape(file), tf.int64)[:2]
+        same = tf.debugging.Assert(tf.reduce_all(found == size), [found])
+        with tf.control_dependencies([same]):
+            # As exactly as Pillow does.
+            return tf.io.decode_jpeg(
+                file, channels=3, dct_method="INTEGER_ACCURATE"
+            )
 
     def png():
-        picture = tf.cast(tf.io.decode_png(file, channels=4), tf.float32)
-        opaque = picture[..., 3:] * tf.cast(step, tf.float32) / 255
-        # Transparency is laid on white.
-        return picture[..., :3] * opaque + 255 * (1 - opaque)
+        return tf.io.decode_png(file, channels=3)
 
-    return tf.ensure_shape(tf.cond(kind == 1, jpeg, png), (None, None, 3))
+    def transparent_png():
+        return _on_white(tf.io.decode_png(file, channels=4))
+
+    branches = [jpeg, png, transparent_png]
+    picture = tf.switch_case(tf.cast(kind - 1 + alpha, tf.int32), branches)
+    return tf.ensure_shape(picture, (None, None, 3))
+
+
+def _on_white(picture):
+    """Lays the transparency of a picture on white, some rows at a time."""
+    height, width = tf.unstack(tf.shape(picture)[:2])
+    step = tf.maximum(_PIXELS_AT_ONCE // width, 1)
+    starts = tf.range(0, height, step)
+    count = tf.size(starts)
+
+    def lay(index, parts):
+        start = starts[index]
+        rows = tf.cast(picture[start : start + step], tf.float32)
+        opaque = rows[..., 3:] / 255
+        rows = rows[..., :3] * opaque + 255 * (1 - opaque)
+        return index + 1, parts.write(index, tf.cast(tf.round(rows), tf.uint8))
+
+    parts = tf.TensorArray(
+        tf.uint8, count, infer_shape=False, element_shape=(None, None, 3)
+    )
+    _, parts = tf.while_loop(
+        lambda index, parts: index < count, lay, (0, parts)
+    )
+    return parts.concat()
 
 
 def _upright(picture, orientation):
@@ -215,36 +284,45 @@ def _upright(picture, orientation):
 def _header(file):
     """Reads what is to be known of a file before it is decoded.
 
-    Its kind (0 none, 1 JPEG, 2 PNG), height, width, orientation, and what
-    its opacity is to be multiplied by.
+    Its kind (0 none, 1 JPEG, 2 PNG), height, width, orientation, whether it
+    is transparent, its scans, and the most pixels that its bytes can hold.
     """
-    data = tf.cast(tf.io.decode_raw(file, tf.uint8), tf.int64)
     is_jpeg = tf.strings.substr(file, 0, len(_JPEG)) == _JPEG
     is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
-    nothing = tf.constant([0, 0, 0, 1, 1], tf.int64)
+    nothing = tf.constant([0, 0, 0, 1, 0, 0, 0], tf.int64)
     return tf.case(
         [
-            (is_jpeg, lambda: _jpeg_header(data)),
-            (is_png, lambda: _png_header(data)),
+            (is_jpeg, lambda: _jpeg_header(_bytes_of(file))),
+            (is_png, lambda: _png_header(_bytes_of(file))),
         ],
         default=lambda: nothing,
     )
 
 
+def _bytes_of(file):
+    return tf.io.decode_raw(file, tf.uint8)
+
+
 def _number(data, place, length, little_endian=False):
-    """Reads an unsigned number; what lies behind the end is 0."""
-    places = place + tf.range(length, dtype=tf.int64)
+    """Reads unsigned numbers at places; what lies behind the end is 0."""
+    place = tf.convert_to_tensor(place, tf.int64)
+    places = place[..., None] + tf.range(length, dtype=tf.int64)
     inside = (places >= 0) & (places < tf.size(data, tf.int64))
     digits = tf.gather(data, tf.where(inside, places, 0))
-    digits = tf.where(inside, digits, 0)
+    digits = tf.where(inside, tf.cast(digits, tf.int64), 0)
     powers = 256 ** tf.range(length - 1, -1, -1, dtype=tf.int64)
     powers = tf.where(little_endian, tf.reverse(powers, [0]), powers)
-    return tf.reduce_sum(digits * powers)
+    return tf.reduce_sum(digits * powers, axis=-1)
+
+
+def _side(number):
+    """Bounds a side, so that a product of two does not overflow."""
+    return tf.minimum(number, 2**31 - 1)
 
 
 @tf.function
 def _png_header(data):
-    width, height = _number(data, 16, 4), _number(data, 20, 4)
+    width, height = _side(_number(data, 16, 4)), _side(_number(data, 20, 4))
     depth, color = _number(data, 24, 1), _number(data, 25, 1)
     pixels, transparency = (
         tf.constant(int.from_bytes(name, "big"), tf.int64)
@@ -259,58 +337,69 @@ def _png_header(data):
             break
         place += 12 + _number(data, place, 4)
         steps += 1
-    # To gray and palettes of 1, 2 and 4 bits that have no opacity TensorFlow
-    # adds one of as many bits.
-    levels = tf.gather([1, 255, 85, 1, 17], tf.minimum(depth, 4))
-    added = ((color == 0) | (color == 3)) & (name != transparency)
-    step = tf.where(added & (depth <= 4), levels, 1)
-    return tf.stack([2, height, width, 1, tf.cast(step, tf.int64)])
+    has_alpha = (color == 4) | (color == 6) | (name == transparency)
+    samples = tf.gather([1, 1, 3, 1, 2, 1, 4], tf.minimum(color, 6))
+    bits = tf.maximum(depth * tf.cast(samples, tf.int64), 1)
+    # Behind too many chunks it is not known whether it is transparent.
+    known = (name == pixels) | (name == transparency)
+    most = tf.where(known, 8 * _BYTES_OF_A_PNG_BYTE * size // bits, 0)
+    alpha = tf.cast(has_alpha, tf.int64)
+    return tf.stack([2, height, width, 1, alpha, 1, most])
 
 
 @tf.function
 def _jpeg_header(data):
     """Walks through the segments of a JPEG up to that of its frame."""
-    size = tf.size(data, tf.int64)
-    place = tf.constant(2, tf.int64)
+    all_markers = _markers(data)
+    scans = tf.reduce_sum(tf.cast(all_markers & (data[1:] == 0xDA), tf.int64))
+    # All that may be the start of a segment: what is in between, padding or
+    # stray bytes, decoders pass over.
+    starts = tf.where(all_markers[:_HEADER_BYTES])[:, 0]
+    kinds = tf.cast(tf.gather(data, starts + 1), tf.int32)
+    is_frame = _is_one_of(kinds, _FRAMES)
+    lengths = _number(data, starts + 2, 2)
+    lengths = tf.where(_is_one_of(kinds, _BARE), tf.zeros_like(starts), lengths)
+    follower = tf.searchsorted(starts, starts + 2 + lengths)
+    count = tf.size(starts)
+    index, steps, exif = 0, 0, -1  # The first is the start of the picture.
+    while index < count and steps < _MAX_STEPS:
+        if is_frame[index] or kinds[index] == 0xDA:
+            break
+        if exif < 0 and kinds[index] == 0xE1:
+            head = _number(data, starts[index] + 4, 6)
+            if head == int.from_bytes(b"Exif\0\0", "big"):
+                exif = index
+        index = follower[index]
+        steps += 1
     height = width = tf.constant(0, tf.int64)
     orientation = tf.constant(1, tf.int64)
-    searching, steps = True, 0
-    while searching and place + 4 <= size and steps < _MAX_STEPS:
-        steps += 1
-        marker = _number(data, place + 1, 1)
-        length = _number(data, place + 2, 2)
-        if data[place] != 0xFF:  # Stray bytes, which decoders pass over, too.
-            place += 1
-        elif marker == 0xDA:
-            searching = False
-        elif tf.reduce_any(marker == tf.constant(_FRAMES, tf.int64)):
-            height = _number(data, place + 5, 2)
-            width = _number(data, place + 7, 2)
-            searching = False
-        elif marker == 0xFF:  # Padding.
-            place += 1
-        elif marker == 0xE1:
-            found = _exif_orientation(data, place + 4)
-            orientation = tf.where(found > 0, found, orientation)
-            place += 2 + length
-        else:
-            place += 2 + length
-    return tf.stack([1, height, width, orientation, 1])
+    if index < count and is_frame[index]:
+        height = _number(data, starts[index] + 5, 2)
+        width = _number(data, starts[index] + 7, 2)
+    if exif >= 0:
+        found = _exif_orientation(data, starts[exif] + 10)
+        orientation = tf.where(found > 0, found, orientation)
+    most = _PIXELS_OF_A_JPEG_BYTE * tf.size(data, tf.int64)
+    return tf.stack([1, height, width, orientation, 0, scans, most])
 
 
-def _exif_orientation(data, place):
-    """Finds the orientation in a segment; 0 if there is none."""
-    is_exif = _number(data, place, 6) == int.from_bytes(b"Exif\0\0", "big")
-    start = place + 6
+def _markers(data):
+    """Finds the bytes of a JPEG that begin a segment."""
+    second = data[1:]
+    return (data[:-1] == 0xFF) & (second != 0) & (second != 0xFF)
+
+
+def _is_one_of(values, numbers):
+    return tf.gather([n in numbers for n in range(256)], values)
+
+
+def _exif_orientation(data, start):
+    """Finds the orientation in EXIF data; 0 if there is none."""
     little = _number(data, start, 2) == int.from_bytes(b"II", "big")
     directory = start + _number(data, start + 4, 4, little)
     count = tf.minimum(_number(data, directory, 2, little), 100)
     entries = directory + 2 + 12 * tf.range(count)
-
-    def value_of(entry):
-        is_it = _number(data, entry, 2, little) == _ORIENTATION
-        return tf.where(is_it, _number(data, entry + 8, 2, little), 0)
-
-    values = tf.map_fn(value_of, entries)
+    is_it = _number(data, entries, 2, little) == _ORIENTATION
+    values = tf.where(is_it, _number(data, entries + 8, 2, little), 0)
     found = tf.reduce_max(tf.concat([values, [0]], 0))
-    return tf.where(is_exif & (found <= 8), found, 0)
+    return tf.where(found <= 8, found, 0)

@@ -14,7 +14,8 @@ _WARMUP = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
 
 def write_warmup(
     folder: pathlib.Path,
-    image_size: tuple[int, int],
+    name: str,
+    image_shape: tuple[int, int, int],
     value_range: tuple[float, float],
 ) -> None:
     """Writes requests that a server answers itself before it takes others.
@@ -24,26 +25,30 @@ def write_warmup(
 
     Args:
         folder: Folder of a version.
-        image_size: `(height, width)` of the model.
+        name: Name of the model.
+        image_shape: Shape `(height, width, channels)` of its images.
         value_range: Darkest and brightest value of a pixel.
     """
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-    pixels = np.zeros((1, *image_size, 3), "float32") + value_range[0]
+    pixels = np.zeros((1, *image_shape), "float32") + value_range[0]
     inputs = {
         "serving_default": ("images", pixels),
         "uint8_images": ("images", np.zeros(pixels.shape, "uint8")),
         "classify": ("images", pixels),
-        "encoded_images": ("image_bytes", np.array([_png(image_size)], object)),
+        "encoded_images": (
+            "image_bytes",
+            np.array([_png(image_shape[:2])], object),
+        ),
     }
     path = folder / _WARMUP
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, (name, value) in inputs.items():
+        for signature, (key, value) in inputs.items():
             request = predict_pb2.PredictRequest()
-            request.model_spec.name = folder.parent.name
+            request.model_spec.name = name
             request.model_spec.signature_name = signature
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
             log = prediction_log_pb2.PredictionLog(
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )

@@ -7,12 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam.architectures import (
-    attention_view,
-    probabilities,
-    upsampler,
-)
-from keras_lficam.serving import _pictures
+from keras_lficam.architectures import attention_view, upsampler
+from keras_lficam.backbones import Classifier
+from keras_lficam.serving import Limits, _pictures
 from keras_lficam.visualization import COLORMAP, OPACITY
 
 _NO_CLASS = -1
@@ -27,6 +24,9 @@ class Served(tf.Module):
         image_size: `(height, width)` that images are brought to.
         top: Number of classes that are named for encoded pictures.
         value_range: Darkest and brightest value of a pixel of the model.
+        limits: What is refused without being computed.
+        activation: What makes probabilities of the model's scores, as for
+            `backbones.Classifier`.
     """
 
     def __init__(
@@ -36,15 +36,20 @@ class Served(tf.Module):
         image_size: tuple[int, int],
         top: int,
         value_range: tuple[float, float],
+        limits: Limits,
+        activation: str | None = None,
     ):
         super().__init__()
         self._view = _WithoutTracking(attention_view(model))
         self._upsample = upsampler(self._view.model)
+        self._as_probabilities = Classifier(model, activation).as_probabilities
         self._variables = [variable.value for variable in model.variables]
         self._names = tf.constant([*class_names, ""])
         self._size = image_size
         self._top = top
         self._low, self._high = value_range
+        self._limits = limits
+        self._channels = model.inputs[0].shape[-1]
         import matplotlib
 
         colors = matplotlib.colormaps[COLORMAP](np.arange(256))[:, :3]
@@ -52,7 +57,7 @@ class Served(tf.Module):
 
     def signatures(self) -> dict[str, Any]:
         """Traces the signatures; returns them by their names."""
-        pixels = [None, None, None, 3]
+        pixels = [None, None, None, self._channels]
         return {
             "serving_default": self._traced(
                 self.explain, tf.TensorSpec(pixels, tf.float32, "images")
@@ -91,16 +96,18 @@ class Served(tf.Module):
 
     def explain_encoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Gives the same of JPEG and PNG files, and an overlay of each."""
+        number = tf.size(_hidden(image_bytes))
+        at_least_one = ["Input `image_bytes` must hold at least one picture."]
         with tf.control_dependencies(
             [
-                tf.debugging.Assert(
-                    tf.size(_hidden(image_bytes)) > 0,
-                    ["Input `image_bytes` must hold at least one picture."],
-                )
+                tf.debugging.Assert(number > 0, at_least_one),
+                self._few_enough("image_bytes", number),
             ]
         ):
             image_bytes = tf.identity(image_bytes)
-        pictures = _pictures.decoded(image_bytes, self._size)
+        pictures = _pictures.decoded(
+            image_bytes, self._size, self._limits, self._channels
+        )
         scale = (self._high - self._low) / 255
         shown = self._shown(self._low + scale * pictures.images)
         errors = pictures.errors
@@ -138,9 +145,7 @@ class Served(tf.Module):
             )
         shown = self._view.model(images, training=False)
         return {
-            "probabilities": probabilities(
-                self._view.model, shown["predictions"]
-            ),
+            "probabilities": self._as_probabilities(shown["predictions"]),
             **{
                 name: tf.cast(shown[name], tf.float32)
                 for name in ("attention_map", "importance")
@@ -159,21 +164,29 @@ class Served(tf.Module):
             "error": errors,
         }
 
+    def _few_enough(self, name, number):
+        """Refuses a batch of more images than are to be held in memory."""
+        most = self._limits.images
+        words = f"Input `{name}` must hold at most {most} images. Received:"
+        return tf.debugging.Assert(number <= most, [words, number])
+
     def _checked(self, images):
         """Refuses a batch of a wrong shape; finds images that hold nonsense."""
         shape = tf.shape(_hidden(images))
         expected = (
-            "Input `images` must have shape (batch, height, width, 3), none "
-            "of it 0. Received shape:"
+            "Input `images` must have shape (batch, height, width, "
+            f"{self._channels}), none of it 0. Received shape:"
         )
         is_batch = tf.cond(
             tf.size(shape) == 4,
-            lambda: (shape[3] == 3) & tf.reduce_all(shape > 0),
+            lambda: (shape[3] == self._channels) & tf.reduce_all(shape > 0),
             lambda: False,
         )
-        with tf.control_dependencies(
-            [tf.debugging.Assert(is_batch, [expected, shape], summarize=8)]
-        ):
+        checks = [
+            tf.debugging.Assert(is_batch, [expected, shape], summarize=8),
+            self._few_enough("images", tf.reduce_max(shape[:1])),
+        ]
+        with tf.control_dependencies(checks):
             images = tf.identity(images)
         if images.dtype == tf.uint8:
             scale = (self._high - self._low) / 255

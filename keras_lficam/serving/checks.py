@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_lficam.serving.client import Client, ServerError
+from keras_lficam.serving.client import (
+    Client,
+    ServerError,
+    UnreachableError,
+    printable,
+)
 
 _CLOSE = 1e-4
 _SIDE = 96
@@ -24,6 +29,7 @@ def check(
 
     Returns:
         Iterator over what is checked, and what is wrong; empty if nothing is.
+        It ends where the server cannot be reached.
 
     Examples:
         for question, fault in check(Client("http://localhost:8501", "digits")):
@@ -65,13 +71,17 @@ def check(
     for question, ask in questions:
         try:
             ask()
-        except KeyError as error:
-            yield question, f"the answer has no {error}"
-        except (_FaultError, ServerError) as error:
+        except UnreachableError as error:
             yield question, str(error)
-        # Of answers of other shapes or types, and of what is no picture.
-        except (IndexError, OSError, TypeError, ValueError) as error:
-            yield question, f"the answer is of another kind: {error}"
+            return  # It would say so to every question.
+        except KeyError as error:
+            yield question, printable(f"the answer has no {error}")
+        except (_FaultError, ServerError) as error:
+            yield question, printable(str(error))
+        # An answer can be anything, and so can what it raises.
+        except Exception as error:
+            words = printable(" ".join(str(error)[:300].split()))
+            yield question, f"the answer is of another kind: {words}"
         else:
             yield question, ""
 

@@ -3,14 +3,44 @@
 import base64
 import contextlib
 import http.client
+import io
 import json
+import math
+import queue
+import socket
+import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+# Letters of what a server said that an error repeats.
+_MOST_WORDS = 300
+
+
+def printable(text: str) -> str:
+    """Escapes what would move, color or break the line where it is printed.
+
+    Args:
+        text: Text from a server or a file.
+
+    Returns:
+        The text; control characters, line breaks and marks of direction as
+        Python writes them, such as `\\x1b`.
+
+    Examples:
+        printable("\\x1b[2Jcat")
+    """
+    return "".join(
+        letter
+        if letter.isprintable()
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 class ServerError(Exception):
@@ -24,6 +54,36 @@ class ServerError(Exception):
     """
 
 
+class UnreachableError(ServerError):
+    """A server that could not be reached, which is asked no more.
+
+    Examples:
+        try:
+            Client("http://localhost:8501", "digits").status()
+        except UnreachableError as error:
+            print(error)
+    """
+
+
+class Answer(NamedTuple):
+    """What a server says to an encoded picture.
+
+    Args:
+        error: Why it was not answered; empty if it was.
+        class_name: Name of the class.
+        probability: Its probability, in [0, 1].
+        overlay: PNG file.
+
+    Examples:
+        Answer(error="", class_name="cat", probability=0.75).class_name
+    """
+
+    error: str
+    class_name: str = ""
+    probability: float = 0.0
+    overlay: bytes = b""
+
+
 class Client:
     """Talks to a model in TF Serving.
 
@@ -31,7 +91,9 @@ class Client:
         url: `http://HOST:8501` or `https://...` for REST, `grpc://HOST:8500`
             or, with encryption, `grpcs://...` for gRPC.
         model: Name of the model.
-        timeout: Seconds after which an answer is given up.
+        timeout: Seconds after which an answer is given up, from the first
+            try to connect to its last byte.
+        max_bytes: Bytes of an answer, after which it is given up.
 
     Raises:
         ValueError: If the address is none of these.
@@ -43,10 +105,21 @@ class Client:
         https://www.tensorflow.org/tfx/serving/api_rest
     """
 
-    def __init__(self, url: str, model: str, timeout: float = 30.0):
-        parts = urllib.parse.urlsplit(url)
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        timeout: float = 30.0,
+        *,
+        max_bytes: int = 250_000_000,
+    ):
         kinds = ("http", "https", "grpc", "grpcs")
-        if parts.scheme not in kinds or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            known = parts.scheme in kinds and parts.hostname and parts.port != 0
+        except ValueError:  # A port that is no number, half of an IPv6 address.
+            known = False
+        if not known:
             raise ValueError(
                 "Argument `url` must be like http://localhost:8501 or "
                 f"grpc://localhost:8500. Received: url={url!r}"
@@ -54,6 +127,7 @@ class Client:
         self.url = url.rstrip("/")
         self.model = model
         self.timeout = timeout
+        self.max_bytes = max_bytes
         self._by_grpc = parts.scheme.startswith("grpc")
         self._parts = parts
         self._channel: Any = None
@@ -70,7 +144,10 @@ class Client:
         if not self._by_grpc:
             answer = self._rest("GET", "")
             with self._understanding():
-                return answer["model_version_status"][0]["state"]
+                state = answer["model_version_status"][0]["state"]
+                if not isinstance(state, str):
+                    raise TypeError(f"its state is {state!r}")
+                return printable(state[:_MOST_WORDS])
         from tensorflow_serving.apis import (
             get_model_status_pb2 as status,
         )
@@ -80,8 +157,9 @@ class Client:
         request.model_spec.name = self.model
         stub = model_service_pb2_grpc.ModelServiceStub(self._grpc_channel())
         answer = self._grpc(stub.GetModelStatus, request)
-        newest = answer.model_version_status[0]
-        return status.ModelVersionStatus.State.Name(newest.state)
+        with self._understanding():
+            newest = answer.model_version_status[0]
+            return status.ModelVersionStatus.State.Name(newest.state)
 
     def predict(
         self, inputs: Mapping[str, Any], signature: str = "serving_default"
@@ -111,6 +189,32 @@ class Client:
                 for name, value in answer["outputs"].items()
             }
 
+    def picture(self, content: bytes) -> Answer:
+        """Asks for class and overlay of a picture.
+
+        Args:
+            content: JPEG or PNG file.
+
+        Returns:
+            The answer, of which every part is what it should be.
+
+        Raises:
+            ServerError: If the server does not answer, or not as an exported
+                model does.
+        """
+        answer = self.predict({"image_bytes": [content]}, "encoded_images")
+        with self._understanding():
+            error = _text(answer["error"])
+            if error:
+                return Answer(error)
+            chances = answer["probabilities"]
+            if chances.shape[:1] != (1,) or not _are_chances(chances):
+                raise ValueError("probabilities are no numbers from 0 to 1")
+            overlay = _one(answer["overlay_bytes"])
+            _check_png(overlay)
+            name = _text(answer["class_name"])
+            return Answer("", name, float(chances.max()), overlay)
+
     def close(self) -> None:
         """Closes the connection.
 
@@ -136,10 +240,20 @@ class Client:
             self._grpc_channel()
         )
         answer = self._grpc(stub.Predict, request)
-        return {
-            name: tf.make_ndarray(value)
-            for name, value in answer.outputs.items()
-        }
+        with self._understanding():
+            return {
+                name: self._array_of(value)
+                for name, value in answer.outputs.items()
+            }
+
+    def _array_of(self, value):
+        """Makes an array of a tensor; one number can stand for all of it."""
+        import tensorflow as tf
+
+        sides = [dim.size for dim in value.tensor_shape.dim]
+        if min(sides, default=0) < 0 or math.prod(sides) > self.max_bytes:
+            raise ValueError(f"a tensor of shape {sides}")
+        return tf.make_ndarray(value)
 
     def _grpc_channel(self):
         import grpc
@@ -147,7 +261,7 @@ class Client:
         if self._channel is None:
             # A batch of pictures is larger than the 4 MB that are usual.
             options = [
-                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_receive_message_length", self.max_bytes),
                 ("grpc.max_send_message_length", -1),
             ]
             target = self._parts.netloc
@@ -177,49 +291,112 @@ class Client:
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, content, method=method)
         request.add_header("Content-Type", "application/json")
+        code, text = self._in_time(request)
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as file:
-                text = file.read()
+            answer = json.loads(text)
+        except (ValueError, RecursionError):
+            if code != 200:
+                words = text[:_MOST_WORDS].decode("utf-8", "replace")
+                raise self._refused(f"HTTP {code} {words}") from None
+            raise self._strange(f"{text[:100]!r}") from None
+        if code != 200:
+            said = answer.get("error") if isinstance(answer, dict) else answer
+            words = said if isinstance(said, str) else f"HTTP {code} {said!r}"
+            raise self._refused(words)
+        return answer
+
+    def _in_time(self, request):
+        """Sends a request; gives the status and the body of the answer.
+
+        The time-out of a socket starts anew with each byte, and looking up a
+        name has none. So another thread asks, and is left alone when the time
+        is over.
+        """
+        connections = []
+        answers = queue.SimpleQueue()
+        deadline = time.monotonic() + self.timeout
+
+        def ask():
+            try:
+                answers.put(self._asked(request, connections, deadline))
+            except Exception as error:
+                answers.put(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            answer = answers.get(timeout=self.timeout)
+        except queue.Empty:
+            answer = TimeoutError()
+        finally:
+            for connection in connections:
+                _hang_up(connection)
+        if isinstance(answer, urllib.error.URLError):
+            answer = answer.reason
+        if isinstance(answer, TimeoutError):
+            raise self._too_late()
+        if isinstance(answer, ServerError):
+            raise answer
+        if isinstance(answer, http.client.IncompleteRead):
+            raise self._strange("it is cut off")
+        if isinstance(answer, http.client.HTTPException):
+            # As gRPC answers to HTTP/1.
+            raise self._not_reached(
+                f"it does not speak HTTP: {type(answer).__name__}"
+            )
+        if not isinstance(answer, tuple):
+            raise self._not_reached(answer)
+        return answer
+
+    def _asked(self, request, connections, deadline):
+        opener = urllib.request.build_opener(
+            _NoRedirect,
+            _WatchedHTTP(connections),
+            _WatchedHTTPS(connections),
+        )
+        try:
+            response = opener.open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
-            raise self._refused(_words_of(error)) from None
-        except TimeoutError:
-            raise self._too_late() from None
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):
-                raise self._too_late() from None
-            raise self._not_reached(error.reason) from None
-        except OSError as error:
-            raise self._not_reached(error) from None
-        except http.client.HTTPException:  # As gRPC answers to HTTP/1.
-            raise self._not_reached("it does not speak HTTP") from None
-        try:
-            return json.loads(text)
-        except ValueError:
-            raise ServerError(
-                f"{url}: the answer is not that of TF Serving: {text[:100]!r}"
-            ) from None
+            response = error
+        parts, size = [], 0
+        with response:
+            while part := response.read1(2**16):
+                parts.append(part)
+                size += len(part)
+                if size > self.max_bytes:
+                    raise ServerError(
+                        f"{self.url}: the answer has more than "
+                        f"{self.max_bytes:,} bytes. Send fewer pictures."
+                    )
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+            announced = response.headers.get("Content-Length", "")
+        if announced.isdecimal() and size < int(announced):
+            raise self._strange(f"it is cut off after {size} bytes")
+        return response.status, b"".join(parts)
 
     @contextlib.contextmanager
     def _understanding(self):
         """Names an answer that lacks what TF Serving's has."""
         try:
             yield
-        except (
-            AttributeError,
-            IndexError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise ServerError(
-                f"{self.url}: the answer is not that of TF Serving: {error!r}"
-            ) from None
+        except ServerError:
+            raise
+        # An answer can be anything, and so can what it raises.
+        except Exception as error:
+            words = f"{type(error).__name__}: {error}"
+            raise self._strange(words) from None
+
+    def _strange(self, words):
+        return ServerError(
+            f"{self.url}: the answer is not that of TF Serving: "
+            f"{_one_line(words)}"
+        )
 
     def _not_reached(self, reason):
-        return ServerError(
-            f"{self.url}: no server could be reached ({reason}). Is it "
-            "started, and are host and port right? REST is usually at 8501, "
-            "gRPC at 8500."
+        return UnreachableError(
+            f"{self.url}: no server could be reached ({_one_line(reason)}). "
+            "Is it started, and are host and port right? REST is usually at "
+            "8501, gRPC at 8500."
         )
 
     def _too_late(self):
@@ -230,17 +407,87 @@ class Client:
 
     def _refused(self, words):
         # TensorFlow says on further lines where in a graph it failed.
-        words = " ".join(str(words).split("[[{{")[0].split())
+        words = _one_line(str(words).split("[[{{")[0])
         return ServerError(f"{self.url}, model {self.model!r}: {words}")
 
 
-def _words_of(error):
-    """Reads what a server says to an error."""
-    text = error.read().decode("utf-8", "replace")
-    try:
-        return json.loads(text)["error"]
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {error.code} {error.reason} {text[:200]}".strip()
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Leaves an answer that sends elsewhere as it is.
+
+    TF Serving gives none, and a picture goes nowhere else.
+    """
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        return None
+
+
+class _WatchedHTTP(urllib.request.HTTPHandler):
+    """Keeps connections, so that another thread can end them."""
+
+    def __init__(self, connections):
+        super().__init__()
+        self.connections = connections
+
+    def http_open(self, req):
+        return self.do_open(_kept(http.client.HTTPConnection, self), req)
+
+
+class _WatchedHTTPS(urllib.request.HTTPSHandler):
+    """The same with encryption."""
+
+    def __init__(self, connections):
+        super().__init__()
+        self.connections = connections
+
+    def https_open(self, req):
+        return self.do_open(_kept(http.client.HTTPSConnection, self), req)
+
+
+def _kept(kind, handler):
+    def make(*arguments, **options):
+        connection = kind(*arguments, **options)
+        handler.connections.append(connection)
+        return connection
+
+    return make
+
+
+def _hang_up(connection):
+    """Wakes what waits for a connection, in whatever state it is."""
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _one_line(words):
+    words = " ".join(str(words)[: 10 * _MOST_WORDS].split())
+    if len(words) > _MOST_WORDS:
+        words = f"{words[:_MOST_WORDS]}..."
+    return printable(words)
+
+
+def _one(array):
+    """Takes the one string of an array as bytes."""
+    if array.shape != (1,) or not isinstance(array[0], bytes):
+        raise TypeError("it holds no text for the picture")
+    return array[0]
+
+
+def _text(array):
+    return printable(_one(array).decode())
+
+
+def _are_chances(values):
+    numbers = values.dtype.kind in "fiu" and values.size
+    return bool(numbers) and bool(((values >= 0) & (values <= 1.0001)).all())
+
+
+def _check_png(content):
+    """Raises an error, of any kind, unless it is a picture to be written."""
+    import PIL.Image
+
+    with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+        picture.verify()
 
 
 def _to_json(value):
@@ -255,12 +502,25 @@ def _to_json(value):
 
 
 def _from_json(value, is_bytes):
+    """Makes an array of nested lists of one kind of value."""
     if is_bytes:
-        return np.array(
-            [base64.b64decode(item["b64"]) for item in value], object
+        value = [base64.b64decode(item["b64"], validate=True) for item in value]
+        array = np.empty(len(value), object)
+        array[:] = value
+        return array
+    # Not `np.array(value)`: strings would all be as long as the longest.
+    array = np.array(value, object)
+    kinds = {type(item) for item in array.ravel()}
+    if kinds <= {str}:
+        array[...] = np.reshape(
+            np.array([text.encode() for text in array.ravel()], object),
+            array.shape,
         )
-    array = np.array(value)
-    if array.dtype.kind == "U":
-        flat = [text.encode() for text in array.ravel()]
-        return np.array(flat, object).reshape(array.shape)
-    return array.astype("float32") if array.dtype.kind == "f" else array
+        return array
+    if kinds <= {int}:
+        return array.astype("int64")
+    if kinds <= {int, float}:
+        with np.errstate(over="ignore"):
+            return array.astype("float32")
+    names = sorted(kind.__name__ for kind in kinds)
+    raise TypeError(f"it holds values of the kinds {', '.join(names)}")

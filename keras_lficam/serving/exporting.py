@@ -1,19 +1,51 @@
 """`export`: one artefact that answers with class and heat map."""
 
+import dataclasses
+import functools
+import json
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+import keras_lficam
 from keras_lficam import _labels
 from keras_lficam.architectures import attention_view
-from keras_lficam.serving import FORMATS, _formats, _server_files
+from keras_lficam.backbones import Classifier
+from keras_lficam.serving import FORMATS, Limits, _formats, _server_files
 from keras_lficam.serving._signatures import Served, value_range_of
+
+
+class ExportError(RuntimeError):
+    """A format that could not be written.
+
+    Args:
+        message: What failed, and what was written.
+        folder: Folder of the version with the formats that were written; None
+            if there is none.
+        failed: Error of each format that was not written.
+
+    Examples:
+        try:
+            keras_lficam.export(model, "saved_models/digits")
+        except ExportError as error:
+            print(error.folder, list(error.failed))
+    """
+
+    def __init__(
+        self,
+        message: str,
+        folder: pathlib.Path | None,
+        failed: Mapping[str, Exception],
+    ):
+        super().__init__(message)
+        self.folder = folder
+        self.failed = dict(failed)
 
 
 def export(
@@ -27,6 +59,8 @@ def export(
     top: int = 5,
     value_range: tuple[float, float] | None = None,
     calibration: npt.ArrayLike | None = None,
+    limits: Limits = Limits(),  # noqa: B008
+    activation: str | None = None,
 ) -> pathlib.Path:
     """Writes a classifier that answers with class and heat map.
 
@@ -48,6 +82,12 @@ def export(
     other. The other formats take `images (B, height, width, 3)` of one size
     and give `probabilities`, `attention_map` and `importance`.
 
+    Formats but the SavedModel compute in float32, whatever dtype policy the
+    model has. Where some cannot be written, the others are, and an
+    `ExportError` names both. `labels.txt` holds the names of the classes, one
+    a line, and `export.json` the version of keras_lficam, the formats, the
+    activation, the size and range of the images, and the limits.
+
     Beside the folder of the model, `models.config`, `batching.config` and
     `compose.yaml` start TF Serving with all models that are there.
 
@@ -55,7 +95,8 @@ def export(
         model: Model made by `build` or `attach`, of the architecture
             `"lfi_cam"` or `"abn"`.
         path: Folder of the model, whose name it is served by.
-        class_names: Name of each class; their numbers by default.
+        class_names: Name of each class; their numbers by default. A model
+            with one score has two classes, of which it gives the second's.
         formats: One or several of `"saved_model"`, `"onnx"`, `"openvino"`,
             `"litert"`, `"litert_float16"` and `"litert_int8"`.
         version: Number of the version, at least 1; by default one more than
@@ -68,13 +109,20 @@ def export(
             default what `attach` was told for LFI-CAM, else 0 and 255.
         calibration: Images `(N, height, width, 3)` such as the model will see,
             a hundred or more, which `"litert_int8"` needs.
+        limits: What the SavedModel refuses: too many bytes, pixels or images.
+        activation: What turns the model's scores into probabilities:
+            `"softmax"` or `"sigmoid"` if it gives logits, `"linear"` if it
+            gives probabilities. By default it is found out from the last
+            layer.
 
     Returns:
         Folder of the version.
 
     Raises:
-        ValueError: If the model has no heat map, an argument is out of range,
-            or a version without a SavedModel would follow one that has it.
+        ValueError: If the model has no heat map, or gives logits and there is
+            no `activation`, an argument is out of range, or a version without
+            a SavedModel would follow one that has it.
+        ExportError: If a format cannot be written.
         FileExistsError: If the version is there already.
         ImportError: If the writer of a format is not installed.
         RuntimeError: If Keras runs on another backend than TensorFlow.
@@ -98,11 +146,19 @@ def export(
             "with KERAS_BACKEND=tensorflow."
         )
     attention_view(model)
-    classes = model.get_layer("predictions").output.shape[-1]
-    names = _checked_names(class_names, classes)
+    if len(model.inputs) != 1:
+        raise ValueError(
+            "Argument `model` must take images alone. Received: "
+            f"{model.name!r} with {len(model.inputs)} inputs. To fix this: "
+            "keras_lficam.attention_view(model).export(path), which takes all."
+        )
     size = _image_size(model, image_size)
+    classifier = Classifier(model, activation)
+    classifier.check_probabilities()
+    classes = classifier.num_classes
+    names = _checked_names(class_names, classes)
     pixels = _value_range(model, value_range)
-    _check_formats(formats, calibration, size)
+    _check_formats(formats, calibration, (*size, model.inputs[0].shape[-1]))
     if top < 1:
         raise ValueError(
             f"Argument `top` must be at least 1. Received: top={top}"
@@ -134,33 +190,106 @@ def export(
     path.mkdir(parents=True, exist_ok=True)
     partial = path / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
+
+    @functools.cache
+    def numeric():
+        return _formats.numeric_model(model, size, activation)
+
+    def write(name, place):
+        if name == "saved_model":
+            served = Served(
+                model,
+                names,
+                size,
+                min(top, classes),
+                pixels,
+                limits,
+                activation,
+            )
+            signatures = served.signatures()
+            tf.saved_model.save(served, str(place), signatures=signatures)
+            shape = (*size, model.inputs[0].shape[-1])
+            _server_files.write_warmup(place, path.name, shape, pixels)
+            return
+        _formats.WRITERS[name](numeric(), place, calibration)
+
     try:
         partial.mkdir()
-        if "saved_model" in formats:
-            served = Served(model, names, size, min(top, classes), pixels)
-            _write_saved_model(served, partial, size, pixels)
-        others = [name for name in formats if name != "saved_model"]
-        if others:
-            numeric = _formats.numeric_model(model, size)
-            for name in others:
-                _formats.WRITERS[name](numeric, partial, calibration)
+        failed = _write_each(formats, write, partial)
+        written = [name for name in formats if name not in failed]
+        # TF Serving would try to load what has no SavedModel.
+        if not written or (served_before and "saved_model" in failed):
+            _raise_failed(failed, None, [])
+        description = {
+            "keras_lficam": keras_lficam.__version__,
+            "formats": written,
+            "activation": classifier.activation or "linear",
+            "image_size": size,
+            "value_range": pixels,
+            "limits": dataclasses.asdict(limits),
+        }
+        (partial / "export.json").write_text(
+            json.dumps(description, indent=2) + "\n", encoding="utf-8"
+        )
         _labels.write(partial / "labels.txt", names)
         partial.rename(folder)
-    except tf.errors.OpError as error:
-        raise OSError(
-            f"{folder}: it could not be written: {error.message}"
-        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    if "saved_model" in formats:
+    if "saved_model" in written:
         _server_files.write(path.parent)
+    if failed:
+        _raise_failed(failed, folder, written)
     return folder
 
 
-def _write_saved_model(served, folder, size, pixels):
-    signatures = served.signatures()
-    tf.saved_model.save(served, str(folder), signatures=signatures)
-    _server_files.write_warmup(folder, size, pixels)
+def _write_each(formats, write, folder):
+    """Writes formats to a folder; gives the errors of those that failed."""
+    failed = {}
+    for name in dict.fromkeys(formats):
+        place = folder / f".{name}"
+        place.mkdir()
+        try:
+            write(name, place)
+        except Exception as error:  # A converter raises anything.
+            failed[name] = error
+        else:
+            for path in place.iterdir():
+                path.rename(folder / path.name)
+        shutil.rmtree(place)
+    return failed
+
+
+def _raise_failed(failed, folder, written):
+    """Says which formats failed, each in one line, and which did not."""
+    for error in failed.values():
+        if not written and isinstance(error, OSError):
+            raise error
+        if not written and isinstance(error, tf.errors.OpError):
+            raise OSError(
+                f"it could not be written: {_one_line(error.message)}"
+            ) from None
+    reasons = "; ".join(
+        f"{name}: {type(error).__name__}: {_one_line(error)}"
+        for name, error in failed.items()
+    )
+    kept = (
+        f"Written to {folder}: {', '.join(written)}"
+        if written
+        else "Nothing was written"
+    )
+    # Not `from` one of them, whose 100 kB would be shown, too.
+    raise ExportError(
+        f"Of the formats these could not be written: {reasons}. {kept}.",
+        folder,
+        failed,
+    ) from None
+
+
+def _one_line(error):
+    """The start of a message; that of a converter can hold 100 kB of code."""
+    words = next((line for line in str(error).split("\n") if line.strip()), "")
+    words = " ".join(words[:1000].split())
+    return f"{words[:300]}..." if len(words) > 300 else words
 
 
 def _checked_names(names, classes):
@@ -232,16 +361,12 @@ def _check_formats(formats, calibration, size):
     if "litert_int8" not in formats:
         return
     shape = None if calibration is None else np.shape(calibration)
-    if (
-        shape is None
-        or len(shape) != 4
-        or shape[1:] != (*size, 3)
-        or not shape[0]
-    ):
+    if shape is None or len(shape) != 4 or shape[1:] != size or not shape[0]:
         raise ValueError(
             "Argument `calibration` must hold images of shape (N, "
-            f"{size[0]}, {size[1]}, 3) for 'litert_int8', from which the range "
-            f"of numbers in the model is found. Received shape: {shape}"
+            f"{size[0]}, {size[1]}, {size[2]}) for 'litert_int8', from which "
+            "the range of numbers in the model is found. Received shape: "
+            f"{shape}"
         )
 
 
