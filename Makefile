@@ -1,5 +1,5 @@
-.PHONY: setup everything check test backends every-backbone oracles shipped \
-	docs site tutorials demo evidence evidence-quick
+.PHONY: setup everything check test backends every-backbone every-format \
+	oracles shipped docs site tutorials demo evidence evidence-quick
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -59,6 +59,9 @@ backends: .venv/with-backends
 
 every-backbone: setup
 	$(PYTEST) -n 3 -m every_backbone $(call MARKED,every_backbone)
+
+every-format: setup
+	$(PYTEST) -m every_format $(call MARKED,every_format)
 
 oracles: .venv/with-oracles
 	$(PYTEST) -m oracles $(call MARKED,oracles)

@@ -64,17 +64,17 @@ def read(path: pathlib.Path) -> list[str]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def write(path: pathlib.Path, names: Sequence[str]) -> None:
+def write(partial: pathlib.Path, names: Sequence[str]) -> None:
     """Writes class names to a file.
 
     Args:
-        path: The file; it is written over.
+        partial: The file, as `_files.whole` gives it; it is written over.
         names: Names, any text.
 
     Raises:
         OSError: If it cannot be written.
     """
-    path.write_bytes(to_text(names).encode("utf-8"))
+    partial.write_bytes(to_text(names).encode("utf-8"))
 
 
 def check(names: Sequence[str]) -> None:

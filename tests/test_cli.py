@@ -177,10 +177,10 @@ def test_explain_that_is_stopped_says_what_it_has_written(
 ):
     explained = explain_command._explain_picture
 
-    def stop_at_b(classifier, names, path, target):
+    def stop_at_b(classifier, upsample, names, path, *rest):
         if path.stem == "b":
             raise KeyboardInterrupt
-        return explained(classifier, names, path, target)
+        return explained(classifier, upsample, names, path, *rest)
 
     monkeypatch.setattr(explain_command, "_explain_picture", stop_at_b)
     paths = [gray_picture(tmp_path / f"{name}.png") for name in "abc"]
@@ -567,7 +567,12 @@ def test_large_picture_is_reduced_for_a_model_of_open_size(
     )
     PIL.Image.new("RGB", (3000, 300)).save(tmp_path / "wide.png")
     explain_command._explain_picture(
-        classifier, "abc", tmp_path / "wide.png", tmp_path / "wide_overlay.png"
+        classifier,
+        keras_lficam.architectures.upsampler(view),
+        ["a", "b", "c"],
+        tmp_path / "wide.png",
+        tmp_path / "wide_overlay.png",
+        None,
     )
     assert seen == [(1, 102, 1024, 3)]
 

@@ -110,5 +110,6 @@ def test_everything_that_is_written_is_written_beside_first():
 # They call `whole` themselves, or write into memory or such a file.
 MEANT = {
     "np.savez(file, about=np.array(json.dumps(about)), **arrays)",
-    "state.save(state.State(step, finished, logs, values), self.path)",
+    "state.save(state.State(step, finished, self.rows, values, list(metrics)),"
+    " self.path)",
 }

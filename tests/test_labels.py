@@ -3,6 +3,7 @@
 import os
 import types
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -101,9 +102,11 @@ def test_a_run_writes_what_explain_reads(tmp_path):
     source = types.SimpleNamespace(class_names=ODD, damaged=damaged)
     run = types.SimpleNamespace(folder=tmp_path, writes=True, source=source)
     _folder._write_names(run)
-    view = types.SimpleNamespace(
-        output={"predictions": tf.zeros((1, len(ODD)))}
+    layers = keras.layers
+    scores = layers.Dense(len(ODD), "softmax", name="predictions")
+    model = keras.Sequential(
+        [keras.Input((2, 2, 3)), layers.GlobalAveragePooling2D(), scores]
     )
-    assert _models.class_names(tmp_path / "model.keras", view) == ODD
+    assert _models.class_names(tmp_path / "model.keras", model) == ODD
     listed = (tmp_path / "damaged.txt").read_text().splitlines()
     assert listed == ["a\\udcff\\nb.png: empty", "c: cut"]

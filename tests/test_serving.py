@@ -377,9 +377,11 @@ def test_images_of_another_size_are_smoothed_and_their_map_is_theirs(
     dtype = "float32" if name == "serving_default" else "uint8"
     answer = session.run(name, {"images": pixels.astype(dtype)})
     small = np.stack([shrunk(image) for image in pixels])
-    shown = keras_lficam.attention_view(model)(small, training=False)
-    maps = [shrunk(heat, (100, 80)) for heat in shown["attention_map"]]
-    assert_answers(answer, (shown["predictions"], np.stack(maps)))
+    view = keras_lficam.attention_view(model)
+    shown = view(small, training=False)
+    upsample = keras_lficam.architectures.upsampler(view)
+    maps = upsample(shown["attention_map"], (100, 80), small.shape[1:3])
+    assert_answers(answer, (shown["predictions"], np.asarray(maps)))
 
 
 # ------------------------------------------------------------------ pictures
@@ -1276,14 +1278,29 @@ def written(folder, model, activation=None):
     assert str(model.get_config()) == config
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    shown = keras_lficam.attention_view(model)(pixels, training=False)
+    view = keras_lficam.attention_view(model)
+    shown = view(pixels, training=False)
     scores = keras.ops.cast(shown["predictions"], "float32")
-    maps = keras.ops.cast(shown["attention_map"], "float32")
-    maps = keras_lficam.functional.resize(maps, (16, 16))
+    upsample = keras_lficam.architectures.upsampler(view)
+    maps = upsample(shown["attention_map"], (16, 16))
     return folder, chances_of(scores, activation), np.asarray(maps)
 
 
-@pytest.fixture(scope="module", params=HEADS)
+# An export of all formats takes ten seconds, so two stand for all.
+OFTEN = ("softmax", "attention_branch")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        *OFTEN,
+        *(
+            pytest.param(name, marks=pytest.mark.every_format)
+            for name in HEADS
+            if name not in OFTEN
+        ),
+    ],
+)
 def of_a_head(request, tmp_path_factory):
     classes, activation, told, policy = HEADS[request.param]
     is_abn = request.param == "attention_branch"

@@ -425,7 +425,7 @@ def test_floats_are_rounded():
         (
             dataset().map(lambda x, y: (x, tf.one_hot(y, 2))),
             ValueError,
-            "integer labels",
+            "labels of one form",
         ),
         (dataset().repeat(), ValueError, "without end.*repeat"),
         (

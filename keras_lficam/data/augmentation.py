@@ -202,7 +202,7 @@ def batch_function(
         images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         images = tf.cast(images, "float32")
-        if labels.shape.rank == 1:  # Else each image has several already.
+        if len(labels.shape) == 1:  # Else each image has several already.
             labels = tf.one_hot(labels, num_classes)
         return tf.switch_case(
             _draw(len(layers), _derived(seed, 0)),
