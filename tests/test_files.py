@@ -112,4 +112,6 @@ MEANT = {
     "np.savez(file, about=np.array(json.dumps(about)), **arrays)",
     "state.save(state.State(step, finished, self.rows, values, list(metrics)),"
     " self.path)",
+    "self.save()",
+    "log.save()",
 }
