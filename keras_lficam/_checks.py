@@ -2,12 +2,19 @@
 
 import math
 import numbers
-from collections.abc import Mapping
+import os
+import pathlib
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+# An integer may be beyond every float.
+_MOST = sys.float_info.max
+_LEAST = -_MOST
 
 
 def array_of(name: str, values: Any) -> np.ndarray:
@@ -141,6 +148,73 @@ def check_text(name: str, value: Any) -> None:
         )
 
 
+def check_boolean(name: str, value: Any) -> None:
+    """Raises a TypeError unless an argument is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            f"Argument `{name}` must be True or False. "
+            f"Received: {name}={value!r:.80} of type {type(value).__name__}"
+        )
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raises unless an argument is one of some words.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it is another.
+    """
+    check_text(name, value)
+    if value not in choices:
+        raise ValueError(
+            f"Argument `{name}` must be one of "
+            f"{', '.join(map(repr, choices))}. Received: {name}={value!r}"
+        )
+
+
+def check_names(name: str, values: Any) -> None:
+    """Raises a TypeError unless an argument is a list or tuple of strings."""
+    if (
+        isinstance(values, (str, bytes))
+        or not isinstance(values, Sequence)
+        or not all(isinstance(value, str) for value in values)
+    ):
+        raise TypeError(
+            f"Argument `{name}` must be a list of strings. Received: "
+            f"{name}={values!r:.80} of type {type(values).__name__}"
+        )
+
+
+def path_of(name: str, value: Any) -> pathlib.Path:
+    """Takes an argument as a path.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: String or path; bytes are none.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it is empty, or holds a null character, which no file
+            system takes.
+    """
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise TypeError(
+            f"Argument `{name}` must be a path, a string or a pathlib.Path. "
+            f"Received: {name}={value!r:.80} of type {type(value).__name__}"
+        )
+    if not text or "\0" in text:
+        raise ValueError(
+            f"Argument `{name}` must be a path that a file can have. Received: "
+            f"{name}={text!r}. To fix this: give '.' for the folder that the "
+            "program runs in."
+        )
+    return pathlib.Path(text)
+
+
 def check_number(
     name: str, value: Any, low: float, high: float = math.inf
 ) -> None:
@@ -148,8 +222,7 @@ def check_number(
     if (
         not isinstance(value, numbers.Real)
         or isinstance(value, bool)
-        or not low <= float(value) <= high
-        or not math.isfinite(value)
+        or not max(low, _LEAST) <= value <= min(high, _MOST)  # type: ignore[operator]
     ):
         limits = f"of at least {low}"
         if high < math.inf:
@@ -166,7 +239,7 @@ def check_range(name: str, value: Any) -> None:
         not isinstance(value, (tuple, list))
         or len(value) != 2
         or not all(isinstance(each, numbers.Real) for each in value)
-        or not -math.inf < value[0] < value[1] < math.inf
+        or not _LEAST <= value[0] < value[1] <= _MOST
     ):
         raise ValueError(
             f"Argument `{name}` must be a pair (darkest, brightest) that "

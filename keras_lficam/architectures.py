@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_lficam import backbones, layers
+from keras_lficam._checks import tensor_of
 
 
 def build(
@@ -269,13 +270,17 @@ def probabilities(
 
     Raises:
         ValueError: If it gives logits and `activation` is None: they may be
-            of one class that is right, or of several.
+            of one class that is right, or of several. Or if the predictions
+            are not of that shape.
+        TypeError: If `model` is no `keras.Model`, or the predictions hold no
+            real numbers.
 
     Examples:
         chances = keras_lficam.architectures.probabilities(model, predictions)
     """
     classifier = backbones.Classifier(model, activation)
-    return classifier.as_probabilities(keras.ops.convert_to_tensor(predictions))
+    scores = tensor_of("predictions", predictions, dimensions=2)
+    return classifier.as_probabilities(scores)
 
 
 def _assembled(split, architecture, network, activation):

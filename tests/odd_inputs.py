@@ -4,9 +4,9 @@
 
 Each try takes a function whose call is right and makes one argument wrong. The
 call must end in a ValueError or TypeError (or what the function documents)
-that is raised in keras_lficam and names the argument. Anything else is a
-finding: an exception from the depths, a message that does not name the
-argument, or an answer.
+that is raised in keras_lficam and names the argument, and leave no file.
+Anything else is a finding: an exception from the depths, a message that does
+not name the argument, an answer, or a file.
 """
 
 import argparse
@@ -14,7 +14,9 @@ import collections
 import contextlib
 import functools
 import io
+import os
 import pathlib
+import re
 import tempfile
 import traceback
 import warnings
@@ -81,6 +83,7 @@ NO_NUMBERS = {
     "much less": lambda _: -(10**30),
 }
 NONE = {"None": lambda _: None}
+BEYOND = {"beyond float64": lambda _: 10**400}
 NO_TEXT = {
     "number": lambda _: 3,
     "list": lambda _: [1, 2],
@@ -101,6 +104,12 @@ NO_PAIRS = {
     "dictionary": lambda _: {},
     "None inside": lambda x: (*x[:-1], "x"),
 }
+
+
+def _in_context(change, context):
+    return {"row": change(context["row"])}
+
+
 KINDS = {
     "images": NO_ARRAYS | SHAPES | VALUES,
     "maps": NO_ARRAYS | SHAPES | VALUES,
@@ -129,8 +138,11 @@ KINDS = {
     | NONE
     | {"zero": lambda _: 0, "float": float, "Boolean": lambda _: True},
     "seed": NO_NUMBERS | NONE | {"float": lambda _: 0.5},
-    "span": {key: NO_NUMBERS[key] for key in NO_NUMBERS if key != "function"},
-    "share": NO_NUMBERS | NONE | {"more": lambda _: 1.5},
+    "span": {key: NO_NUMBERS[key] for key in NO_NUMBERS if key != "function"}
+    | BEYOND,
+    "share": NO_NUMBERS | NONE | BEYOND | {"more": lambda _: 1.5},
+    "text": NO_TEXT | NONE,
+    "verbosity": NO_TEXT | NONE | {"text": lambda _: "loud"},
     "word": NO_TEXT | {"unknown": lambda _: "nothing", "no": lambda _: ""},
     "model": NO_TEXT
     | NONE
@@ -160,11 +172,111 @@ KINDS = {
         "too few": lambda x: x[:1],
         "None inside": lambda x: [*x[:-1], None],
     },
-    "mapping": NO_TEXT | NONE | {"text": lambda _: "text"},
-    "path": {
-        key: NO_TEXT[key] for key in ("number", "list", "dictionary", "object")
+    "flag": NO_TEXT
+    | {
+        "text": lambda _: "yes",
+        "no text": lambda _: "",
+        "one": lambda _: 1,
+        "array of one": lambda _: np.array(True),
+    },
+    "bits": {key: NO_NUMBERS[key] for key in NO_NUMBERS}
+    | {
+        "too few": lambda _: 7,
+        "too many": lambda _: 17,
+        "float": lambda _: 12.0,
+        "Boolean": lambda _: True,
+        "zero": lambda _: 0,
+    },
+    "activation": NO_TEXT
+    | {
+        "no": lambda _: "",
+        "another": lambda _: "relu",
+        "function": lambda _: keras.activations.softmax,
+        "Boolean": lambda _: True,
+    },
+    "context": NO_TEXT
+    | NONE
+    | {
+        "text": lambda _: "text",
+        "pairs": lambda x: list(x.items()),
+        "another name": lambda x: {"another": x["row"]},
+        "one more": lambda x: x | {"another": x["row"]},
+        "number as a name": lambda x: x | {0: x["row"]},
     }
-    | NONE,
+    | {
+        f"{key} in it": functools.partial(_in_context, change)
+        for key, change in (NO_ARRAYS | SHAPES | VALUES).items()
+        # A row for all images, and one axis that is turned on itself.
+        if key not in ("row", "axes turned")
+    },
+    "class weights": {
+        key: NO_TEXT[key] for key in NO_TEXT if key != "dictionary"
+    }
+    | {
+        "text": lambda _: "heavy",
+        "no": lambda _: "",
+        "pairs": lambda _: [(0, 1.0)],
+        "another class": lambda _: {4: 1.0},
+        "class before": lambda _: {-1: 1.0},
+        "another name": lambda _: {"cat": 1.0},
+        "Boolean as a class": lambda _: {True: 2.0},
+        "float as a class": lambda _: {0.0: 2.0},
+        "None as a class": lambda _: {None: 2.0},
+        "one class twice": lambda _: {0: 2.0, "a": 3.0},
+        "negative": lambda _: {0: -1.0},
+        "NaN": lambda _: {0: float("nan")},
+        "infinity": lambda _: {0: float("inf")},
+        "beyond float32": lambda _: {0: 1e39},
+        "beyond float64": lambda _: {0: 10**400},
+        "text as a weight": lambda _: {0: "1"},
+        "None as a weight": lambda _: {0: None},
+        "Boolean as a weight": lambda _: {0: True},
+        "array as a weight": lambda _: {0: np.ones(2)},
+        "none left": lambda _: dict.fromkeys(range(4), 0),
+    },
+    "callbacks": NO_TEXT
+    | NONE
+    | {
+        "text": lambda _: "text",
+        "one": lambda _: keras.callbacks.History(),
+        "class": lambda _: [keras.callbacks.History],
+        "function": lambda _: [print],
+        "None inside": lambda _: [None],
+        "set": lambda _: {1},
+    },
+    "trained model": {
+        "two inputs": lambda _: _two_inputs(),
+        "gray": lambda _: keras.Sequential(
+            [
+                keras.Input((*SIZE, 1)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(4, "softmax"),
+            ]
+        ),
+        "rows": lambda _: keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(4, "softmax")]
+        ),
+        "two outputs": lambda x: keras.Model(x.input, [*x.output.values()]),
+        "subclass": lambda _: type("Own", (keras.Model,), {})(),
+    },
+    "mapping": NO_TEXT | NONE | {"text": lambda _: "text"},
+    "path": NO_TEXT
+    | NONE
+    | {
+        "null character": lambda _: "a\0b",
+        "no": lambda _: "",
+        "path of bytes": lambda _: next(os.scandir(os.fsencode(os.getcwd()))),
+    },
+}
+KINDS["trained model"] = KINDS["model"] | KINDS["trained model"]
+KINDS["more data"] = {
+    key: KINDS["path"][key] for key in KINDS["path"] if key != "None"
+}
+KINDS["trained data"] = KINDS["path"] | {
+    "unknown": lambda _: "nothing",
+    "arrays": lambda _: (np.zeros((2, *SIZE, 3)), [0, 1]),
+    "array of images": lambda _: np.zeros((2, *SIZE, 3)),
+    "data set": lambda _: _batches(np.zeros((2, *SIZE, 3))),
 }
 
 
@@ -172,6 +284,15 @@ def _with(values, number):
     changed = np.array(values, "float64")
     changed.flat[0] = number
     return changed
+
+
+def _two_inputs():
+    image = keras.Input((*SIZE, 3), name="image")
+    row = keras.Input((3,), name="row")
+    x = keras.layers.Conv2D(4, 3, 4, "same", activation="relu")(image)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Concatenate()([x, row])
+    return keras.Model([image, row], keras.layers.Dense(4, "softmax")(x))
 
 
 def targets(folder):
@@ -266,6 +387,21 @@ def targets(folder):
             images=(images, "images"),
             classes=([0, 3], "classes"),
         )
+    two = _two_inputs()
+    context = {"row": np.ones((2, 3), "float32")}
+    held = {
+        "images": (images, "images"),
+        "classes": ([0, 3], "classes"),
+        "context": (context, "context"),
+    }
+    pixels = np.arange(192).reshape(SIZE)
+    for kind, options in (
+        (explainers.GradCAM, {}),
+        (explainers.ScoreCAM, {}),
+        (explainers.RISE, {"samples": 4}),
+        (explainers.LIME, {"samples": 4, "segments": lambda _: pixels}),
+    ):
+        add(f"{kind.__name__}(context)", kind(two, **options), **held)
     found["LIME"][1]["segments"] = found["LIME"][1]["segments"][0], "function"
     asked = {
         "model": (model, "model"),
@@ -273,8 +409,26 @@ def targets(folder):
         "maps": (maps, "maps"),
         "classes": ([0, 3], "classes"),
         "chunk_size": (2, "count"),
-        "activation": (None, "word"),
+        "activation": (None, "activation"),
     }
+    held["maps"] = maps, "maps"
+    add(
+        "average_drop(context)",
+        functools.partial(metrics.average_drop, two),
+        **held,
+    )
+    add(
+        "deletion_auc(context)",
+        functools.partial(metrics.deletion_auc, two, steps=2),
+        **held,
+    )
+    add(
+        "probabilities",
+        keras_lficam.architectures.probabilities,
+        model=(model, "model"),
+        predictions=(np.full((2, 4), 0.25, "float32"), "tensor"),
+        activation=(None, "activation"),
+    )
     for call in (metrics.average_drop, metrics.increase_in_confidence):
         add(call.__name__, call, **asked)
     for call in (
@@ -396,22 +550,76 @@ def targets(folder):
         block=("basic", "word"),
         stem_stride=(1, "count"),
     )
+    pictures = _pictures(folder / "pictures")
     add(
         "data.source",
         keras_lficam.data.source,
         name=("digits_in_photos", "path"),
+        data_dir=(None, "more data"),
     )
     add(
-        "data.load",
-        keras_lficam.data.load,
-        name=("digits_in_photos", "path"),
-        split=("test", "word"),
-        image_size=((8, 8), "size"),
-        batch_size=(2, "count"),
-        seed=(0, "seed"),
-        resizing=("stretch", "word"),
+        "data.source(folder)",
+        keras_lficam.data.source,
+        name=(pictures, "path"),
+        bits=(12, "bits"),
     )
-    add("recipe", keras_lficam.training.recipe, name=("modern", "word"))
+    add(
+        "read_picture",
+        keras_lficam.data.read_picture,
+        path=(pictures / "train/a/0.png", "path"),
+        bits=(12, "bits"),
+    )
+    for call in (keras_lficam.data.class_names, keras_lficam.data.splits):
+        add(f"data.{call.__name__}", call, name=(pictures, "path"))
+    batched = {
+        "split": ("train", "word"),
+        "image_size": ((8, 8), "size"),
+        "batch_size": (2, "count"),
+        "seed": (0, "seed"),
+    }
+    loaded = batched | {
+        "resizing": ("stretch", "word"),
+        "shuffle": (False, "flag"),
+        "with_masks": (False, "flag"),
+        "cache": (False, "flag"),
+    }
+    add("data.load", keras_lficam.data.load, name=(pictures, "path"), **loaded)
+    data = _source(images)
+    add("Source.batches", data.batches, **loaded)
+    add(
+        "Source.stream",
+        data.stream,
+        **batched,
+        augmentation=(["flip"], "names"),
+        first_step=(0, "count"),
+        shard=((0, 1), "shape"),
+    )
+    add("Source.count", data.count, split=("train", "word"))
+    add("class_counts", data.class_counts, split=("train", "word"))
+    add(
+        "data.sample",
+        keras_lficam.data.sample,
+        source=(data, "model"),
+        split=("train", "word"),
+        count=(1, "count"),
+        seed=(0, "seed"),
+    )
+    add(
+        "from_datasets",
+        keras_lficam.data.from_datasets,
+        training=(_batches(images), "model"),
+        validation=(_batches(images), "model"),
+        test=(_batches(images), "function"),
+        class_names=(names, "names"),
+    )
+    add(
+        "recipe",
+        keras_lficam.training.recipe,
+        name=("modern", "word"),
+        data=("cifar10", "text"),
+        backbone=("ResNet20", "text"),
+        image_size=((8, 8), "size"),
+    )
     add(
         "Recipe",
         keras_lficam.Recipe,
@@ -419,19 +627,52 @@ def targets(folder):
         batch_size=(2, "count"),
         learning_rate=(0.1, "share"),
         optimizer=("adamw", "word"),
+        weight_decay=(0.1, "share"),
+        schedule=("cosine", "word"),
+        decay_at=([0.5, 0.7], "shares"),
+        warmup_epochs=(0.5, "share"),
+        label_smoothing=(0.5, "share"),
+        ema_epochs=(0.5, "share"),
+        recompute_statistics=(False, "flag"),
+        augmentation=(["flip"], "names"),
+        resizing=("stretch", "word"),
+        patience=(1, "count"),
     )
-    data = _source(images)
+    add(
+        "SGDWithL2",
+        keras_lficam.training.SGDWithL2,
+        l2=(0.5, "share"),
+        momentum=(0.5, "share"),
+    )
+    add(
+        "HeatMaps",
+        keras_lficam.training.HeatMaps,
+        explainer=(explainers.AttentionMap, "function"),
+        images=(images, "images"),
+        labels=([0, 1], "classes"),
+        class_names=(names, "names"),
+        every=(1, "count"),
+        folder=(folder / "maps", "path"),
+        log_dir=(None, "more data"),
+        draw=(True, "flag"),
+        activation=(None, "activation"),
+    )
     add(
         "fit",
-        functools.partial(keras_lficam.fit, verbose=0),
-        model=(ours, "model"),
-        data=(data, "model"),
+        keras_lficam.fit,
+        model=(ours, "trained model"),
+        data=(data, "trained data"),
         recipe=(keras_lficam.Recipe(epochs=1, batch_size=2), "word"),
         folder=(folder / "run", "path"),
         checkpoint_every=(1, "count"),
         heat_maps_every=(1, "seed"),
         steps_per_execution=(1, "count"),
         seed=(0, "seed"),
+        resume=(False, "flag"),
+        jit_compile=(False, "activation"),
+        class_weight=({0: 2.0}, "class weights"),
+        callbacks=([], "callbacks"),
+        verbose=(0, "verbosity"),
     )
     add(
         "export",
@@ -447,15 +688,32 @@ def targets(folder):
     return found
 
 
-def _source(images):
+def _batches(images):
     import tensorflow as tf
 
-    batches = tf.data.Dataset.from_tensor_slices(
+    return tf.data.Dataset.from_tensor_slices(
         (images.astype("uint8"), [0, 1])
     ).batch(2)
+
+
+def _source(images):
+    batches = _batches(images)
     return keras_lficam.data.from_datasets(
         batches, batches, class_names=["a", "b", "c", "d"]
     )
+
+
+def _pictures(folder):
+    """Writes pictures of 16 bits in folders of splits and classes."""
+    from PIL import Image
+
+    for number, part in enumerate(
+        ("train/a", "train/b", "validation/a", "validation/b")
+    ):
+        (folder / part).mkdir(parents=True)
+        pixels = np.full((8, 8), 1000 + number, "uint16")
+        Image.fromarray(pixels).save(folder / part / "0.png")
+    return folder
 
 
 def attempt(call, arguments, argument, change):
@@ -471,6 +729,7 @@ def attempt(call, arguments, argument, change):
         with (
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
         ):
             warnings.simplefilter("ignore")
             answer = call(**given)
@@ -480,8 +739,9 @@ def attempt(call, arguments, argument, change):
         ours = PACKAGE in pathlib.Path(last.filename).parents
         if not ours or not isinstance(error, (TypeError, ValueError, OSError)):
             return "from the depths", f"{shown} in {last.filename}"
-        # A batch names its parts, an answer the function that gave it.
-        if argument.lower() not in str(error).lower():
+        # As code, for in a sentence a word as "data" says nothing.
+        named = rf"`{argument}\b|\b{argument}[=\[.:]|^{argument}\b"
+        if not re.search(named, str(error), re.IGNORECASE):
             return "unnamed", shown
         return "refused", shown
     return "accepted", f"{type(answer).__name__}"
@@ -491,11 +751,15 @@ def run(tries, seed, only=None):
     """Makes the tries, each with another function, argument or oddity.
 
     Returns:
-        The number of tries of each outcome, and the findings.
+        The number of tries of each outcome, `"written"` among them where
+        files were left by a call that was refused, and the findings.
     """
     rng = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        found = targets(pathlib.Path(folder))
+    # What is written to a path that is none of ours is then seen, too.
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        folder = pathlib.Path(name)
+        found = targets(folder)
+        kept = {*folder.rglob("*")}
         cases = [
             (name, argument, oddity)
             for name, (_, arguments) in found.items()
@@ -516,6 +780,10 @@ def run(tries, seed, only=None):
                 outcome, shown = attempt(call, arguments, argument, change)
             except Exception as error:  # The oddity itself cannot be made.
                 outcome, shown = "impossible", repr(error)[:160]
+            left = {*folder.rglob("*")} - kept
+            kept |= left
+            if outcome == "refused" and left:
+                outcome, shown = "written", f"{shown} and {sorted(left)}"
             counts[outcome] += 1
             if outcome not in ("refused", "impossible"):
                 findings[name, argument, oddity] = outcome, shown
@@ -524,6 +792,15 @@ def run(tries, seed, only=None):
 
 # Odd, but right: what the function documents to take.
 ALLOWED = {
+    ("fit", "jit_compile", "Boolean"),
+    ("Recipe", "augmentation", "too few"),
+    ("Source.stream", "augmentation", "too few"),
+    ("Source.stream", "first_step", "zero"),
+    ("Recipe", "decay_at", "empty"),
+    ("Recipe", "patience", "None"),
+    ("data.load", "image_size", "None"),
+    # How many classes there are, it knows when training begins.
+    ("HeatMaps", "class_names", "too few"),
     # A default that stands for a choice.
     ("FeatureImportanceNetwork", "reduction", "None"),
     ("build", "dropout", "None"),
@@ -554,6 +831,10 @@ ALLOWED = {
     ("attach", "importance_network", "unknown"),
     # A rate above 1 is none of ours to refuse.
     ("Recipe", "learning_rate", "more"),
+    ("Recipe", "weight_decay", "more"),
+    ("Recipe", "warmup_epochs", "more"),
+    ("Recipe", "ema_epochs", "more"),
+    ("SGDWithL2", "l2", "more"),
     # Whatever is on the object is not 0, and NaN where nobody knows.
     ("grid", "masks", "NaN"),
     ("grid", "masks", "infinity"),

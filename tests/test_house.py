@@ -29,10 +29,10 @@ PACKAGE = ROOT / "keras_lficam"
 ARROWS = {
     "__init__": {"architectures", "layers", "*"},
     "__main__": {"cli"},
-    "architectures": {"backbones", "layers"},
+    "architectures": {"_checks", "backbones", "layers"},
     "backbones": {"_checks", "_names", "functional"},
     "cli": {"*"},
-    "data": {"_labels", "_names"},
+    "data": {"_checks", "_labels", "_names"},
     "distribution": {"_cluster"},
     "evaluation": {"_checks", "_files"},
     "explainers": {"backbones", "functional"},
@@ -49,6 +49,7 @@ ARROWS = {
     },
     "visualization": {"_checks"},
     "training": {
+        "_checks",
         "_files",
         "_labels",
         "backbones",

@@ -9,7 +9,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lficam._checks import array_of, check_finite, real_array
+from keras_lficam._checks import (
+    array_of,
+    check_finite,
+    numbers_of,
+    real_array,
+)
 from keras_lficam.backbones._compiled import CompiledFunction
 from keras_lficam.backbones._geometry import Geometry
 from keras_lficam.backbones._graph import check_graph, check_images
@@ -285,7 +290,7 @@ class Classifier:
             raise ValueError(
                 "Argument `context` must hold a value for each input beside "
                 f"the image, which are {sorted(expected)} in model "
-                f"{self.model.name!r}. Received: {sorted(context)}. To fix "
+                f"{self.model.name!r}. Received: {[*context]}. To fix "
                 "this: context={name: values}, with values (batch, ...)."
             )
         return {
@@ -563,12 +568,7 @@ def _named_map(calls, name):
 
 
 def _checked_values(name, values, shape, count):
-    values = array_of(f"context[{name!r}]", values)
-    if values.dtype.kind not in "biufV":
-        raise TypeError(
-            f"Argument `context` must hold real numbers for {name!r}. "
-            f"Received: dtype {values.dtype}"
-        )
+    values = numbers_of(f"context[{name!r}]", values)
     given = values.shape
     if values.ndim == len(shape):
         values = np.broadcast_to(values, (count, *given))
@@ -582,10 +582,12 @@ def _checked_values(name, values, shape, count):
             f"for {name!r}, a row for each image, or {shape} for all. "
             f"Received: shape {given}"
         )
-    if not np.isfinite(values.astype("float64")).all():
+    with np.errstate(over="ignore"):  # What is too large is not finite.
+        finite = np.isfinite(values.astype("float32"))
+    if not finite.all():
         raise ValueError(
-            f"Argument `context` must hold finite numbers for {name!r}. "
-            "Received: NaN or infinite ones."
+            f"Argument `context` must hold numbers for {name!r} that are "
+            "finite in float32. Received: NaN or infinite ones."
         )
     return values
 

@@ -31,6 +31,7 @@ def check_image_size(image_size: Any) -> None:
         not isinstance(image_size, (tuple, list))
         or len(image_size) != 2
         or not all(isinstance(side, numbers.Integral) for side in image_size)
+        or any(isinstance(side, bool) for side in image_size)
         or min(image_size) < 1
     ):
         raise ValueError(
@@ -52,7 +53,7 @@ def check_resizing(resizing: Any) -> None:
 
 
 def check_integer(argument: str, value: Any, lowest: int, meaning: str) -> None:
-    if not isinstance(value, numbers.Integral):
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(
             f"`{argument}` must be an integer, {meaning}. Received: "
             f"{argument}={value!r} of type {type(value).__name__}."

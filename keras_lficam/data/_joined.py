@@ -36,7 +36,8 @@ class Joined(Source):
         }
         if len(ranks) > 1:
             raise ValueError(
-                "All data sets must have labels of one form, (batch,) or "
+                "`training` and the other data sets must have labels of one "
+                "form, integer labels (batch,) or 0 or 1 for each class "
                 f"(batch, classes). Received: both, in {list(datasets)}."
             )
         self.multi_label = ranks == {2}
@@ -119,7 +120,10 @@ class Joined(Source):
 
 
 def _checked_names(class_names: Any) -> list[str]:
-    names = list(class_names) if not isinstance(class_names, str) else []
+    listed = isinstance(class_names, Sequence) and not isinstance(
+        class_names, (str, bytes)
+    )
+    names = list(class_names) if listed else []
     if len(names) < 2 or not all(isinstance(name, str) for name in names):
         raise ValueError(
             "`class_names` must be a list of two strings or more, in the "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from keras_lficam._checks import check_boolean
 from keras_lficam.data import _memory
 from keras_lficam.data import augmentation as augmentations
 from keras_lficam.data._checks import (
@@ -39,6 +40,9 @@ def batches(
     check_batch_size(batch_size)
     check_integer("seed", seed, 0, "which decides the orders")
     check_resizing(resizing)
+    check_boolean("shuffle", shuffle)
+    check_boolean("with_masks", with_masks)
+    check_boolean("cache", cache)
     if image_size is not None:
         check_image_size(image_size)
     _check_cache(cache, shuffle)

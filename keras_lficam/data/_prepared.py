@@ -45,12 +45,17 @@ _MASKS: dict[str, tuple[str, int | None]] = {
 class Prepared(Source):
     """A data set by its TFDS name; it is prepared when it is first needed."""
 
-    def __init__(self, name: str, data_dir: str | os.PathLike[str] | None):
+    def __init__(
+        self,
+        name: str,
+        data_dir: str | os.PathLike[str] | None,
+        argument: str = "name",
+    ):
         self.name = name
         self._data_dir = data_dir
-        self._builder = _builder(name, data_dir)
+        self._builder = _builder(name, data_dir, argument)
         features = self._builder.info.features
-        _check_features(features, name)
+        _check_features(features, name, argument)
         self._contents = f"the features {sorted(features)}"
         self.image_shape = (*features["image"].shape[:2], 3)
         self._mask_key, self._on_object = _MASKS.get(self._builder.name, _MASK)
@@ -169,7 +174,7 @@ def _splits_of(parts: tuple[str, ...]) -> dict[str, str]:
 
 
 def _builder(
-    name: str, data_dir: str | os.PathLike[str] | None
+    name: str, data_dir: str | os.PathLike[str] | None, argument: str = "name"
 ) -> "tfds.core.DatasetBuilder":
     import tensorflow_datasets as tfds
 
@@ -183,8 +188,8 @@ def _builder(
     known = tfds.list_builders(with_community_datasets=False)
     near = nearest(name, known) or ["digits_in_photos"]
     raise ValueError(
-        "`name` must be a folder that exists, or a data set that "
-        f"TensorFlow Datasets knows. Received: name={name!r}. The "
+        f"`{argument}` must be a folder that exists, or a data set that "
+        f"TensorFlow Datasets knows. Received: {argument}={name!r}. The "
         f"nearest: {', '.join(near)}. `tfds.list_builders()` lists all."
     )
 
@@ -200,7 +205,7 @@ def _can_be_a_name(name: str) -> bool:
     return True
 
 
-def _check_features(features: Any, name: str) -> None:
+def _check_features(features: Any, name: str, argument: str) -> None:
     import tensorflow_datasets as tfds
 
     found = dict(features) if hasattr(features, "keys") else {}
@@ -208,17 +213,17 @@ def _check_features(features: Any, name: str) -> None:
         found.get("label"), tfds.features.ClassLabel
     ):
         raise ValueError(
-            "`name` must be an image classification data set, with the "
+            f"`{argument}` must be an image classification data set, with the "
             "features 'image' and 'label' (a class). Received: "
-            f"name={name!r} with the features {sorted(found)}. Load it with "
-            "`tfds.load` and map it to (image, label)."
+            f"{argument}={name!r} with the features {sorted(found)}. Load it "
+            "with `tfds.load` and map it to (image, label)."
         )
     shape, dtype = features["image"].shape, features["image"].tf_dtype
     if len(shape) != 3 or shape[-1] not in (1, 3) or dtype != tf.uint8:
         raise ValueError(
-            "`name` must be a data set of gray or RGB uint8 images. "
-            f"Received: name={name!r} with images of shape {shape} and type "
-            f"{dtype.name}. Load it with `tfds.load` and convert it."
+            f"`{argument}` must be a data set of gray or RGB uint8 images. "
+            f"Received: {argument}={name!r} with images of shape {shape} and "
+            f"type {dtype.name}. Load it with `tfds.load` and convert it."
         )
 
 

@@ -56,7 +56,7 @@ def check(names: Sequence[str]) -> tuple[str, ...]:
             f"{type(names).__name__}."
         )
     for name in names:
-        if name not in NAMES:
+        if not isinstance(name, str) or name not in NAMES:
             raise ValueError(
                 f"`augmentation` must hold names of {', '.join(NAMES)}. "
                 f"Received: {name!r} in augmentation={names!r}."

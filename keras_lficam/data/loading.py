@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from keras_lficam._checks import path_of
 from keras_lficam.data._checks import check_text
 from keras_lficam.data._folder import Folder
 from keras_lficam.data._joined import Joined
 from keras_lficam.data._listing import holds_images
 from keras_lficam.data._prepared import Prepared
+from keras_lficam.data.pictures import check_bits
 from keras_lficam.data.sources import Source
 
 
@@ -63,16 +65,44 @@ def source(
         cifar = source("cifar10")
         assert cifar.splits["validation"] == "train[90%:]"
     """
+    return found_source(name, data_dir=data_dir, bits=bits)
+
+
+def found_source(
+    name: str | os.PathLike[str],
+    *,
+    argument: str = "name",
+    data_dir: str | os.PathLike[str] | None = None,
+    bits: int | None = None,
+) -> Source:
+    """Does what `source` says, for another function's argument.
+
+    Args:
+        name: As for `source`.
+        argument: What messages call it.
+        data_dir: As for `source`.
+        bits: As for `source`.
+
+    Returns:
+        The source.
+
+    Raises:
+        ValueError: As for `source`.
+        TypeError: As for `source`.
+    """
+    if data_dir is not None:
+        path_of("data_dir", data_dir)
+    check_bits(bits)
     if _is_folder(name):
-        return Folder(name, bits=bits)
-    check_text("name", name, '"cifar10"')
+        return Folder(path_of(argument, name), bits=bits)
+    check_text(argument, name, '"cifar10"')
     if bits is not None:
         raise ValueError(
             "Argument `bits` must be None but for a folder, whose files may "
-            f"have 16 bits. Received: bits={bits!r} for name={name!r}. To fix "
-            "this: leave it out."
+            f"have 16 bits. Received: bits={bits!r} for {argument}={name!r}. "
+            "To fix this: leave it out."
         )
-    return Prepared(str(name), data_dir)
+    return Prepared(str(name), data_dir, argument)
 
 
 def from_datasets(

@@ -1,12 +1,15 @@
 """Reads image files of any kind into RGB pixels."""
 
 import logging
+import numbers
 import os
 import pathlib
 import struct
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from keras_lficam._checks import path_of
 
 _LOG = logging.getLogger("keras_lficam")
 # Decoded, an image of so many takes half a gigabyte. Pillow warns of more.
@@ -71,12 +74,14 @@ def read_picture(
         ValueError: If the file is missing, empty, damaged, too large, no
             image, or holds numbers whose range is not known, or if `bits` is
             out of range.
+        TypeError: If `path` is neither a string nor a path.
 
     Examples:
         keras_lficam.visualization.grid(images, maps).savefig("grid.png")
         pixels = read_picture("grid.png")
     """
     check_bits(bits)
+    path_of("path", path)
     pixels, highest = read(path, bits)
     if highest is not None and bits is None and highest < 2**12:
         _LOG.warning(
@@ -110,7 +115,8 @@ def check_bits(bits: Any) -> None:
     Raises:
         ValueError: If it is neither None nor an integer from 8 to 16.
     """
-    if bits is not None and (isinstance(bits, bool) or bits not in BITS):
+    integer = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
+    if bits is not None and (not integer or bits not in BITS):
         raise ValueError(
             "Argument `bits` must be an integer from 8 to 16, the bits that "
             f"files of 16 bits use. Received: bits={bits!r}. To fix this: "

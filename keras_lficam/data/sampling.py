@@ -35,6 +35,12 @@ def sample(source: Source, split: str, count: int, *, seed: int = 0) -> Source:
         few = sample(source, "train", 3, seed=1)
         images, labels = next(iter(few.batches("train")))
     """
+    if not isinstance(source, Source):
+        raise TypeError(
+            "Argument `source` must be what keras_lficam.data.source or "
+            f"from_datasets gives. Received: source={source!r:.80} of type "
+            f"{type(source).__name__}"
+        )
     check_integer("count", count, 1, "the images to draw")
     check_integer("seed", seed, 0, "which decides the images")
     return _Sample(source, split, count, seed)

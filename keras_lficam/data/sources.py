@@ -227,7 +227,7 @@ class Source(abc.ABC):
         Raises:
             ValueError: If there is no such split.
         """
-        examples = self._examples(self.splits.get(split, split), None)
+        examples = self._examples(self._own(split), None)
         labels = examples.map(lambda example: example["label"]).batch(4096)
         counts = np.zeros(len(self.class_names), "int64")
         for batch in labels.as_numpy_iterator():

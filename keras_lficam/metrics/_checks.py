@@ -85,7 +85,7 @@ def check_thresholds(name: str, thresholds: Sequence[float]) -> None:
         if (
             not isinstance(threshold, numbers.Real)
             or isinstance(threshold, bool)
-            or not 0 < float(threshold) <= 1
+            or not 0 < threshold <= 1  # type: ignore[operator]
         ):
             raise ValueError(
                 f"Argument `{name}` must be greater than 0 and at most 1, a "

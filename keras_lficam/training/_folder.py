@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import numbers
 import platform
 import zipfile
 from importlib.metadata import version
@@ -41,7 +42,13 @@ def about_run(run):
         "class_weights": run.class_weights,
         "steps_per_epoch": run.steps,
     }
-    return json.loads(json.dumps(about))
+    return json.loads(json.dumps(about, default=_of_python))
+
+
+def _of_python(number):
+    """Makes of a number, as one of NumPy, what JSON can hold."""
+    integer = isinstance(number, numbers.Integral)
+    return int(number) if integer else float(number)
 
 
 def versions():

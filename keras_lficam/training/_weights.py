@@ -1,6 +1,5 @@
 """Weights of the classes."""
 
-import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from keras_lficam.data import Source
+
+_MOST = float(np.finfo("float32").max)
 
 
 def class_weights(asked: Any, source: Source) -> list[float] | None:
@@ -46,7 +47,7 @@ def class_weights(asked: Any, source: Source) -> list[float] | None:
             f" Received: class_weight={asked!r}"
         )
     names = list(source.class_names)
-    weights = [1.0] * len(names)
+    weights: list[float | None] = [None] * len(names)
     for key, weight in asked.items():
         number = names.index(key) if key in names else key
         known = isinstance(number, numbers.Integral) and not isinstance(
@@ -60,17 +61,24 @@ def class_weights(asked: Any, source: Source) -> list[float] | None:
             )
         if (
             not isinstance(weight, numbers.Real)
-            or not math.isfinite(weight)
-            or weight < 0
+            or isinstance(weight, bool)
+            or not 0 <= weight <= _MOST  # type: ignore[operator]
         ):
             raise ValueError(
                 "Argument `class_weight` must have weights that are finite "
-                f"and at least 0. Received: {weight!r} for {key!r}"
+                f"in float32 and at least 0. Received: {weight!r} for {key!r}"
+            )
+        if weights[number] is not None:
+            raise ValueError(
+                "Argument `class_weight` must give a class one weight. "
+                f"Received: two for {names[number]!r}, by name and by number, "
+                f"in class_weight={asked!r}"
             )
         weights[number] = float(weight)
-    if not any(weights):
+    found = [1.0 if weight is None else weight for weight in weights]
+    if not any(found):
         raise ValueError(
             "Argument `class_weight` must leave a weight above 0. Received: "
             f"class_weight={asked!r}"
         )
-    return weights
+    return found

@@ -11,6 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_lficam import backbones, visualization
+from keras_lficam._checks import (
+    array_of,
+    check_boolean,
+    check_choice,
+    check_finite,
+    check_names,
+    numbers_of,
+    path_of,
+)
 from keras_lficam._files import whole
 from keras_lficam.training import _state as state
 
@@ -42,9 +51,10 @@ class HeatMaps(keras.callbacks.Callback):
             layer.
 
     Raises:
-        ValueError: If `every` is less than 1, or both `folder` and `log_dir`
-            are None. When training begins, if the model gives logits and
-            `activation` is None.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If `every` is less than 1, both `folder` and `log_dir` are
+            None, or another argument is not as described. When training
+            begins, if the model gives logits and `activation` is None.
         ImportError: If `log_dir` is given and TensorBoard is not installed.
 
     Examples:
@@ -69,29 +79,40 @@ class HeatMaps(keras.callbacks.Callback):
         activation: str | None = None,
     ):
         super().__init__()
-        if every < 1:
-            raise ValueError(
-                "Argument `every` must be at least 1, an epoch. Received: "
-                f"every={every}"
+        if not callable(explainer):
+            raise TypeError(
+                "Argument `explainer` must be a function of a model, such as "
+                f"explainers.AttentionMap. Received: explainer={explainer!r} "
+                f"of type {type(explainer).__name__}"
             )
+        backbones.check_integer("every", every, least=1)
+        if class_names is not None:
+            check_names("class_names", class_names)
+        check_boolean("draw", draw)
+        if activation is not None:
+            words = ("softmax", "sigmoid", "linear")
+            check_choice("activation", activation, words)
         if folder is None and log_dir is None:
             raise ValueError(
                 "Argument `folder` or `log_dir` must say where the drawings "
                 "go. Received: None for both"
             )
         self.explainer = explainer
-        self.images = np.asarray(images)
-        self.labels = None if labels is None else np.asarray(labels)
+        self.images = _checked_images(images)
+        self.labels = None
+        if labels is not None:
+            self.labels = _checked_labels(labels, len(self.images))
         self.class_names = class_names
         self.every = every
-        self.folder = None if folder is None else pathlib.Path(folder)
+        self.folder = None if folder is None else path_of("folder", folder)
+        logs = None if log_dir is None else path_of("log_dir", log_dir)
         self.draw = draw
         self.activation = activation
         self._writer = None
-        if log_dir is not None and draw:
+        if logs is not None and draw:
             import tensorflow as tf
 
-            self._writer = tf.summary.create_file_writer(os.fspath(log_dir))
+            self._writer = tf.summary.create_file_writer(os.fspath(logs))
 
     def on_train_begin(self, logs=None):
         del logs
@@ -146,6 +167,33 @@ class HeatMaps(keras.callbacks.Callback):
         with self._writer.as_default():
             tf.summary.image("heat_maps", picture, step=epoch)
         self._writer.flush()
+
+
+def _checked_images(images):
+    images = numbers_of("images", images)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+        raise ValueError(
+            "Argument `images` must hold images (batch, height, width, 3). "
+            f"Received: images.shape={images.shape}"
+        )
+    with np.errstate(over="ignore"):  # What is too large is not finite.
+        check_finite("images", images.astype("float32"), "pixels")
+    return images
+
+
+def _checked_labels(labels, count):
+    labels = array_of("labels", labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(
+            "Argument `labels` must hold integers. "
+            f"Received: labels.dtype={labels.dtype}"
+        )
+    if labels.shape != (count,) or labels.min() < 0:
+        raise ValueError(
+            f"Argument `labels` must hold a class, from 0 on, for each of the "
+            f"{count} images. Received: labels={labels.tolist()!r:.80}"
+        )
+    return labels
 
 
 class Checkpoints(keras.callbacks.Callback):

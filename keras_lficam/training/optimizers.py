@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_lficam._checks import check_number
 from keras_lficam.training.recipes import Recipe
 
 _MOMENTUM = 0.9
@@ -55,6 +56,9 @@ class SGDWithL2(_WarmedAverage, keras.optimizers.SGD):
             0 on, at most t / (9 + t).
         name: Name of the optimizer.
 
+    Raises:
+        ValueError: If `l2` or `momentum` is out of its range.
+
     Examples:
         model.compile(SGDWithL2(0.1, l2=5e-4, momentum=0.9), "mse")
 
@@ -73,6 +77,8 @@ class SGDWithL2(_WarmedAverage, keras.optimizers.SGD):
         ema_momentum: float = 0.99,
         name: str = "sgd_with_l2",
     ):
+        check_number("l2", l2, 0)
+        check_number("momentum", momentum, 0, 1)
         super().__init__(
             learning_rate,
             momentum,

@@ -3,8 +3,12 @@
 import dataclasses
 import math
 import numbers
+import sys
+from collections.abc import Sequence
 
-from keras_lficam.backbones import check_integer
+from keras_lficam._checks import check_boolean, check_choice, check_text
+from keras_lficam.backbones import check_integer, is_integer
+from keras_lficam.data import augmentation as augmentations
 
 SMALL_SIDE = 64
 # Data sets of signs that a mirror turns into others.
@@ -20,7 +24,8 @@ def _check_number(name, value, *, above=None, below=math.inf):
             f"{type(value).__name__}."
         )
     enough = value >= 0 if above is None else value > above
-    if not (enough and value < below):
+    # An integer may be beyond every float.
+    if not (enough and value < below and value <= sys.float_info.max):
         lowest = "at least 0" if above is None else f"greater than {above}"
         highest = "finite" if below == math.inf else f"less than {below}"
         raise ValueError(
@@ -29,12 +34,18 @@ def _check_number(name, value, *, above=None, below=math.inf):
         )
 
 
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, choices))}. "
-            f"Received: {name}={value!r}."
+def _check_numbers(name, values):
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise TypeError(
+            f"Argument `{name}` must be a tuple of numbers. Received: "
+            f"{name}={values!r:.80} of type {type(values).__name__}"
         )
+    for value in values:
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            raise TypeError(
+                f"Argument `{name}` must hold numbers. Received: {value!r} in "
+                f"{name}={values!r:.80}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,26 +105,24 @@ class Recipe:
     patience: int | None = None
 
     def __post_init__(self):
+        _check_numbers("decay_at", self.decay_at)
+        augmentations.check(self.augmentation)
         object.__setattr__(self, "decay_at", tuple(self.decay_at))
         object.__setattr__(self, "augmentation", tuple(self.augmentation))
         for name, lowest in {"epochs": 1, "batch_size": 1}.items():
             check_integer(name, getattr(self, name), least=lowest)
         if self.patience is not None:
             check_integer("patience", self.patience, least=1)
-        _check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
+        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
         schedules = ("steps", "cosine", "constant")
-        _check_choice("schedule", self.schedule, schedules)
-        _check_choice("resizing", self.resizing, ("stretch", "center_crop"))
+        check_choice("schedule", self.schedule, schedules)
+        check_choice("resizing", self.resizing, ("stretch", "center_crop"))
         _check_number("learning_rate", self.learning_rate, above=0)
         _check_number("weight_decay", self.weight_decay)
         _check_number("warmup_epochs", self.warmup_epochs)
         _check_number("ema_epochs", self.ema_epochs)
         _check_number("label_smoothing", self.label_smoothing, below=1)
-        if not isinstance(self.recompute_statistics, bool):
-            raise TypeError(
-                "Argument `recompute_statistics` must be True or False. "
-                f"Received: {self.recompute_statistics!r}"
-            )
+        check_boolean("recompute_statistics", self.recompute_statistics)
         if self.warmup_epochs > 0 and self.schedule != "cosine":
             raise ValueError(
                 "`warmup_epochs` needs schedule='cosine'. Received: "
@@ -121,7 +130,7 @@ class Recipe:
                 f"schedule={self.schedule!r}."
             )
         shares = (0, *self.decay_at, 1)
-        if any(a >= b for a, b in zip(shares, shares[1:], strict=False)):
+        if not all(a < b for a, b in zip(shares, shares[1:], strict=False)):
             raise ValueError(
                 "`decay_at` must be rising shares of the epochs between 0 and "
                 f"1, such as (0.5, 0.75). Received: decay_at={self.decay_at}."
@@ -217,7 +226,9 @@ def recipe(
         The recipe. Change it with `dataclasses.replace`.
 
     Raises:
-        ValueError: If there is no recipe of this name.
+        ValueError: If there is no recipe of this name, or `image_size` is no
+            pair of positive integers.
+        TypeError: If an argument is of the wrong type.
 
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937, and the settings
@@ -226,7 +237,18 @@ def recipe(
     Examples:
         keras_lficam.training.recipe("paper", data="cifar10").weight_decay
     """
-    _check_choice("name", name, tuple(RECIPES))
+    check_choice("name", name, RECIPES)
+    check_text("data", data)
+    check_text("backbone", backbone)
+    if (
+        not isinstance(image_size, (tuple, list))
+        or len(image_size) != 2
+        or not all(is_integer(side) and side > 0 for side in image_size)
+    ):
+        raise ValueError(
+            "Argument `image_size` must be a pair of positive integers, height "
+            f"and width. Received: image_size={image_size!r:.80}"
+        )
     small = max(image_size) <= SMALL_SIDE
     found = RECIPES[name]["small" if small else "large"]
     if name == "paper" and small and "resnet110" in backbone.lower():

@@ -16,8 +16,10 @@ import numpy as np
 
 from keras_lficam import backbones, distribution, explainers
 from keras_lficam import data as data_sets
+from keras_lficam._checks import check_boolean, check_choice, path_of
 from keras_lficam._files import whole
 from keras_lficam.data import augmentation
+from keras_lficam.data.loading import found_source
 from keras_lficam.data.targets import with_targets, with_weights
 from keras_lficam.training import _folder
 from keras_lficam.training import _state as state
@@ -31,7 +33,7 @@ from keras_lficam.training.callbacks import (
     Replay,
 )
 from keras_lficam.training.optimizers import make_optimizer
-from keras_lficam.training.recipes import Recipe
+from keras_lficam.training.recipes import RECIPES, Recipe
 from keras_lficam.training.recipes import recipe as recipe_named
 
 _LOG = logging.getLogger("keras_lficam")
@@ -114,6 +116,9 @@ def fit(
         recipe = keras_lficam.Recipe(epochs=1, batch_size=8)
         keras_lficam.fit(model, source, recipe, folder="runs/digits")
     """
+    folder = path_of("folder", folder)
+    check_boolean("resume", resume)
+    _check_for_keras(jit_compile, callbacks, verbose)
     backbones.check_integer("checkpoint_every", checkpoint_every, least=1)
     backbones.check_integer("seed", seed, least=0)
     backbones.check_integer("heat_maps_every", heat_maps_every, least=0)
@@ -139,6 +144,25 @@ def fit(
             },
             callbacks=callbacks,
             verbose=verbose,
+        )
+
+
+def _check_for_keras(jit_compile, callbacks, verbose):
+    """Checks what only Keras looks at, which does so behind our first file."""
+    if not isinstance(jit_compile, str) or jit_compile != "auto":
+        check_boolean("jit_compile", jit_compile)
+    if not isinstance(callbacks, (list, tuple)) or not all(
+        isinstance(callback, keras.callbacks.Callback) for callback in callbacks
+    ):
+        raise TypeError(
+            "Argument `callbacks` must be a list of keras.callbacks.Callback. "
+            f"Received: callbacks={callbacks!r:.80} of type "
+            f"{type(callbacks).__name__}. To fix this: callbacks=[callback]"
+        )
+    if not isinstance(verbose, (str, int)) or verbose not in ("auto", 0, 1, 2):
+        raise ValueError(
+            "Argument `verbose` must be 'auto', 0, 1 or 2. "
+            f"Received: verbose={verbose!r:.80}"
         )
 
 
@@ -278,12 +302,9 @@ class _Run:
 
 def _plan(model, data, recipe, folder, seed, steps_per_execution):
     """Checks what was asked, and finds what follows from it."""
-    backbones.refuse_keras_2("model", model)
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "Argument `model` must be a keras.Model. Received: "
-            f"{model!r} of type {type(model).__name__}"
-        )
+    _check_model(model)
+    if isinstance(recipe, str):
+        check_choice("recipe", recipe, RECIPES)
     source = _source(data)
     image_size = _image_size(model, source)
     if isinstance(recipe, str):
@@ -298,7 +319,6 @@ def _plan(model, data, recipe, folder, seed, steps_per_execution):
             "Argument `recipe` must be a Recipe or the name of one. Received: "
             f"recipe={recipe!r} of type {type(recipe).__name__}"
         )
-    augmentation.check(recipe.augmentation)
     _check_classes(model, source)
     _check_labels(model, source)
     strategy = getattr(model, "distribute_strategy", None)
@@ -307,7 +327,7 @@ def _plan(model, data, recipe, folder, seed, steps_per_execution):
         model=model,
         source=source,
         recipe=recipe,
-        folder=pathlib.Path(folder),
+        folder=folder,
         seed=seed,
         image_size=image_size,
         # `fit` makes its executions whole.
@@ -330,7 +350,7 @@ def _source(data):
             "validation images in the same form; or compile the model and "
             "train it by model.fit."
         )
-    return data_sets.source(data)
+    return found_source(data, argument="data")
 
 
 def _compile(run, compilation):
@@ -558,6 +578,31 @@ def _finish(run, history, best):
     if run.writes:
         with whole(run.folder / _folder.METRICS) as partial:
             partial.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+
+
+def _check_model(model):
+    """Refuses what is no classifier of RGB images, or not built."""
+    backbones.check_graph(model)
+    backbones.check_one("input", model, model.inputs)
+    backbones.check_images(model, model.inputs[0])
+    if model.inputs[0].shape[-1] not in (3, None):
+        raise ValueError(
+            "Argument `model` must take images of 3 channels, as the data has "
+            f"them. Received: {model.name!r} with the input shape "
+            f"{model.input_shape}. To fix this: put a layer in front that "
+            "makes its channels of red, green and blue; or compile the model "
+            "and train it by model.fit."
+        )
+    output = model.output
+    named = isinstance(output, dict) and "predictions" in output
+    if not named and not isinstance(output, keras.KerasTensor):
+        outputs = list(output) if isinstance(output, dict) else len(output)
+        raise ValueError(
+            "Argument `model` must have one output, or a dictionary of them "
+            "of which one is 'predictions'. Received: "
+            f"{model.name!r} with the outputs {outputs}. To fix this: "
+            "keras.Model(inputs, {'predictions': scores, ...})."
+        )
 
 
 def _image_size(model, source):
