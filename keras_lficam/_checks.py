@@ -4,17 +4,12 @@ import math
 import numbers
 import os
 import pathlib
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-
-# An integer may be beyond every float.
-_MOST = sys.float_info.max
-_LEAST = -_MOST
 
 
 def array_of(name: str, values: Any) -> np.ndarray:
@@ -173,10 +168,13 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 
 def check_names(name: str, values: Any) -> None:
-    """Raises a TypeError unless an argument is a list or tuple of strings."""
+    """Raises a TypeError unless an argument is a list of strings.
+
+    A tuple and an array, as scikit-learn gives names of classes, are one, too.
+    """
     if (
         isinstance(values, (str, bytes))
-        or not isinstance(values, Sequence)
+        or not isinstance(values, (Sequence, np.ndarray))
         or not all(isinstance(value, str) for value in values)
     ):
         raise TypeError(
@@ -215,6 +213,14 @@ def path_of(name: str, value: Any) -> pathlib.Path:
     return pathlib.Path(text)
 
 
+def as_float(value: numbers.Real) -> float:
+    """Takes a number as a float: infinity where an integer is beyond all."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
+
+
 def check_number(
     name: str, value: Any, low: float, high: float = math.inf
 ) -> None:
@@ -222,7 +228,8 @@ def check_number(
     if (
         not isinstance(value, numbers.Real)
         or isinstance(value, bool)
-        or not max(low, _LEAST) <= value <= min(high, _MOST)  # type: ignore[operator]
+        or not low <= as_float(value) <= high
+        or not math.isfinite(as_float(value))
     ):
         limits = f"of at least {low}"
         if high < math.inf:
@@ -239,7 +246,7 @@ def check_range(name: str, value: Any) -> None:
         not isinstance(value, (tuple, list))
         or len(value) != 2
         or not all(isinstance(each, numbers.Real) for each in value)
-        or not _LEAST <= value[0] < value[1] <= _MOST
+        or not -math.inf < as_float(value[0]) < as_float(value[1]) < math.inf
     ):
         raise ValueError(
             f"Argument `{name}` must be a pair (darkest, brightest) that "

@@ -683,7 +683,17 @@ def targets(folder):
         formats=(["saved_model"], "names"),
         top=(2, "count"),
         version=(1, "count"),
+        image_size=(SIZE, "size"),
+        limits=(keras_lficam.serving.Limits(), "mapping"),
+        activation=(None, "activation"),
         **ranged,
+    )
+    add(
+        "export(int8)",
+        functools.partial(
+            keras_lficam.export, ours, folder / "int8", formats=["litert_int8"]
+        ),
+        calibration=(images, "images"),
     )
     return found
 

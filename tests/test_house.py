@@ -40,6 +40,7 @@ ARROWS = {
     "layers": {"_checks", "functional"},
     "metrics": {"_checks", "backbones", "functional"},
     "serving": {
+        "_checks",
         "_files",
         "_labels",
         "architectures",

@@ -198,6 +198,13 @@ def test_every_recipe_has_a_small_and_a_large_form():
             "`patience` must be an integer of at least 1",
         ),
         ({"recompute_statistics": 1}, TypeError, "must be True or False.*=1"),
+        ({"optimizer": np.zeros(3)}, TypeError, "`optimizer` must be a string"),
+        ({"decay_at": None}, TypeError, "`decay_at` must be a tuple"),
+        ({"decay_at": ("a",)}, TypeError, "`decay_at` must hold numbers.*'a'"),
+        ({"decay_at": (float("nan"),)}, ValueError, "rising.*nan"),
+        ({"augmentation": "flip"}, TypeError, "`augmentation` must be a tuple"),
+        ({"augmentation": ("turn",)}, ValueError, "`augmentation`.*'turn'"),
+        ({"learning_rate": 10**400}, ValueError, "`learning_rate`.*finite"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate=nan"),
         ({"decay_at": (0.7, 0.5)}, ValueError, r"rising.*\(0.7, 0.5\)"),
         ({"decay_at": (1.0,)}, ValueError, "between 0 and 1"),
@@ -211,6 +218,20 @@ def test_every_recipe_has_a_small_and_a_large_form():
 def test_a_recipe_of_wrong_values_is_refused(changes, error, message):
     with pytest.raises(error, match=message):
         Recipe(**changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"name": np.zeros(3)}, TypeError, "`name` must be a string"),
+        ({"data": ["cifar10"]}, TypeError, "`data` must be a string"),
+        ({"backbone": None}, TypeError, "`backbone` must be a string"),
+        ({"image_size": 32}, ValueError, "`image_size` must be a pair.*=32"),
+    ],
+)
+def test_a_recipe_is_asked_for_by_words(options, error, message):
+    with pytest.raises(error, match=message):
+        recipe(**({"name": "paper"} | options))
 
 
 def test_an_unknown_recipe_is_refused():

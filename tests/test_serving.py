@@ -1007,8 +1007,6 @@ def plain():
         ("open_size", {"image_size": (3,)}, r"image_size=\(3,\)"),
         ("small", {"image_size": (32, 32)}, r"that of the model, \(16, 16\)"),
         ("small", {"class_names": ["a", "b"]}, "each of the 3 .*: 2 names"),
-        ("small", {"class_names": "abc"}, "must be a list of strings.*'abc'"),
-        ("small", {"class_names": [1, 2, 3]}, "must be a list of strings"),
         (
             "small",
             {"formats": ["tflite"]},
@@ -1030,6 +1028,13 @@ def plain():
         ("small", {"version": "2"}, "at least 1. Received: version='2'"),
         ("small", {"top": 0}, "`top` .*Received: top=0"),
         ("small", {"top": -2}, "`top` .*Received: top=-2"),
+        ("small", {"top": True}, "`top` .*Received: top=True"),
+        ("small", {"top": None}, "`top` .*Received: top=None"),
+        ("small", {"value_range": (0,)}, r"value_range=\(0,\)"),
+        ("small", {"value_range": 255}, "value_range=255"),
+        ("small", {"value_range": (0, np.inf)}, r"value_range=\(0, inf\)"),
+        ("small", {"image_size": 16}, "image_size=16"),
+        ("small", {"formats": 3}, "`formats` must be a list.*formats=3"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(
@@ -1039,6 +1044,26 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
     options = {"top": 2} | options
     with pytest.raises(ValueError, match=message):
         keras_lficam.export(model, tmp_path / "m" / "small", **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": None}, "`path` must be a path.*path=None"),
+        ({"path": b"small"}, "`path` must be a path.*of type bytes"),
+        ({"class_names": "abc"}, "must be a list of strings.*'abc'"),
+        ({"class_names": [1, 2, 3]}, "must be a list of strings"),
+        ({"class_names": 3}, "must be a list of strings.*class_names=3"),
+        ({"limits": {}}, "`limits` must be a keras_lficam.serving.Limits"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_refused(
+    tmp_path, small, options, message
+):
+    options = {"path": tmp_path / "small"} | options
+    with pytest.raises(TypeError, match=message):
+        keras_lficam.export(small, **options)
     assert not list(tmp_path.iterdir())
 
 

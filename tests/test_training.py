@@ -972,7 +972,20 @@ def test_sixteen_bit_weights_are_saved_exactly(tmp_path):
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every=0"),
         ({"heat_maps_every": -1}, ValueError, "heat_maps_every=-1"),
         ({"steps_per_execution": 1.5}, ValueError, "steps_per_execution=1.5"),
-        ({"data": "no_such_set"}, ValueError, "no_such_set"),
+        ({"data": "no_such_set"}, ValueError, "`data` must.*='no_such_set'"),
+        ({"data": np.zeros(3)}, TypeError, "`data` must.*ndarray"),
+        ({"recipe": "papers"}, ValueError, "`recipe` must be one of 'paper'"),
+        ({"resume": "yes"}, TypeError, "`resume` must be True or.*'yes'"),
+        ({"jit_compile": "always"}, TypeError, "jit_compile='always'"),
+        ({"verbose": 3}, ValueError, "`verbose` must be 'auto'.*verbose=3"),
+        (
+            {"callbacks": keras.callbacks.History()},
+            TypeError,
+            r"`callbacks` must be a list.*callbacks=\[callback\]",
+        ),
+        ({"callbacks": [print]}, TypeError, "`callbacks` must be a list"),
+        ({"class_weight": {0: 1, "stripes": 2}}, ValueError, "two for"),
+        ({"class_weight": {0: 10**400}}, ValueError, "finite in float32"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(
@@ -982,6 +995,66 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
     with pytest.raises(error, match=message):
         keras_lficam.fit(classifier(), folder=tmp_path / "run", **arguments)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "error", "message"),
+    [
+        (None, TypeError, "`folder` must be a path.*folder=None"),
+        (3, TypeError, "`folder` must be a path.*of type int"),
+        (b"run", TypeError, "`folder` must be a path.*of type bytes"),
+        ("", ValueError, "`folder` must.*folder=''.*To fix this: give '.'"),
+        ("a\0b", ValueError, "`folder` must be a path that a file can have"),
+    ],
+)
+def test_a_folder_that_is_no_path_is_refused(source, folder, error, message):
+    with pytest.raises(error, match=message):
+        keras_lficam.fit(classifier(), source, RECIPE, folder=folder)
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Dense(3)])
+
+
+def of_inputs(*shapes, outputs=1):
+    inputs = [keras.Input(shape) for shape in shapes]
+    flat = [keras.layers.Flatten()(each) for each in inputs]
+    x = keras.layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
+    scores = [keras.layers.Dense(3, "softmax")(x) for _ in range(outputs)]
+    return keras.Model(inputs, scores if outputs > 1 else scores[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (unbuilt, "does not show how its layers.*keras.Input first"),
+        (lambda: of_inputs((16, 16, 3), (2,)), "must have one input"),
+        (lambda: of_inputs((16,)), "rows of a table"),
+        (lambda: of_inputs((16, 16, 1)), "images of 3 channels.*To fix this"),
+        (lambda: of_inputs((16, 16, 3), outputs=2), "the outputs 2.*To fix"),
+    ],
+)
+def test_a_model_that_is_none_of_images_is_refused(
+    tmp_path, source, make, message
+):
+    with pytest.raises(ValueError, match=message):
+        keras_lficam.fit(make(), source, RECIPE, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_in_a_recipe_are_written(tmp_path, source):
+    # NumPy's scalars are none of JSON's.
+    recipe = dataclasses.replace(
+        RECIPE,
+        epochs=np.int64(1),
+        learning_rate=np.float32(0.5),
+        augmentation=(),
+    )
+    run(tmp_path / "run", source, recipe=recipe, seed=np.int64(3))
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["recipe"]["epochs"] == 1
+    assert about["recipe"]["learning_rate"] == 0.5
+    assert about["seed"] == 3
 
 
 def test_classes_that_do_not_match_are_refused(tmp_path, source):

@@ -120,7 +120,7 @@ class Joined(Source):
 
 
 def _checked_names(class_names: Any) -> list[str]:
-    listed = isinstance(class_names, Sequence) and not isinstance(
+    listed = isinstance(class_names, (Sequence, np.ndarray)) and not isinstance(
         class_names, (str, bytes)
     )
     names = list(class_names) if listed else []

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam._checks import check_finite, real_array
+from keras_lficam._checks import as_float, check_finite, real_array
 from keras_lficam.functional import Tensor
 
 
@@ -85,7 +85,7 @@ def check_thresholds(name: str, thresholds: Sequence[float]) -> None:
         if (
             not isinstance(threshold, numbers.Real)
             or isinstance(threshold, bool)
-            or not 0 < threshold <= 1  # type: ignore[operator]
+            or not 0 < as_float(threshold) <= 1
         ):
             raise ValueError(
                 f"Argument `{name}` must be greater than 0 and at most 1, a "

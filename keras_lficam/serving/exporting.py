@@ -9,14 +9,20 @@ import shutil
 from collections.abc import Mapping, Sequence
 
 import keras
-import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 import keras_lficam
 from keras_lficam import _labels
+from keras_lficam._checks import (
+    check_finite,
+    check_names,
+    check_range,
+    path_of,
+    real_array,
+)
 from keras_lficam.architectures import attention_view
-from keras_lficam.backbones import Classifier
+from keras_lficam.backbones import Classifier, check_integer, is_integer
 from keras_lficam.serving import FORMATS, Limits, _formats, _server_files
 from keras_lficam.serving._signatures import Served, value_range_of
 
@@ -119,6 +125,7 @@ def export(
         Folder of the version.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If the model has no heat map, or gives logits and there is
             no `activation`, an argument is out of range, or a version without
             a SavedModel would follow one that has it.
@@ -145,6 +152,13 @@ def export(
             f"{keras.backend.backend()}. Way out: save the model, and load it "
             "with KERAS_BACKEND=tensorflow."
         )
+    path = path_of("path", path)
+    check_integer("top", top, least=1)
+    if not isinstance(limits, Limits):
+        raise TypeError(
+            "Argument `limits` must be a keras_lficam.serving.Limits. "
+            f"Received: limits={limits!r:.80} of type {type(limits).__name__}"
+        )
     attention_view(model)
     if len(model.inputs) != 1:
         raise ValueError(
@@ -159,11 +173,6 @@ def export(
     names = _checked_names(class_names, classes)
     pixels = _value_range(model, value_range)
     _check_formats(formats, calibration, (*size, model.inputs[0].shape[-1]))
-    if top < 1:
-        raise ValueError(
-            f"Argument `top` must be at least 1. Received: top={top}"
-        )
-    path = pathlib.Path(path)
     # The model's name is that of its folder, and the server's files go beside
     # it: of "." and "a/.." neither can be read off.
     if not path.name or ".." in path.parts:
@@ -295,13 +304,7 @@ def _one_line(error):
 def _checked_names(names, classes):
     if names is None:
         return [str(number) for number in range(classes)]
-    if isinstance(names, str) or not all(
-        isinstance(name, str) for name in names
-    ):
-        raise ValueError(
-            "Argument `class_names` must be a list of strings. Received: "
-            f"class_names={names!r}"
-        )
+    check_names("class_names", names)
     if len(names) != classes:
         raise ValueError(
             f"Argument `class_names` must name each of the {classes} classes. "
@@ -317,12 +320,15 @@ def _checked_names(names, classes):
 def _image_size(model, asked):
     given = tuple(model.input_shape[1:3])
     if asked is not None and (
-        len(asked) != 2 or not all(isinstance(n, int) and n > 0 for n in asked)
+        not isinstance(asked, (tuple, list))
+        or len(asked) != 2
+        or not all(is_integer(n) and n > 0 for n in asked)
     ):
         raise ValueError(
             "Argument `image_size` must be a pair of positive integers, "
             f"height and width. Received: image_size={asked!r}"
         )
+    asked = None if asked is None else tuple(map(int, asked))
     if None in given:
         if asked is None:
             raise ValueError(
@@ -330,8 +336,8 @@ def _image_size(model, asked):
                 f"images of any size, as {model.name!r} does. Received: None. "
                 "Way out: image_size=(224, 224)."
             )
-        return tuple(asked)
-    if asked is not None and tuple(asked) != given:
+        return asked
+    if asked is not None and asked != given:
         raise ValueError(
             f"Argument `image_size` must be that of the model, {given}. "
             f"Received: image_size={asked!r}. Leave it out."
@@ -340,18 +346,20 @@ def _image_size(model, asked):
 
 
 def _value_range(model, asked):
-    low, high = value_range_of(model) if asked is None else asked
-    if not low < high:
-        raise ValueError(
-            "Argument `value_range` must be a pair of numbers, the lower one "
-            f"first. Received: value_range={asked!r}"
-        )
+    if asked is None:
+        asked = value_range_of(model)
+    check_range("value_range", asked)
+    low, high = asked
     return float(low), float(high)
 
 
 def _check_formats(formats, calibration, size):
-    unknown = [name for name in formats if name not in FORMATS]
-    if isinstance(formats, str) or unknown or not formats:
+    if (
+        not isinstance(formats, (list, tuple))
+        or not formats
+        or not all(isinstance(name, str) for name in formats)
+        or not {*formats} <= {*FORMATS}
+    ):
         raise ValueError(
             "Argument `formats` must be a list of some of "
             f"{', '.join(FORMATS)}. Received: formats={formats!r}"
@@ -360,7 +368,10 @@ def _check_formats(formats, calibration, size):
         _formats.check(name)
     if "litert_int8" not in formats:
         return
-    shape = None if calibration is None else np.shape(calibration)
+    shape = None
+    if calibration is not None:
+        images = real_array("calibration", calibration)
+        shape = images.shape
     if shape is None or len(shape) != 4 or shape[1:] != size or not shape[0]:
         raise ValueError(
             "Argument `calibration` must hold images of shape (N, "
@@ -368,6 +379,7 @@ def _check_formats(formats, calibration, size):
             "the range of numbers in the model is found. Received shape: "
             f"{shape}"
         )
+    check_finite("calibration", images, "pixels")
 
 
 def _version(path, asked):
@@ -378,9 +390,5 @@ def _version(path, asked):
             if folder.name.isdecimal()
         ]
         return max(there, default=0) + 1
-    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
-        raise ValueError(
-            "Argument `version` must be an integer of at least 1. Received: "
-            f"version={asked!r}"
-        )
+    check_integer("version", asked, least=1)
     return asked

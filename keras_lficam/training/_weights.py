@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lficam._checks import as_float
 from keras_lficam.data import Source
 
 _MOST = float(np.finfo("float32").max)
@@ -62,7 +63,7 @@ def class_weights(asked: Any, source: Source) -> list[float] | None:
         if (
             not isinstance(weight, numbers.Real)
             or isinstance(weight, bool)
-            or not 0 <= weight <= _MOST  # type: ignore[operator]
+            or not 0 <= as_float(weight) <= _MOST
         ):
             raise ValueError(
                 "Argument `class_weight` must have weights that are finite "

@@ -3,10 +3,14 @@
 import dataclasses
 import math
 import numbers
-import sys
 from collections.abc import Sequence
 
-from keras_lficam._checks import check_boolean, check_choice, check_text
+from keras_lficam._checks import (
+    as_float,
+    check_boolean,
+    check_choice,
+    check_text,
+)
 from keras_lficam.backbones import check_integer, is_integer
 from keras_lficam.data import augmentation as augmentations
 
@@ -24,8 +28,7 @@ def _check_number(name, value, *, above=None, below=math.inf):
             f"{type(value).__name__}."
         )
     enough = value >= 0 if above is None else value > above
-    # An integer may be beyond every float.
-    if not (enough and value < below and value <= sys.float_info.max):
+    if not (enough and as_float(value) < below):
         lowest = "at least 0" if above is None else f"greater than {above}"
         highest = "finite" if below == math.inf else f"less than {below}"
         raise ValueError(
