@@ -136,7 +136,7 @@ KINDS = {
     },
     "count": NO_NUMBERS
     | NONE
-    | {"zero": lambda _: 0, "float": float, "Boolean": lambda _: True},
+    | {"zero": lambda _: 0, "float": lambda _: 2.0, "Boolean": lambda _: True},
     "seed": NO_NUMBERS | NONE | {"float": lambda _: 0.5},
     "span": {key: NO_NUMBERS[key] for key in NO_NUMBERS if key != "function"}
     | BEYOND,
@@ -256,7 +256,7 @@ KINDS = {
         "rows": lambda _: keras.Sequential(
             [keras.Input((3,)), keras.layers.Dense(4, "softmax")]
         ),
-        "two outputs": lambda x: keras.Model(x.input, [*x.output.values()]),
+        "two outputs": lambda x: keras.Model(x.input, [x.output] * 2),
         "subclass": lambda _: type("Own", (keras.Model,), {})(),
     },
     "mapping": NO_TEXT | NONE | {"text": lambda _: "text"},

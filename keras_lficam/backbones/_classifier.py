@@ -12,7 +12,6 @@ from keras import ops
 from keras_lficam._checks import (
     array_of,
     check_finite,
-    numbers_of,
     real_array,
 )
 from keras_lficam.backbones._compiled import CompiledFunction
@@ -568,7 +567,13 @@ def _named_map(calls, name):
 
 
 def _checked_values(name, values, shape, count):
-    values = numbers_of(f"context[{name!r}]", values)
+    values = array_of(f"context[{name!r}]", values)
+    # The kind of bfloat16, which is none of NumPy's own, is "V".
+    if values.dtype.kind not in "biufV" or values.dtype.type is np.void:
+        raise TypeError(
+            f"Argument `context` must hold real numbers for {name!r}. "
+            f"Received: dtype {values.dtype}"
+        )
     given = values.shape
     if values.ndim == len(shape):
         values = np.broadcast_to(values, (count, *given))
@@ -586,8 +591,8 @@ def _checked_values(name, values, shape, count):
         finite = np.isfinite(values.astype("float32"))
     if not finite.all():
         raise ValueError(
-            f"Argument `context` must hold numbers for {name!r} that are "
-            "finite in float32. Received: NaN or infinite ones."
+            f"Argument `context` must hold finite numbers for {name!r}, in "
+            "float32. Received: NaN or infinite ones."
         )
     return values
 
