@@ -6,7 +6,10 @@ Examples:
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_lficam.serving.exporting import ExportError, export
 
 __all__ = ["FORMATS", "ExportError", "Limits", "export"]
 
