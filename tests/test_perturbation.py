@@ -353,11 +353,12 @@ def test_lime_cuts_from_224_pixels_on_as_published(size, monkeypatch, rng):
 
 
 @pytest.mark.usefixtures("untraced")
-def test_lime_sees_something_at_32_pixels_and_in_digits_of_8(rng):
+def test_lime_sees_something_at_32_pixels_and_in_digits_of_8():
+    from skimage import data, transform
     from sklearn.datasets import load_digits
 
-    noise = rng.uniform(0, 255, (3, 4, 4, 3))
-    small = np.kron(noise, np.ones((1, 8, 8, 1)))
+    photos = data.astronaut(), data.coffee(), data.chelsea()
+    small = 255 * np.stack([transform.resize(x, (32, 32)) for x in photos])
     digits = load_digits().images[:3, ..., None] * np.full(3, 255 / 16)
     for images in (small, digits):
         model = keras.Sequential(
@@ -370,7 +371,8 @@ def test_lime_sees_something_at_32_pixels_and_in_digits_of_8(rng):
         lime = LIME(model, samples=50, activation="linear")
         for surrogate in lime.surrogates(images):
             assert surrogate.segments.max() >= 8
-            assert np.abs(surrogate.coefficients).max() > 0
+            # In gray levels of some tens; what is painted over changes.
+            assert np.abs(surrogate.coefficients).max() > 0.1
 
 
 @pytest.mark.parametrize("bands", [2, 4, 5])
