@@ -11,7 +11,7 @@ MARKED = $(shell grep -l "mark.$(1)" tests/test_*.py)
 # What runs on every backend of Keras.
 PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py \
 	attach.py classifier.py explainers.py cam.py gradient.py perturbation.py \
-	faithfulness.py evaluation.py threads.py geometry.py)
+	faithfulness.py evaluation.py threads.py)
 
 # JAX compiles more than it computes here, and much of it more than once. At
 # level 0 training gives NaN.
@@ -53,7 +53,7 @@ test: setup
 
 backends: .venv/with-backends
 	$(QUICK) KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
-	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE)
+	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE) tests/test_geometry.py
 	$(QUICK) $(PYTEST) $(SPREAD) -m across_backends \
 		$(call MARKED,across_backends)
 
