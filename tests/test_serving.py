@@ -1210,7 +1210,7 @@ def test_an_attention_branch_network_of_sigmoids(tmp_path, images):
         answer = run(folder, given)
         assert "importance" not in answer
         assert_answers(answer, expected)
-    with pytest.raises(ValueError, match=r"the lower one first.*\(1, 0\)"):
+    with pytest.raises(ValueError, match=r"that rises.*=\(1, 0\)"):
         keras_lficam.export(model, tmp_path / "abn", value_range=(1, 0))
 
 

@@ -233,11 +233,11 @@ def test_relative_output_names_the_folder_that_it_is(
 ):
     seen = []
 
-    def write(served, partial, size, *more):
+    def write(formats, write_one, partial):
         seen.append(partial.parent)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting_module, "_write_saved_model", write)
+    monkeypatch.setattr(exporting_module, "_write_each", write)
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
