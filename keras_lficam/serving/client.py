@@ -68,7 +68,7 @@ class UnreachableError(ServerError):
 class Answer(NamedTuple):
     """What a server says to an encoded picture.
 
-    Args:
+    Attributes:
         error: Why it was not answered; empty if it was.
         class_name: Name of the class.
         probability: Its probability, in [0, 1].
