@@ -292,3 +292,21 @@ def _wrong_kind(values):
     if "ragged" in places:
         return "a ragged one", "make it dense, by x.to_tensor()."
     return None
+
+
+def check_size(name: str, value: Any) -> None:
+    """Raises a ValueError unless an argument is a pair of height and width."""
+    if (
+        not isinstance(value, (tuple, list))
+        or len(value) != 2
+        or not all(
+            isinstance(side, numbers.Integral)
+            and not isinstance(side, bool)
+            and int(side) > 0
+            for side in value
+        )
+    ):
+        raise ValueError(
+            f"Argument `{name}` must be a pair of positive integers, height "
+            f"and width. Received: {name}={value!r:.80}"
+        )

@@ -18,11 +18,12 @@ from keras_lficam._checks import (
     check_finite,
     check_names,
     check_range,
+    check_size,
     path_of,
     real_array,
 )
 from keras_lficam.architectures import attention_view
-from keras_lficam.backbones import Classifier, check_integer, is_integer
+from keras_lficam.backbones import Classifier, check_integer
 from keras_lficam.serving import FORMATS, Limits, _formats, _server_files
 from keras_lficam.serving._signatures import Served, value_range_of
 
@@ -319,16 +320,9 @@ def _checked_names(names, classes):
 
 def _image_size(model, asked):
     given = tuple(model.input_shape[1:3])
-    if asked is not None and (
-        not isinstance(asked, (tuple, list))
-        or len(asked) != 2
-        or not all(is_integer(n) and n > 0 for n in asked)
-    ):
-        raise ValueError(
-            "Argument `image_size` must be a pair of positive integers, "
-            f"height and width. Received: image_size={asked!r}"
-        )
-    asked = None if asked is None else tuple(map(int, asked))
+    if asked is not None:
+        check_size("image_size", asked)
+        asked = tuple(map(int, asked))
     if None in given:
         if asked is None:
             raise ValueError(

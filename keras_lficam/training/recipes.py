@@ -9,9 +9,10 @@ from keras_lficam._checks import (
     as_float,
     check_boolean,
     check_choice,
+    check_size,
     check_text,
 )
-from keras_lficam.backbones import check_integer, is_integer
+from keras_lficam.backbones import check_integer
 from keras_lficam.data import augmentation as augmentations
 
 SMALL_SIDE = 64
@@ -243,15 +244,7 @@ def recipe(
     check_choice("name", name, RECIPES)
     check_text("data", data)
     check_text("backbone", backbone)
-    if (
-        not isinstance(image_size, (tuple, list))
-        or len(image_size) != 2
-        or not all(is_integer(side) and side > 0 for side in image_size)
-    ):
-        raise ValueError(
-            "Argument `image_size` must be a pair of positive integers, height "
-            f"and width. Received: image_size={image_size!r:.80}"
-        )
+    check_size("image_size", image_size)
     small = max(image_size) <= SMALL_SIDE
     found = RECIPES[name]["small" if small else "large"]
     if name == "paper" and small and "resnet110" in backbone.lower():

@@ -405,18 +405,22 @@ def _training(run, begun):
         _pass_over(run.model, done)
 
     def batches(shard, shards):
-        stream = run.source.stream(
-            "train",
-            image_size=run.image_size,
-            batch_size=run.recipe.batch_size,
-            seed=run.seed,
-            augmentation=run.recipe.augmentation,
-            first_step=first_step,
-            shard=(shard, shards),
-        )
+        stream = _stream(run, first_step=first_step, shard=(shard, shards))
         return _with_targets(run, stream, run.class_weights)
 
     return distribution.distribute(run.strategy, batches, run.recipe.batch_size)
+
+
+def _stream(run, **part):
+    """The endless stream of a run's training images, or a part of it."""
+    return run.source.stream(
+        "train",
+        image_size=run.image_size,
+        batch_size=run.recipe.batch_size,
+        seed=run.seed,
+        augmentation=run.recipe.augmentation,
+        **part,
+    )
 
 
 def _pass_over(model, steps):
@@ -475,14 +479,7 @@ def _before(run, begun, rows, every):
     if averaged or run.recipe.recompute_statistics:
         # First, so that all others find the averages at the end of an epoch,
         # and the state at its beginning is saved without them.
-        stream = run.source.stream(
-            "train",
-            image_size=run.image_size,
-            batch_size=run.recipe.batch_size,
-            seed=run.seed,
-            augmentation=run.recipe.augmentation,
-        )
-        images = first_images(stream, run.recipe.batch_size, run.steps)
+        images = first_images(_stream(run), run.recipe.batch_size, run.steps)
         yield Shown(images, averaged=averaged)
     yield Checkpoints(
         run.folder / _folder.STATE,
