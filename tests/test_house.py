@@ -45,6 +45,7 @@ ARROWS = {
         "_labels",
         "architectures",
         "backbones",
+        "data",
         "functional",
         "visualization",
     },

@@ -402,7 +402,7 @@ def strayed():
     return content[:end] + bytes(9) + content[end:]
 
 
-def png(rows, depth, color, palette=None):
+def png(rows, depth, color, significant=b""):
     """Writes a PNG that Pillow does not: `rows` holds packed bytes."""
 
     def chunk(name, data):
@@ -414,13 +414,14 @@ def png(rows, depth, color, palette=None):
             + struct.pack(">I", checked)
         )
 
-    samples = {0: 1, 2: 3, 4: 2}[color]
+    samples = {0: 1, 2: 3, 4: 2, 6: 4}[color]
     width = len(rows[0]) * 8 // depth // samples
     header = struct.pack(">IIBBBBB", width, len(rows), depth, color, 0, 0, 0)
     body = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
+        + (chunk(b"sBIT", significant) if significant else b"")
         + chunk(b"IDAT", body)
         + chunk(b"IEND", b"")
     )
@@ -441,6 +442,22 @@ def packed(depth, color=0):
         depth,
         color,
     )
+
+
+def deep(color, highest, significant=b"", shift=0):
+    """A photo as PNG of 16 bits a channel, whose white is `highest`."""
+    pixels = np.asarray(photo(), "float64") / 255
+    pixels = np.rint(pixels * highest).astype("uint16") << shift
+    # Some color that is nowhere opaque by halves, some that is.
+    opacity = np.asarray(transparent("L"))[..., 1:].astype("uint16") * 257
+    channels = {
+        0: pixels[..., :1],
+        2: pixels,
+        4: np.concatenate([pixels[..., :1], opacity], axis=-1),
+        6: np.concatenate([pixels, opacity], axis=-1),
+    }[color]
+    rows = [row.astype(">u2").tobytes() for row in channels]
+    return png(rows, 16, color, significant)
 
 
 def gray(mode="L", **options):
@@ -482,8 +499,15 @@ PICTURES = {
     "gray_1": (lambda: gray("1"), 0),
     "gray_2": (lambda: packed(2), 0),
     "gray_4": (lambda: packed(4), 0),
-    "gray_16": (lambda: packed(16), 1),
-    "rgb_16": (lambda: packed(16, 2), 1),
+    "gray_16": (lambda: packed(16), 0),
+    "rgb_16": (lambda: packed(16, 2), 0),
+    "gray_alpha_16": (lambda: deep(4, 65535), 0),
+    "rgb_alpha_16": (lambda: deep(6, 65535), 0),
+    "gray_of_12_bits_as_measured": (lambda: deep(0, 4095, b"\x0c"), 0),
+    "rgb_of_12_bits_as_measured": (lambda: deep(2, 4095, b"\x0c" * 3), 0),
+    "gray_of_12_bits_by_the_standard": (lambda: deep(0, 4095, b"\x0c", 4), 0),
+    "gray_of_6_bits_as_measured": (lambda: deep(0, 63, b"\x06"), 0),
+    "gray_of_all_bits": (lambda: deep(0, 4095, b"\x10"), 0),
     "animated": (lambda: file_of(photo(), **FRAMES), 0),
 }
 
@@ -522,6 +546,49 @@ def test_every_kind_of_file_is_read_as_pillow_does(
     difference = np.abs(drawn.astype(int) - overlay)
     assert difference.max() <= 2 + levels
     assert difference.mean() <= 0.5 + levels / 4
+
+
+@pytest.fixture(scope="module")
+def of_12_bits(tmp_path_factory, model):
+    """The model as it is served where it was trained on 12 bits."""
+    path = tmp_path_factory.mktemp("deep") / "digits"
+    return keras_lficam.export(model, path, class_names=NAMES, bits=12)
+
+
+@pytest.mark.parametrize(
+    ("color", "highest", "significant"),
+    [
+        (0, 4095, b""),
+        (2, 4095, b""),
+        (4, 4095, b""),
+        (6, 4095, b""),
+        # All above is white.
+        (0, 5000, b""),
+        # What the file says comes first.
+        (0, 1023, b"\x0a"),
+    ],
+)
+def test_files_of_12_bits_are_served_as_they_are_explained(
+    of_12_bits, encoded, by_keras, tmp_path, color, highest, significant
+):
+    path = tmp_path / "x_ray.png"
+    path.write_bytes(deep(color, highest, significant))
+    expected = by_keras(shrunk(read_picture(path, bits=12))[np.newaxis])
+    answer = Loaded(of_12_bits).run(
+        "encoded_images", {"image_bytes": np.array([path.read_bytes()])}
+    )
+    assert_answers(answer, expected, 2e-4)
+    # By 16 bits it is black, which the model does not answer alike.
+    if not significant:
+        dark = encoded(path.read_bytes())["probabilities"]
+        assert np.abs(dark - answer["probabilities"]).max() > 0.01
+
+
+def test_the_export_says_which_bits_it_takes(of_12_bits, exported):
+    def bits(folder):
+        return json.loads((folder / "export.json").read_text())["bits"]
+
+    assert (bits(of_12_bits), bits(exported)) == (12, None)
 
 
 def test_the_eight_orientations_show_one_picture(encoded):
@@ -1034,6 +1101,8 @@ def plain():
         ("small", {"value_range": 255}, "value_range=255"),
         ("small", {"value_range": (0, np.inf)}, r"value_range=\(0, inf\)"),
         ("small", {"image_size": 16}, "image_size=16"),
+        ("small", {"bits": 7}, "`bits` must be an integer from 8.*bits=7"),
+        ("small", {"bits": "12"}, "bits='12'"),
         ("small", {"formats": 3}, "`formats` must be a list.*formats=3"),
     ],
 )
@@ -1403,6 +1472,7 @@ def test_one_score_has_two_classes_and_one_channel(tmp_path, activation):
             "batch_pixels": 240_000_000,
             "images": 256,
         },
+        "bits": None,
     }
     session = Loaded(folder)
     pixels = np.zeros((2, 4, 4, 1), "float32")

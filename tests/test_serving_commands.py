@@ -145,6 +145,43 @@ def test_int8_is_calibrated_with_a_folder_of_pictures(
     assert np.int8 in kinds
 
 
+def test_a_server_reads_16_bits_as_training_and_explain_did(
+    model_file, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    shutil.copytree(model_file.parent, folder)
+    (folder / "run.json").write_text('{"data": {"bits": 12}}')
+    model = folder / "model.keras"
+    rows = np.arange(32 * 40, dtype="uint16").reshape(32, 40) * 3  # To 3837.
+    x_ray = tmp_path / "x_ray.png"
+    PIL.Image.fromarray(rows).save(x_ray)
+    words = ["explain", str(model), str(x_ray)]
+    assert cli.main([*words, "--output", str(tmp_path / "here")]) == 0
+    explained = capsys.readouterr().out.split(", ")[0]
+    answers = {}
+    for name, more in {"run": [], "asked": ["--bits", "16"]}.items():
+        target = tmp_path / "saved_models" / name
+        words = ["export", str(model), "--output", str(target), *more]
+        assert cli.main(words) == 0
+        about = json.loads((target / "1" / "export.json").read_text())
+        assert about["bits"] == (16 if more else 12)
+        loaded = load(str(target / "1")).signatures["encoded_images"]
+        answers[name] = {
+            key: value.numpy()[0]
+            for key, value in loaded(
+                image_bytes=tf.constant([x_ray.read_bytes()])
+            ).items()
+        }
+    pixels = np.rint(rows * np.float32(255 / 4095))[None, ..., None]
+    images = tf.image.resize(np.repeat(pixels, 3, -1), (32, 32), antialias=True)
+    expected = keras.models.load_model(model)(images).numpy()[0]
+    served = answers["run"]["probabilities"]
+    np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
+    assert np.abs(answers["asked"]["probabilities"] - served).max() > 1e-3
+    best = answers["run"]["class_name"].decode()
+    assert explained == f"{x_ray}: {best} ({100 * served.max():.0f} %)"
+
+
 def test_predict_answers_as_explain_does(
     server, model_file, picture, tmp_path, capsys
 ):

@@ -78,6 +78,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="pictures such as the model will see, for litert_int8",
     )
+    _words.add_bits_option(export, "those of the model's training, else 16")
     _words.add_activation_option(export)
     _words.add_import_option(export)
     export.set_defaults(run=run)
@@ -120,13 +121,14 @@ def _export(arguments):
     view = _models.view_of(model, arguments.model)
     names = _models.class_names(arguments.model, view)
     size = arguments.image_size and tuple(arguments.image_size)
+    bits = _models.bits(arguments.model, arguments.bits)
     calibration = None
     if "litert_int8" in arguments.formats:
         given = tuple(model.input_shape[1:3])
         calibration = _pictures(
             arguments.calibration,
             size if None in given else given,
-            _models.bits(arguments.model, None),
+            bits,
         )
     try:
         folder = serving.export(
@@ -139,6 +141,7 @@ def _export(arguments):
             top=min(arguments.top, len(names)),
             calibration=calibration,
             activation=arguments.activation,
+            bits=bits,
         )
     except ImportError as error:
         raise ValueError(str(error)) from None

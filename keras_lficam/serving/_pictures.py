@@ -16,7 +16,7 @@ _MAX_SCANS = 100
 # bit, and deflate, by which a PNG is packed, makes 1032 bytes of one.
 _PIXELS_OF_A_JPEG_BYTE = 8 * 64
 _BYTES_OF_A_PNG_BYTE = 1032
-# Pixels whose transparency is laid on white at once.
+# Pixels that are scaled and laid on white at once.
 _PIXELS_AT_ONCE = 2**20
 # Gray as Pillow and TensorFlow make it of colors, by ITU-R BT.601.
 _LUMA = (0.299, 0.587, 0.114)
@@ -53,6 +53,7 @@ def decoded(
     image_size: tuple[int, int],
     limits: Limits,
     channels: int = 3,
+    bits: int | None = None,
 ) -> Pictures:
     """Decodes, turns upright and resizes JPEG and PNG pictures.
 
@@ -65,6 +66,8 @@ def decoded(
         image_size: `(height, width)` of the images.
         limits: What is refused without being decoded.
         channels: 3 for RGB, 1 for gray.
+        bits: Bits that pictures of 16 bits use where they do not say it, as
+            for `keras_lficam.data.read_picture`.
 
     Returns:
         The pictures.
@@ -75,10 +78,10 @@ def decoded(
     too_long |= _length(encoded) > limits.file_bytes
     encoded = tf.where(too_long, "", encoded)
     headers = tf.map_fn(
-        _header, encoded, fn_output_signature=tf.TensorSpec([7], tf.int64)
+        _header, encoded, fn_output_signature=tf.TensorSpec([9], tf.int64)
     )
-    kinds, heights, widths, orientations, alphas, scans, most = tf.unstack(
-        headers, axis=1
+    kinds, heights, widths, orientations, alphas, scans, most, deep, used = (
+        tf.unstack(headers, axis=1)
     )
     pixels = heights * widths
     names = tf.gather(["", "JPEG", "PNG"], kinds)
@@ -107,7 +110,11 @@ def decoded(
 
     def read(index, file):
         size = tf.stack([heights[index], widths[index]])
-        picture = _decode(file, kinds[index], size, alphas[index])
+        picture = tf.cond(
+            deep[index] > 0,
+            lambda: _decode_deep(file, alphas[index], used[index], bits or 16),
+            lambda: _decode(file, kinds[index], size, alphas[index]),
+        )
         picture = _upright(picture, orientations[index])
         image = tf.image.resize(picture, image_size, "bilinear", antialias=True)
         if channels == 1:
@@ -233,27 +240,87 @@ def _decode(file, kind, size, alpha):
     return tf.ensure_shape(picture, (None, None, 3))
 
 
-def _on_white(picture):
-    """Lays the transparency of a picture on white, some rows at a time."""
+def _decode_deep(file, alpha, used, bits):
+    """Brings a PNG of 16 bits a channel to 8, as `read_picture` does.
+
+    Args:
+        file: Its bytes.
+        alpha: Whether it is transparent.
+        used: Bits that it says it uses, by its chunk sBIT; 0 if nothing.
+        bits: Bits that it uses where it says nothing.
+
+    Returns:
+        `(H, W, 3)`, uint8.
+    """
+
+    def scaled(channels):
+        picture = tf.io.decode_png(file, channels=channels, dtype=tf.uint16)
+        return _on_white(picture, _white(picture, used, bits))
+
+    picture = tf.cond(alpha > 0, lambda: scaled(4), lambda: scaled(3))
+    return tf.ensure_shape(picture, (None, None, 3))
+
+
+def _white(picture, used, bits):
+    """Says which number of a picture of 16 bits is white.
+
+    Those that say they use fewer bits fill all 16 by the standard, and their
+    lowest repeat the highest; or they hold the numbers as they were measured.
+    """
+    mask = tf.cast(2 ** (16 - used) - 1, tf.uint16)
+
+    def look(start, step, found):
+        rows = picture[start : start + step]
+        below = tf.reduce_any(tf.bitwise.bitwise_and(rows, mask) > 0)
+        highest = tf.cast(tf.reduce_max(rows), tf.int64)
+        return tf.maximum(found, tf.stack([highest, tf.cast(below, tf.int64)]))
+
+    def declared():
+        highest, below = tf.unstack(
+            _by_rows(picture, look, tf.zeros([2], tf.int64))
+        )
+        measured = (highest < 2**used) & (below > 0)
+        return tf.where(measured, 2 ** tf.maximum(used, 8) - 1, 2**16 - 1)
+
+    says = (used > 0) & (used < 16)
+    else_white = tf.constant(2**bits - 1, tf.int64)
+    return tf.cond(says, declared, lambda: else_white)
+
+
+def _by_rows(picture, function, start):
+    """Folds a function over the rows of a picture, some rows at a time."""
     height, width = tf.unstack(tf.shape(picture)[:2])
     step = tf.maximum(_PIXELS_AT_ONCE // width, 1)
-    starts = tf.range(0, height, step)
-    count = tf.size(starts)
+    return tf.while_loop(
+        lambda row, value: row < height,
+        lambda row, value: (row + step, function(row, step, value)),
+        (0, start),
+    )[1]
 
-    def lay(index, parts):
-        start = starts[index]
-        rows = tf.cast(picture[start : start + step], tf.float32)
-        opaque = rows[..., 3:] / 255
-        rows = rows[..., :3] * opaque + 255 * (1 - opaque)
-        return index + 1, parts.write(index, tf.cast(tf.round(rows), tf.uint8))
+
+def _on_white(picture, white=255):
+    """Scales a picture to 8 bits, and lays its transparency on white."""
+
+    def lay(start, step, parts):
+        rows = picture[start : start + step]
+        color = tf.cast(rows[..., :3], tf.float32)
+        if picture.dtype == tf.uint16:
+            top = tf.cast(white, tf.float32)
+            color = tf.minimum(color, top) * (255 / top)
+        if picture.shape[-1] == 4:
+            opaque = tf.cast(rows[..., 3:], tf.float32) / picture.dtype.max
+            color = color * opaque + 255 * (1 - opaque)
+        color = tf.cast(tf.round(color), tf.uint8)
+        return parts.write(start // step, color)
 
     parts = tf.TensorArray(
-        tf.uint8, count, infer_shape=False, element_shape=(None, None, 3)
+        tf.uint8,
+        0,
+        dynamic_size=True,
+        infer_shape=False,
+        element_shape=(None, None, 3),
     )
-    _, parts = tf.while_loop(
-        lambda index, parts: index < count, lay, (0, parts)
-    )
-    return parts.concat()
+    return _by_rows(picture, lay, parts).concat()
 
 
 def _upright(picture, orientation):
@@ -285,11 +352,12 @@ def _header(file):
     """Reads what is to be known of a file before it is decoded.
 
     Its kind (0 none, 1 JPEG, 2 PNG), height, width, orientation, whether it
-    is transparent, its scans, and the most pixels that its bytes can hold.
+    is transparent, its scans, the most pixels that its bytes can hold, whether
+    it has 16 bits a channel, and how many of them it says that it uses.
     """
     is_jpeg = tf.strings.substr(file, 0, len(_JPEG)) == _JPEG
     is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
-    nothing = tf.constant([0, 0, 0, 1, 0, 0, 0], tf.int64)
+    nothing = tf.constant([0, 0, 0, 1, 0, 0, 0, 0, 0], tf.int64)
     return tf.case(
         [
             (is_jpeg, lambda: _jpeg_header(_bytes_of(file))),
@@ -324,18 +392,24 @@ def _side(number):
 def _png_header(data):
     width, height = _side(_number(data, 16, 4)), _side(_number(data, 20, 4))
     depth, color = _number(data, 24, 1), _number(data, 25, 1)
-    pixels, transparency = (
+    pixels, transparency, significant = (
         tf.constant(int.from_bytes(name, "big"), tf.int64)
-        for name in (b"IDAT", b"tRNS")
+        for name in (b"IDAT", b"tRNS", b"sBIT")
     )
     size = tf.size(data, tf.int64)
     place, steps = tf.constant(8, tf.int64), 0
-    name = tf.constant(0, tf.int64)
+    name = used = tf.constant(0, tf.int64)
     while place + 8 <= size and steps < _MAX_STEPS:
         name = _number(data, place + 4, 4)
         if (name == pixels) | (name == transparency):
             break
-        place += 12 + _number(data, place, 4)
+        length = _number(data, place, 4)
+        if (name == significant) & (used == 0):
+            numbers = place + 8 + tf.range(tf.minimum(length, 4))
+            used = tf.reduce_max(
+                tf.concat([[used], _number(data, numbers, 1)], 0)
+            )
+        place += 12 + length
         steps += 1
     has_alpha = (color == 4) | (color == 6) | (name == transparency)
     samples = tf.gather([1, 1, 3, 1, 2, 1, 4], tf.minimum(color, 6))
@@ -344,7 +418,8 @@ def _png_header(data):
     known = (name == pixels) | (name == transparency)
     most = tf.where(known, 8 * _BYTES_OF_A_PNG_BYTE * size // bits, 0)
     alpha = tf.cast(has_alpha, tf.int64)
-    return tf.stack([2, height, width, 1, alpha, 1, most])
+    deep = tf.cast(depth == 16, tf.int64)
+    return tf.stack([2, height, width, 1, alpha, 1, most, deep, used])
 
 
 @tf.function
@@ -380,7 +455,7 @@ def _jpeg_header(data):
         found = _exif_orientation(data, starts[exif] + 10)
         orientation = tf.where(found > 0, found, orientation)
     most = _PIXELS_OF_A_JPEG_BYTE * tf.size(data, tf.int64)
-    return tf.stack([1, height, width, orientation, 0, scans, most])
+    return tf.stack([1, height, width, orientation, 0, scans, most, 0, 0])
 
 
 def _markers(data):

@@ -27,6 +27,7 @@ class Served(tf.Module):
         limits: What is refused without being computed.
         activation: What makes probabilities of the model's scores, as for
             `backbones.Classifier`.
+        bits: Bits that PNG files of 16 bits use and do not say.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Served(tf.Module):
         value_range: tuple[float, float],
         limits: Limits,
         activation: str | None = None,
+        bits: int | None = None,
     ):
         super().__init__()
         self._view = _WithoutTracking(attention_view(model))
@@ -49,6 +51,7 @@ class Served(tf.Module):
         self._top = top
         self._low, self._high = value_range
         self._limits = limits
+        self._bits = bits
         self._channels = model.inputs[0].shape[-1]
         import matplotlib
 
@@ -106,7 +109,7 @@ class Served(tf.Module):
         ):
             image_bytes = tf.identity(image_bytes)
         pictures = _pictures.decoded(
-            image_bytes, self._size, self._limits, self._channels
+            image_bytes, self._size, self._limits, self._channels, self._bits
         )
         scale = (self._high - self._low) / 255
         shown = self._shown(self._low + scale * pictures.images)

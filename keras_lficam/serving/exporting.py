@@ -24,6 +24,7 @@ from keras_lficam._checks import (
 )
 from keras_lficam.architectures import attention_view
 from keras_lficam.backbones import Classifier, check_integer
+from keras_lficam.data.pictures import check_bits
 from keras_lficam.serving import FORMATS, Limits, _formats, _server_files
 from keras_lficam.serving._signatures import Served, value_range_of
 
@@ -68,6 +69,7 @@ def export(
     calibration: npt.ArrayLike | None = None,
     limits: Limits = Limits(),  # noqa: B008
     activation: str | None = None,
+    bits: int | None = None,
 ) -> pathlib.Path:
     """Writes a classifier that answers with class and heat map.
 
@@ -79,8 +81,9 @@ def export(
       `class_index (B,)`, `class_name (B,)`, `attention_map (B, H, W, 1)` in
       [0, 1], and of LFI-CAM `importance (B, C)`.
     - `encoded_images` of `image_bytes (B,)`, JPEG or PNG files or their
-      URL-safe base64. A JPEG is turned upright by its EXIF orientation. Gives
-      the same, the map at the model's size, and `top_classes (B, top)`,
+      URL-safe base64. A JPEG is turned upright by its EXIF orientation, and a
+      PNG of 16 bits a channel is scaled as by `data.read_picture`. Gives the
+      same, the map at the model's size, and `top_classes (B, top)`,
       `top_probabilities (B, top)` and `overlay_bytes (B,)`, PNG files.
     - `classify` of the same as `serving_default`, without map and importance.
 
@@ -93,7 +96,7 @@ def export(
     model has. Where some cannot be written, the others are, and an
     `ExportError` names both. `labels.txt` holds the names of the classes, one
     a line, and `export.json` the version of keras_lficam, the formats, the
-    activation, the size and range of the images, and the limits.
+    activation, the size and range of the images, the limits, and the bits.
 
     Beside the folder of the model, `models.config`, `batching.config` and
     `compose.yaml` start TF Serving with all models that are there.
@@ -121,6 +124,9 @@ def export(
             `"softmax"` or `"sigmoid"` if it gives logits, `"linear"` if it
             gives probabilities. By default it is found out from the last
             layer.
+        bits: Bits that PNG files of 16 bits a channel use, 8 to 16, where they
+            do not say it; 16 by default. Give what the model was trained with,
+            `data.source(folder).bits`.
 
     Returns:
         Folder of the version.
@@ -160,6 +166,7 @@ def export(
             "Argument `limits` must be a keras_lficam.serving.Limits. "
             f"Received: limits={limits!r:.80} of type {type(limits).__name__}"
         )
+    check_bits(bits)
     attention_view(model)
     if len(model.inputs) != 1:
         raise ValueError(
@@ -215,6 +222,7 @@ def export(
                 pixels,
                 limits,
                 activation,
+                bits,
             )
             signatures = served.signatures()
             tf.saved_model.save(served, str(place), signatures=signatures)
@@ -237,6 +245,7 @@ def export(
             "image_size": size,
             "value_range": pixels,
             "limits": dataclasses.asdict(limits),
+            "bits": bits,
         }
         (partial / "export.json").write_text(
             json.dumps(description, indent=2) + "\n", encoding="utf-8"
