@@ -91,7 +91,8 @@ def grid(
 
     Returns:
         A matplotlib figure, shown by a notebook as the last line of a cell,
-        and saved by its `savefig`.
+        and saved by its `savefig`. It is none of pyplot's, whose figures and
+        current figure stay as they are.
 
     Raises:
         ValueError: If the shapes or the number of titles do not match.
@@ -99,7 +100,7 @@ def grid(
     Examples:
         grid(images, maps, titles=prediction_titles(predictions))
     """
-    from matplotlib import pyplot
+    from keras_lficam._figures import Figure
 
     pixels, heat = _checked(images, maps)
     if pixels.ndim == 3:
@@ -118,10 +119,7 @@ def grid(
     columns = min(columns, count)
     rows = -(-count // columns)
     height = 1.4 if titles is None else 1.65
-    figure = pyplot.figure(
-        figsize=(4.2 * columns + 0.2, height * rows + 0.35),
-        layout="constrained",
-    )
+    figure = Figure((4.2 * columns + 0.2, height * rows + 0.35))
     blocks = figure.subfigures(rows, columns, squeeze=False).ravel()
     overlays = overlay(pixels, heat, colormap=colormap)
     for index, block in enumerate(blocks[:count]):
@@ -136,8 +134,6 @@ def grid(
                 _outline(axis, outlines[index, ..., 0])
         if titles is not None:
             block.suptitle(titles[index], fontsize=9)
-    # Closed, the figure is not shown a second time by a notebook.
-    pyplot.close(figure)
     return figure
 
 
@@ -173,7 +169,7 @@ def comparison_grid(
     Examples:
         comparison_grid(images, {"LFI-CAM": maps, "nothing": 0 * maps})
     """
-    from matplotlib import pyplot
+    from keras_lficam._figures import Figure
 
     check_mapping("maps", maps)
     if not maps:
@@ -193,15 +189,16 @@ def comparison_grid(
         name: overlay(pixels, heat, colormap=colormap)
         for name, heat in heats.items()
     }
-    figure, axes = pyplot.subplots(
-        count,
-        len(columns),
-        figsize=(
+    figure = Figure(
+        (
             1.25 * len(columns) + (0.1 if titles is None else 0.45),
             1.25 * count * height / width + 0.35,
-        ),
+        )
+    )
+    axes = figure.subplots(
+        count,
+        len(columns),
         squeeze=False,
-        layout="constrained",
         gridspec_kw={"wspace": 0.03, "hspace": 0.03},
     )
     for axis in axes.flat:
@@ -215,7 +212,6 @@ def comparison_grid(
                 _outline(axes[row, column], outlines[row, ..., 0])
     for row, title in enumerate(titles or []):
         axes[row, 0].set_ylabel(title.replace(", ", "\n"), fontsize=8)
-    pyplot.close(figure)
     return figure
 
 
@@ -255,19 +251,14 @@ def quality_against_time(
             better={"pointing game": "higher"},
         )
     """
-    from matplotlib import pyplot
+    from keras_lficam._figures import Figure
 
     _check_points(seconds, quality, columns)
     colors = dict(zip(seconds, itertools.cycle(_COLORS), strict=False))
     columns = min(columns, len(quality))
     rows = -(-len(quality) // columns)
-    figure, axes = pyplot.subplots(
-        rows,
-        columns,
-        figsize=(4.2 * columns, 3.1 * rows + 0.3),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure((4.2 * columns, 3.1 * rows + 0.3))
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(quality) :]:
         axis.set_axis_off()
     for axis, (metric, points) in zip(axes.flat, quality.items(), strict=False):
@@ -294,7 +285,6 @@ def quality_against_time(
     figure.set_layout_engine("none")
     for axis, points in zip(axes.flat, quality.values(), strict=False):
         _name_points(axis, seconds, points, colors)
-    pyplot.close(figure)
     return figure
 
 

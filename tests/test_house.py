@@ -49,7 +49,7 @@ ARROWS = {
         "functional",
         "visualization",
     },
-    "visualization": {"_checks"},
+    "visualization": {"_checks", "_figures"},
     "training": {
         "_checks",
         "_files",

@@ -1,4 +1,6 @@
+import base64
 import io
+import types
 
 import numpy as np
 import PIL.Image
@@ -108,14 +110,6 @@ def test_grid_takes_a_single_image(images, maps):
 def test_pixels_that_were_divided_by_255_are_warned_of(images, maps):
     with pytest.warns(UserWarning, match="from 0 to 255.*Way out: 255"):
         visualization.grid(images / 255, maps)
-
-
-def test_grid_leaves_no_figure_open(images, maps):
-    from matplotlib import pyplot
-
-    before = pyplot.get_fignums()
-    visualization.grid(images[:1], maps[:1])
-    assert pyplot.get_fignums() == before
 
 
 def test_titles_word_class_probability_and_truth():
@@ -318,13 +312,79 @@ def test_explainer_without_a_value_is_not_plotted(crowd):
     assert drawn(figure).std() > 10
 
 
-def test_new_figures_leave_none_open(images, maps, crowd):
+@pytest.fixture
+def of_each_kind(images, maps, crowd):
+    return {
+        "grid": lambda: visualization.grid(images[:1], maps[:1]),
+        "comparison_grid": lambda: visualization.comparison_grid(
+            images[:1], {"one": maps[:1]}
+        ),
+        "quality_against_time": lambda: visualization.quality_against_time(
+            crowd[0], {"a": crowd[1]}
+        ),
+    }
+
+
+KINDS = ["grid", "comparison_grid", "quality_against_time"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_figures_of_pyplot_stay_as_they_are(kind, of_each_kind, monkeypatch):
     from matplotlib import pyplot
 
+    theirs = [pyplot.figure(), pyplot.figure()]
+    axes = theirs[0].subplots()
+    pyplot.figure(theirs[0].number)
     before = pyplot.get_fignums()
-    visualization.comparison_grid(images[:1], {"one": maps[:1]})
-    visualization.quality_against_time(crowd[0], {"a": crowd[1]})
-    assert pyplot.get_fignums() == before
+
+    def asked(*_, **__):
+        raise AssertionError("pyplot makes a figure, and a window for it")
+
+    with monkeypatch.context() as patch:
+        for name in ("figure", "subplots", "close", "switch_backend"):
+            patch.setattr(pyplot, name, asked)
+        ours = of_each_kind[kind]()
+        ours.savefig(io.BytesIO())
+        assert pyplot.gcf() is theirs[0]
+        assert pyplot.gca() is axes
+        assert pyplot.get_fignums() == before
+    assert ours not in theirs
+    for figure in theirs:
+        pyplot.close(figure)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        # pyplot was not imported, or its inline backend shows figures.
+        (None, "image/png"),
+        ("png", "image/png"),
+        ("jpeg", "image/jpeg"),
+        ("svg", "image/svg+xml"),
+    ],
+)
+def test_a_notebook_shows_a_figure_once(
+    kind, asked, shown, of_each_kind, monkeypatch
+):
+    ipython = pytest.importorskip("IPython")
+    from IPython.core import formatters, pylabtools
+
+    shell = types.SimpleNamespace(
+        display_formatter=formatters.DisplayFormatter()
+    )
+    monkeypatch.setattr(ipython, "get_ipython", lambda: shell)
+    if asked is not None:
+        pylabtools.select_figure_formats(shell, {asked})
+    found, _ = shell.display_formatter.format(of_each_kind[kind]())
+    assert found.keys() == {"text/plain", shown}
+    assert found["text/plain"].startswith("<Figure size ")
+    if shown == "image/png":
+        content = found[shown]
+        if isinstance(content, str):
+            content = base64.b64decode(content)
+        pixels = PIL.Image.open(io.BytesIO(content)).convert("L")
+        assert np.asarray(pixels).std() > 5
 
 
 def test_wrong_comparison_is_refused(images, maps):
