@@ -672,6 +672,33 @@ def compared(demo, of_digits):
     return folder / "compared"
 
 
+@pytest.mark.parametrize("command", ["compare", "evaluate"])
+def test_a_damaged_picture_is_named_once(command, tmp_path, capsys, caplog):
+    for name, level in (("ant", 60), ("bee", 200)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.full((16, 16, 3), level + number, "uint8")
+            path = tmp_path / "data" / name / f"{number}.png"
+            PIL.Image.fromarray(pixels).save(path)
+            if (name, number) == ("bee", 5):
+                path.write_bytes(path.read_bytes()[:40])
+    keras.utils.set_random_seed(0)
+    model = keras_lficam.build(
+        backbone((16, 16, 3)), 2, input_shape=(16, 16, 3)
+    )
+    model.save(tmp_path / "model.keras")
+    words = [command, str(tmp_path / "model.keras"), "--split", "train"]
+    words += ["--data", str(tmp_path / "data"), "--count", "4"]
+    option = {"compare": "--explainers", "evaluate": "--explainer"}[command]
+    words += [option, "AttentionMap"]
+    words += ["--output", str(tmp_path / "output")]
+    assert cli.main(words) == 0
+    said = "".join(capsys.readouterr()) + caplog.text
+    assert said.count("5.png") == 1
+    assert "1 of 24 pictures cannot be read and are left out" in said
+    assert said.count("left out") == 1
+
+
 ON_DIGITS = ["--data", "digits_in_photos", "--count", "10"]
 ON_DIGITS += ["--batch-size", "4"]
 
