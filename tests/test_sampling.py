@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lficam import data
+from keras_lficam import data, evaluation
 from keras_lficam.data import sampling
 
 NAMES = ["ant", "bee", "cow", "dog"]
@@ -82,6 +82,74 @@ def test_every_image_is_as_likely_as_another():
         counts[sampling._stratified(labels, 8, seed)] += 1
     # Binomial with p = 1/5: within five standard deviations of 200.
     assert np.abs(counts - 200).max() < 5 * np.sqrt(160)
+
+
+SEVERAL = [[1, 0, 0, 0]] * 30 + [[1, 1, 0, 0]] * 20 + [[0, 1, 0, 1]] * 10
+
+
+def source_of_several(labels):
+    """Images of several labels; each is its position all over."""
+    images = np.ones((len(labels), 4, 6, 3)) * np.arange(len(labels)).reshape(
+        -1, 1, 1, 1
+    )
+    pairs = tf.data.Dataset.from_tensor_slices(
+        (images.astype("uint8"), np.array(labels, "uint8"))
+    ).batch(8)
+    return data.from_datasets(pairs, pairs, class_names=NAMES)
+
+
+def test_each_combination_of_labels_has_its_share():
+    source = source_of_several(SEVERAL)
+    positions, labels, chosen = drawn(source, 12, seed=3)
+    assert len(set(positions)) == 12
+    assert labels == [SEVERAL[int(position)] for position in positions]
+    # 12 of 60: a fifth of each.
+    found = collections.Counter(map(tuple, labels))
+    assert found == {(1, 0, 0, 0): 6, (1, 1, 0, 0): 4, (0, 1, 0, 1): 2}
+    assert chosen.counts == {"ant": 10, "bee": 6, "cow": 0, "dog": 2}
+    assert chosen.absent == ["cow"]
+    assert chosen.multi_label
+    assert chosen.class_counts("validation").tolist() == [10, 6, 0, 2]
+    assert drawn(source, 12, seed=3)[0] == positions
+    assert sorted(drawn(source, 12, seed=4)[0]) != sorted(positions)
+    assert sorted(drawn(source, 99)[0]) == list(range(60))
+
+
+def test_rare_combinations_of_labels_are_as_likely_as_frequent_ones():
+    # Two of 45 images, and ten of one image each.
+    numbers = [1, 2, *range(3, 13)]
+    sizes = [45, 45, *[1] * 10]
+    labels = np.repeat(
+        [[n >> bit & 1 for bit in range(4)] for n in numbers], sizes, axis=0
+    )
+    counts = np.zeros(100)
+    for seed in range(1000):
+        chosen = sampling._spread(labels, 7, seed)
+        assert len(set(chosen)) == 7
+        counts[chosen] += 1
+    # Binomial with p = 7/100: within five standard deviations of 70.
+    assert np.abs(counts - 70).max() < 5 * np.sqrt(70 * 0.93)
+
+
+def test_images_of_several_labels_are_compared():
+    chosen = data.sample(source_of_several(SEVERAL), "train", 5)
+    batches = chosen.batches("train", batch_size=4)
+
+    def gray(images, classes=None):
+        return np.asarray(images)[..., :1] / 255
+
+    def mean(maps):
+        return maps.mean(axis=(1, 2, 3))
+
+    def compared(classes):
+        return evaluation.evaluate(
+            {"gray": gray}, {"mean": mean}, batches, classes=classes
+        )
+
+    found = compared(lambda images: np.zeros(len(images), "int64"))
+    assert found.labels.shape == (5, 4)
+    with pytest.raises(ValueError, match="labels one-hot.*argmax"):
+        compared("label")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,10 @@ def sample(source: Source, split: str, count: int, *, seed: int = 0) -> Source:
     the split up to chance, which the first images of a folder, all of one
     class, do not give. All images are taken where there are not more.
 
+    Where an image can have several labels, each combination of labels gets its
+    share, and every image is as likely as another. Rare combinations, and so
+    rare classes, may have none; `absent` says which.
+
     Args:
         source: Images with labels.
         split: As for `Source.batches`.
@@ -25,7 +29,8 @@ def sample(source: Source, split: str, count: int, *, seed: int = 0) -> Source:
 
     Returns:
         A source that has this split alone. Its `counts` says how many images
-        each class has in it, its `absent` which classes have none.
+        each class has in it, one of several classes for each of them, its
+        `absent` which classes have none.
 
     Raises:
         ValueError: If an argument is out of range, or there is no such split.
@@ -53,10 +58,8 @@ class _Sample(Source):
         self._source = source
         own = source._own(split)
         examples = source._examples(own, None)
-        labels = np.fromiter(
-            examples.map(lambda example: example["label"]).as_numpy_iterator(),
-            "int64",
-        )
+        batches = examples.map(lambda example: example["label"]).batch(4096)
+        labels = np.concatenate([*batches.as_numpy_iterator()])
         self.name = source.name
         self.class_names = source.class_names
         self.splits = {split: own}
@@ -64,14 +67,19 @@ class _Sample(Source):
         self.damaged = source.damaged
         self.bits = source.bits
         self.has_masks = source.has_masks
+        self.multi_label = source.multi_label
         self._contents = source._contents
         self._shuffled_together = count
         self._seed = seed
         self._chosen = np.zeros(len(labels), bool)
-        self._chosen[_stratified(labels, count, seed)] = True
-        numbers = np.bincount(
-            labels[self._chosen], minlength=len(self.class_names)
-        )
+        if self.multi_label:
+            self._chosen[_spread(labels, count, seed)] = True
+            numbers = labels[self._chosen].astype("int64").sum(axis=0)
+        else:
+            self._chosen[_stratified(labels, count, seed)] = True
+            numbers = np.bincount(
+                labels[self._chosen], minlength=len(self.class_names)
+            )
         self.counts = dict(zip(self.class_names, numbers.tolist(), strict=True))
         self.absent = [name for name, n in self.counts.items() if n == 0]
 
@@ -128,3 +136,20 @@ def _stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
             for label, quota in zip(np.unique(labels), quotas, strict=True)
         ]
     )
+
+
+def _spread(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draws the positions of `count` rows of labels, spread over their kinds.
+
+    There may be as many combinations as images, of which `_stratified` would
+    draw the frequent alone. So rows are sorted by combination, at random
+    within one, and every n-th is taken.
+    """
+    rng = np.random.default_rng(seed)
+    if count >= len(labels):
+        return np.arange(len(labels))
+    kinds = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.lexsort((rng.permutation(len(labels)), kinds))
+    steps = (rng.uniform() + np.arange(count)) * (len(labels) / count)
+    # A sum of floats may round up to the end.
+    return order[np.minimum(steps.astype(int), len(labels) - 1)]
