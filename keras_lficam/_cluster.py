@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ _GREETING = "keras_lficam worker"
 _LONGEST = 1 << 20  # Bytes of a message.
 _PATIENCE = 5.0  # Seconds for a message that was begun.
 _PAUSE = 0.2  # Seconds between two tries.
+_SLURM_PORT = 8888  # Of a node's first task; the next has the next.
+_MOST_TASKS = 100_000  # Of a range in a node list, so that memory is bounded.
 _REMIND = 60.0  # Seconds between two lines that say who is missing.
 
 
@@ -112,6 +115,153 @@ def _wrong(text, expected):
         f"{text}. It looks like {json.dumps(example)}, with another index on "
         "each machine."
     )
+
+
+def count_of_slurm(environment: Mapping[str, str]) -> int:
+    """Counts the tasks of a step of Slurm.
+
+    Args:
+        environment: The environment variables, `SLURM_PROCID` among them.
+
+    Returns:
+        The number; 1 outside of a step, as in a batch script.
+
+    Raises:
+        ValueError: If it is not as Slurm sets it.
+    """
+    if "SLURM_STEP_NUM_TASKS" not in environment:
+        return 1
+    return slurm_number(environment, "SLURM_STEP_NUM_TASKS", 1, _MOST_TASKS)
+
+
+def read_slurm(environment: Mapping[str, str]) -> Cluster:
+    """Reads and checks what Slurm tells a task about its step.
+
+    Nodes stand in the order of Slurm, after which it numbers the tasks.
+    TensorFlow's resolver sorts them by their letters, `node10` before `node9`.
+
+    Args:
+        environment: The environment variables.
+
+    Returns:
+        The workers.
+
+    Raises:
+        ValueError: If a variable is missing or not as Slurm sets it, or they
+            do not fit together.
+    """
+    count = count_of_slurm(environment)
+    index = slurm_number(environment, "SLURM_PROCID", 0, count - 1)
+    nodes = _slurm_list(environment, "SLURM_STEP_NODELIST", _hosts)
+    tasks = _slurm_list(environment, "SLURM_STEP_TASKS_PER_NODE", _repeated)
+    if len(nodes) != len(tasks) or sum(tasks) != count:
+        raise ValueError(
+            "The environment variables SLURM_STEP_NODELIST, "
+            "SLURM_STEP_TASKS_PER_NODE and SLURM_STEP_NUM_TASKS must fit "
+            f"together. Received: {len(nodes)} nodes, {sum(tasks)} tasks on "
+            f"{len(tasks)} nodes, and {count} tasks. To fix this: start the "
+            "program by srun, and leave its variables as they are."
+        )
+    addresses = [
+        f"{node}:{_SLURM_PORT + number}"
+        for node, own in zip(nodes, tasks, strict=True)
+        for number in range(own)
+    ]
+    names = [f"worker {number}" for number in range(count)]
+    return Cluster(names, addresses, index)
+
+
+def slurm_number(
+    environment: Mapping[str, str], name: str, low: int, high: int
+) -> int:
+    """Reads a number that Slurm sets.
+
+    Args:
+        environment: The environment variables.
+        name: Name of the variable.
+        low: The least it can be.
+        high: The most.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: If it is missing, no integer or out of range.
+    """
+    text = environment.get(name)
+    is_number = text is not None and re.fullmatch(r"[0-9]{1,9}", text)
+    if not is_number or not low <= int(text or 0) <= high:
+        raise _not_of_slurm(name, f"an integer from {low} to {high}", text)
+    return int(text or 0)
+
+
+def _slurm_list(environment, name, read):
+    text = environment.get(name)
+    form = {
+        "SLURM_STEP_NODELIST": "names of nodes such as node[7-8,10], each once",
+        "SLURM_STEP_TASKS_PER_NODE": "numbers of tasks such as 2(x3),1",
+    }[name]
+    try:
+        found = read(text or "")
+    except ValueError:
+        found = []
+    if not found:
+        raise _not_of_slurm(name, form, text)
+    return found
+
+
+def _not_of_slurm(name, expected, text):
+    received = "none" if text is None else f"{text!r:.200}"
+    return ValueError(
+        f"The environment variable {name} must hold {expected}. Received: "
+        f"{received}. To fix this: start the program by srun, which sets it, "
+        "or name the workers by TF_CONFIG."
+    )
+
+
+def _hosts(text):
+    """Expands `"a[1-2],b"` to `["a1", "a2", "b"]`."""
+    if not re.fullmatch(r"([^\s,\[\]:]|\[[-0-9,]+\]|,)+", text):
+        raise ValueError
+    hosts = []
+    # At commas outside of brackets.
+    for part in re.split(r",(?![^\[]*\])", text):
+        hosts += _expanded(part)
+    if "" in hosts or len(set(hosts)) < len(hosts):
+        raise ValueError
+    return hosts
+
+
+def _expanded(part):
+    before, bracket, rest = part.partition("[")
+    if not bracket:
+        return [part]
+    ranges, _, behind = rest.partition("]")
+    numbers = []
+    for span in ranges.split(","):
+        first, _, last = span.partition("-")
+        last = last or first
+        if int(last) < int(first) or int(last) - int(first) > _MOST_TASKS:
+            raise ValueError
+        numbers += [
+            str(number).zfill(len(first))
+            for number in range(int(first), int(last) + 1)
+        ]
+    tails = _expanded(behind)
+    if len(numbers) * len(tails) > _MOST_TASKS:
+        raise ValueError
+    return [f"{before}{number}{tail}" for number in numbers for tail in tails]
+
+
+def _repeated(text):
+    """Expands `"2(x3),1"` to `[2, 2, 2, 1]`."""
+    tasks = []
+    for part in text.split(","):
+        found = re.fullmatch(r"([0-9]{1,6})(?:\(x([0-9]{1,6})\))?", part)
+        if found is None or int(found[1]) == 0:
+            raise ValueError
+        tasks += [int(found[1])] * int(found[2] or 1)
+    return tasks
 
 
 def meet(

@@ -456,7 +456,7 @@ def _workers():
     if "TF_CONFIG" in os.environ:
         return len(_cluster.read(os.environ["TF_CONFIG"]).names)
     if "SLURM_PROCID" in os.environ:
-        return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+        return _cluster.count_of_slurm(os.environ)
     return 0
 
 
@@ -470,26 +470,29 @@ def _cluster_of(resolver):
 
 
 def _slurm():
-    """Makes TensorFlow's resolver for Slurm, which counts on a GPU per task."""
+    """Makes a resolver of what Slurm says, and gives each task its GPUs."""
     resolvers = tf.distribute.cluster_resolver
-    tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
+    cluster = _cluster.read_slurm(os.environ)
+    gpus = 0
     if "SLURM_GPUS_PER_TASK" in os.environ:  # Each task sees its own alone.
-        gpus = int(os.environ["SLURM_GPUS_PER_TASK"])
-        return resolvers.SlurmClusterResolver(
-            gpus_per_node=gpus * tasks, gpus_per_task=gpus, auto_set_gpu=False
-        )
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "-1") != "-1" or shutil.which(
+        gpus = _cluster.slurm_number(os.environ, "SLURM_GPUS_PER_TASK", 0, 1000)
+    elif os.environ.get("CUDA_VISIBLE_DEVICES", "-1") != "-1" or shutil.which(
         "nvidia-smi"
     ):
-        return resolvers.SlurmClusterResolver()
-    # Without GPUs it would divide by none, so it is told of some, and asked
-    # for the addresses only.
-    slurm = resolvers.SlurmClusterResolver(
-        gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
-    )
+        # It shares out the GPUs of a node among the tasks there.
+        shared = resolvers.SlurmClusterResolver()
+        if shared.cluster_spec().as_dict()["worker"] == cluster.addresses:
+            return shared
+        raise ValueError(
+            "The environment variable SLURM_GPUS_PER_TASK must say how many "
+            "GPUs each task sees, as the names of the nodes are not in the "
+            "order of their letters, by which TensorFlow shares GPUs out. "
+            "Received: none. To fix this: srun --gpus-per-task."
+        )
     return resolvers.SimpleClusterResolver(
-        slurm.cluster_spec(),
-        task_type=slurm.task_type,
-        task_id=slurm.task_id,
+        tf.train.ClusterSpec({"worker": cluster.addresses}),
+        task_type="worker",
+        task_id=cluster.index,
+        num_accelerators={"GPU": gpus} if gpus else None,
         rpc_layer="grpc",
     )

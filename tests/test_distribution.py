@@ -340,17 +340,32 @@ def test_one_device_is_left_as_it_is(monkeypatch):
     assert distribution.strategy() is tf.distribute.get_strategy()
 
 
-def test_slurm_names_the_workers(monkeypatch):
+R_AND_N = ["r1n3", "r1n4", "r2n3", "r2n4"]
+
+
+def set_slurm(monkeypatch, **changes):
+    """Sets what Slurm sets for the last of four tasks on two nodes."""
     monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("SLURM_GPUS_PER_TASK", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    for name, value in {
-        "PROCID": "3",
-        "STEP_NUM_TASKS": "4",
-        "STEP_NODELIST": "node[7-8]",
-        "STEP_TASKS_PER_NODE": "2(x2)",
-    }.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setattr(distribution.shutil, "which", lambda name: None)
+    for name, value in (
+        {
+            "PROCID": "3",
+            "STEP_NUM_TASKS": "4",
+            "STEP_NODELIST": "node[7-8]",
+            "STEP_TASKS_PER_NODE": "2(x2)",
+        }
+        | changes
+    ).items():
+        if value is None:
+            monkeypatch.delenv(f"SLURM_{name}", raising=False)
+        else:
+            monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+def test_slurm_names_the_workers(monkeypatch):
+    set_slurm(monkeypatch)
     assert distribution._workers() == 4
     resolver = distribution._slurm()
     assert resolver.cluster_spec().as_dict() == {
@@ -364,6 +379,93 @@ def test_slurm_names_the_workers(monkeypatch):
     resolver.cluster_spec()
     assert resolver.num_accelerators() == {"GPU": 2}
     assert resolver.task_id == 3
+
+
+@pytest.mark.parametrize(
+    ("nodes", "tasks", "expected"),
+    [
+        ("one", "1", ["one:8888"]),
+        # In the order of Slurm, not of their letters.
+        ("n[9-10]", "1(x2)", ["n9:8888", "n10:8888"]),
+        ("b,a", "2,1", ["b:8888", "b:8889", "a:8888"]),
+        (
+            "n[08-10,12],m5",
+            "1(x5)",
+            ["n08:8888", "n09:8888", "n10:8888", "n12:8888", "m5:8888"],
+        ),
+        ("r[1-2]n[3-4]", "1(x4)", [f"{n}:8888" for n in R_AND_N]),
+    ],
+)
+def test_slurm_numbers_nodes_in_its_order(monkeypatch, nodes, tasks, expected):
+    set_slurm(
+        monkeypatch,
+        PROCID="0",
+        STEP_NUM_TASKS=str(len(expected)),
+        STEP_NODELIST=nodes,
+        STEP_TASKS_PER_NODE=tasks,
+    )
+    assert distribution._slurm().cluster_spec().as_dict() == {
+        "worker": expected
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"PROCID": "4"}, "SLURM_PROCID must hold an integer from 0 to 3"),
+        ({"PROCID": "-1"}, "SLURM_PROCID must .*Received: '-1'.*srun"),
+        ({"PROCID": ""}, "SLURM_PROCID must .*Received: ''"),
+        ({"STEP_NUM_TASKS": "four"}, "SLURM_STEP_NUM_TASKS must .*'four'"),
+        ({"STEP_NUM_TASKS": "0"}, "STEP_NUM_TASKS must hold .* from 1 to"),
+        ({"STEP_NUM_TASKS": "4" * 4000}, "SLURM_STEP_NUM_TASKS must hold"),
+        ({"STEP_NUM_TASKS": "5"}, "2 nodes, 4 tasks on 2 nodes, and 5 tasks"),
+        ({"STEP_NODELIST": None}, "SLURM_STEP_NODELIST must .*: none.*srun"),
+        ({"STEP_NODELIST": ""}, "SLURM_STEP_NODELIST must .*Received: ''"),
+        ({"STEP_NODELIST": "node[7-"}, "SLURM_STEP_NODELIST must"),
+        ({"STEP_NODELIST": "node7]"}, "SLURM_STEP_NODELIST must"),
+        ({"STEP_NODELIST": "node[8-7]"}, "SLURM_STEP_NODELIST must"),
+        ({"STEP_NODELIST": "node[-]"}, "SLURM_STEP_NODELIST must"),
+        ({"STEP_NODELIST": "node[1-2-3]"}, "SLURM_STEP_NODELIST must"),
+        ({"STEP_NODELIST": "node7,,node8"}, "SLURM_STEP_NODELIST must"),
+        ({"STEP_NODELIST": "node7,node7"}, "NODELIST must .*each once"),
+        ({"STEP_NODELIST": "n[0-999999999]"}, "SLURM_STEP_NODELIST must"),
+        ({"STEP_NODELIST": "n[0-9999]n[0-9999]"}, "SLURM_STEP_NODELIST must"),
+        ({"STEP_NODELIST": "node 7\nnode8"}, "SLURM_STEP_NODELIST must"),
+        ({"STEP_NODELIST": "node[7-9]"}, "3 nodes, 4 tasks on 2 nodes"),
+        ({"STEP_TASKS_PER_NODE": None}, "SLURM_STEP_TASKS_PER_NODE must"),
+        ({"STEP_TASKS_PER_NODE": "2(x"}, "TASKS_PER_NODE must .*'2\\(x'"),
+        ({"STEP_TASKS_PER_NODE": "2,0,2"}, "SLURM_STEP_TASKS_PER_NODE must"),
+        ({"STEP_TASKS_PER_NODE": "2(x1)"}, "2 nodes, 2 tasks on 1 nodes"),
+        ({"GPUS_PER_TASK": "gpu:2"}, "SLURM_GPUS_PER_TASK must .*'gpu:2'"),
+    ],
+)
+def test_broken_variables_of_slurm_are_named(monkeypatch, changes, message):
+    set_slurm(monkeypatch, **changes)
+    with pytest.raises(ValueError, match=message):
+        distribution.strategy("multi_worker")
+
+
+def test_gpus_of_nodes_in_another_order_need_a_number(monkeypatch):
+    set_slurm(monkeypatch, STEP_NODELIST="node[9-10]")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ValueError, match="SLURM_GPUS_PER_TASK.*Received: none"):
+        distribution.strategy("multi_worker")
+    set_slurm(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert distribution._slurm().cluster_spec().num_tasks("worker") == 4
+    # The second task of its node.
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_batch_script_of_slurm_is_one_process(monkeypatch):
+    set_slurm(
+        monkeypatch,
+        PROCID="0",
+        STEP_NUM_TASKS=None,
+        STEP_NODELIST=None,
+        STEP_TASKS_PER_NODE=None,
+    )
+    assert distribution.strategy() is tf.distribute.get_strategy()
 
 
 class Resolver:
