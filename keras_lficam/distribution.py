@@ -13,6 +13,7 @@ The engines are TensorFlow's `tf.distribute` and, on the JAX backend, Keras's
 import hashlib
 import json
 import math
+import numbers
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -23,7 +24,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lficam import _cluster
+from keras_lficam._checks import check_boolean, check_mapping
 
+_LONGEST_WAIT = 10**8  # Seconds, three years.
 _LOST_PEER = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -127,9 +130,10 @@ def strategy(
         The strategy.
 
     Raises:
-        ValueError: If the name is unknown, `TF_CONFIG` is not as TensorFlow
-            wants it, or, with `agree_on`, the port of this worker is taken, a
-            worker does not come, one comes twice, or they differ.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of range, `TF_CONFIG` is not as
+            TensorFlow wants it, or, with `agree_on`, the port of this worker
+            is taken, a worker does not come, one comes twice, or they differ.
         RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Examples:
@@ -139,11 +143,18 @@ def strategy(
     Reference:
         https://www.tensorflow.org/guide/distributed_training, TF_CONFIG.
     """
-    if name not in ("auto", "mirrored", "multi_worker"):
+    if not isinstance(name, str) or name not in (
+        "auto",
+        "mirrored",
+        "multi_worker",
+    ):
         raise ValueError(
             "Argument `name` must be 'auto', 'mirrored' or 'multi_worker'. "
-            f"Received: name={name!r}"
+            f"Received: name={name!r:.80}"
         )
+    if agree_on is not None:
+        _check_told("agree_on", agree_on)
+    _check_wait(wait)
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             "`strategy` needs Keras on TensorFlow. Received: Keras on "
@@ -208,9 +219,14 @@ def evaluation_batch_size(batch_size: int, count: int) -> int:
         The same if `keras.distribution` has one device, or the devices divide
         all batches; else one more, so that each device computes them whole.
 
+    Raises:
+        ValueError: If a number is none, or too low.
+
     Examples:
         keras_lficam.distribution.evaluation_batch_size(32, count=100)
     """
+    _check_integer("batch_size", batch_size, 1)
+    _check_integer("count", count, 0)
     devices = _devices(keras.distribution.distribution())
     uneven = batch_size % devices == 0 and count % devices != 0
     return batch_size + 1 if uneven else batch_size
@@ -231,11 +247,20 @@ def synchronize_batch_normalization(
     Returns:
         Number of its `BatchNormalization` layers.
 
+    Raises:
+        TypeError: If an argument is of the wrong type.
+
     Examples:
         with strategy.scope():
             model = keras_lficam.build("ResNet20", 10, input_shape=(32, 32, 3))
             keras_lficam.distribution.synchronize_batch_normalization(model)
     """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Argument `model` must be a keras.Model. Received: "
+            f"model={model!r:.80} of type {type(model).__name__}"
+        )
+    check_boolean("synchronized", synchronized)
     layers = [
         layer
         for layer in model._flatten_layers()
@@ -256,9 +281,13 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         True for the first worker, or the chief if there is one, and for a
         strategy of one process.
 
+    Raises:
+        TypeError: If it is no strategy.
+
     Examples:
         keras_lficam.distribution.is_chief(tf.distribute.get_strategy())
     """
+    _check_strategy(strategy)
     resolver = strategy.cluster_resolver
     if resolver is None or resolver.task_type in (None, "", "chief"):
         return True
@@ -281,11 +310,15 @@ def check_agreement(
 
     Raises:
         ValueError: If a worker differs, on every one of them.
+        TypeError: If an argument is of the wrong type.
 
     Examples:
         strategy = tf.distribute.get_strategy()
         keras_lficam.distribution.check_agreement(strategy, {"seed": 0})
     """
+    if strategy is not None:
+        _check_strategy(strategy)
+    _check_told("about", about)
     if strategy is None or strategy.cluster_resolver is None:
         return
     digests = [
@@ -330,6 +363,7 @@ def distribute(
 
     Raises:
         ValueError: If the replicas do not divide the batch size.
+        TypeError: If an argument is of the wrong type.
 
     Examples:
         data = keras_lficam.distribution.distribute(
@@ -345,9 +379,18 @@ def distribute(
         model.compile("adam", "sparse_categorical_crossentropy")
         model.fit(data, steps_per_epoch=10)
     """
+    if strategy is not None:
+        _check_strategy(strategy)
+    if not callable(batches):
+        raise TypeError(
+            "Argument `batches` must be a function of the number of a worker "
+            f"and of how many there are. Received: batches={batches!r:.80} of "
+            f"type {type(batches).__name__}"
+        )
+    _check_integer("batch_size", batch_size, 1)
     replicas = (
         strategy.num_replicas_in_sync
-        if strategy
+        if strategy is not None
         else _devices(keras.distribution.distribution())
     )
     if batch_size % replicas:
@@ -396,7 +439,8 @@ def for_evaluation(
 
     Raises:
         ValueError: If a CPU would get an empty batch while TensorFlow uses
-            oneDNN.
+            oneDNN, or a number is none, or too low.
+        TypeError: If an argument is of the wrong type.
 
     Examples:
         batches = keras_lficam.distribution.for_evaluation(
@@ -406,6 +450,14 @@ def for_evaluation(
             batch_size=8,
         )
     """
+    _check_strategy(strategy, "num_replicas_in_sync")
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(
+            "Argument `dataset` must be a tf.data.Dataset of batches. "
+            f"Received: an object of type {type(dataset).__name__}"
+        )
+    _check_integer("count", count, 0)
+    _check_integer("batch_size", batch_size, 1)
     replicas = strategy.num_replicas_in_sync
     share = math.ceil(batch_size / replicas)
     last = count % batch_size or batch_size
@@ -435,13 +487,73 @@ def is_lost_peer(error: BaseException) -> bool:
     Returns:
         Whether it does. All workers must be started again then.
 
+    Raises:
+        TypeError: If it is no exception.
+
     Examples:
         keras_lficam.distribution.is_lost_peer(ValueError("something else"))
     """
+    if not isinstance(error, BaseException):
+        raise TypeError(
+            "Argument `error` must be an exception. Received: "
+            f"error={error!r:.80} of type {type(error).__name__}"
+        )
     words = str(error).lower()
     return isinstance(error, _LOST_PEER) and any(
         word in words for word in _LOST_PEER_WORDS
     )
+
+
+def _check_strategy(strategy, asked="cluster_resolver"):
+    # By what is asked of it, as strategies of others are no subclasses.
+    if not hasattr(strategy, asked):
+        raise TypeError(
+            "Argument `strategy` must be a tf.distribute.Strategy. Received: "
+            f"strategy={strategy!r:.80} of type {type(strategy).__name__}. To "
+            "fix this: keras_lficam.distribution.strategy()"
+        )
+
+
+def _check_integer(name, value, least):
+    if (
+        not isinstance(value, numbers.Integral)
+        or isinstance(value, bool)
+        or value < least
+    ):
+        raise ValueError(
+            f"Argument `{name}` must be an integer of at least {least}. "
+            f"Received: {name}={value!r:.80}"
+        )
+
+
+def _check_wait(seconds):
+    if (
+        not isinstance(seconds, numbers.Real)
+        or isinstance(seconds, bool)
+        or not 0 <= seconds <= _LONGEST_WAIT
+    ):
+        raise ValueError(
+            "Argument `wait` must be a number of seconds from 0 to "
+            f"{_LONGEST_WAIT:,}. Received: wait={seconds!r:.80}"
+        )
+
+
+def _check_told(name, about):
+    """Refuses what workers cannot tell one another."""
+    check_mapping(name, about)
+    try:
+        json.dumps([*about.items()], sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"Argument `{name}` must hold what JSON holds: text, numbers, "
+            f"lists and dictionaries. Received: {error}. To fix this: give "
+            "their `str` or a digest."
+        ) from None
+    if not all(isinstance(key, str) for key in about):
+        raise TypeError(
+            f"Argument `{name}` must have strings as its names. Received: "
+            f"{[*about]!r:.80}"
+        )
 
 
 def _devices(distribution):

@@ -268,6 +268,50 @@ KINDS = {
         "path of bytes": lambda _: next(os.scandir(os.fsencode(os.getcwd()))),
     },
 }
+KINDS["one or more"] = NO_NUMBERS | {
+    "None": lambda _: None,
+    "zero": lambda _: 0,
+    "float": lambda _: 2.0,
+    "Boolean": lambda _: True,
+    "beyond 32 bits": lambda _: 2**31,
+    "beyond float64": lambda _: 10**400,
+}
+KINDS["seconds"] = NO_NUMBERS | NONE | BEYOND | {"Boolean": lambda _: True}
+KINDS["timeout"] = KINDS["seconds"] | {"zero": lambda _: 0}
+KINDS["url"] = KINDS["text"] | {
+    "no": lambda _: "",
+    "no host": lambda _: "http://",
+    "no kind": lambda _: "localhost:8501",
+    "file": lambda _: "file:///etc/hostname",
+    "port that is no number": lambda _: "http://localhost:x",
+    "port beyond": lambda _: "grpc://localhost:99999",
+    "half an address": lambda _: "http://[::1",
+}
+KINDS["served name"] = KINDS["text"] | {"no": lambda _: ""}
+KINDS["file content"] = {
+    key: NO_TEXT[key] for key in NO_TEXT if key != "bytes"
+} | {"text": lambda _: "picture.png", "path": lambda _: pathlib.Path("a.png")}
+KINDS["inputs"] = {
+    key: NO_TEXT[key] for key in NO_TEXT if key != "dictionary"
+} | {
+    "None": lambda _: None,
+    "none": lambda _: {},
+    "number as a name": lambda x: {0: x["images"]},
+    **{
+        f"{key} in it": lambda x, change=change: {"images": change(x["images"])}
+        for key, change in NO_ARRAYS.items()
+    },
+}
+KINDS["told"] = NO_TEXT | {
+    "text": lambda _: "text",
+    "object in it": lambda _: {"a": object()},
+    "array in it": lambda _: {"a": np.zeros(3)},
+    "bytes in it": lambda _: {"a": b"bytes"},
+    "number as a name": lambda _: {0: 1},
+    "in itself": lambda _: _in_itself(),
+}
+del KINDS["told"]["dictionary"]
+KINDS["exception"] = NO_TEXT | NONE | {"class": lambda _: ValueError}
 KINDS["trained model"] = KINDS["model"] | KINDS["trained model"]
 KINDS["more data"] = {
     key: KINDS["path"][key] for key in KINDS["path"] if key != "None"
@@ -278,6 +322,12 @@ KINDS["trained data"] = KINDS["path"] | {
     "array of images": lambda _: np.zeros((2, *SIZE, 3)),
     "data set": lambda _: _batches(np.zeros((2, *SIZE, 3))),
 }
+
+
+def _in_itself():
+    told = {}
+    told["a"] = told
+    return told
 
 
 def _with(values, number):
@@ -604,6 +654,26 @@ def targets(folder):
         count=(1, "count"),
         seed=(0, "seed"),
     )
+    several = keras_lficam.data.from_datasets(
+        _batches(images, np.eye(2, 4)),
+        _batches(images, np.eye(2, 4)),
+        class_names=names,
+    )
+    add(
+        "data.sample(several labels)",
+        keras_lficam.data.sample,
+        source=(several, "model"),
+        split=("train", "word"),
+        count=(1, "count"),
+        seed=(0, "seed"),
+    )
+    add(
+        "from_datasets(several labels)",
+        keras_lficam.data.from_datasets,
+        training=(_batches(images, np.eye(2, 4)), "model"),
+        validation=(_batches(images, np.eye(2, 4)), "model"),
+        class_names=(names, "names"),
+    )
     add(
         "from_datasets",
         keras_lficam.data.from_datasets,
@@ -686,6 +756,7 @@ def targets(folder):
         image_size=(SIZE, "size"),
         limits=(keras_lficam.serving.Limits(), "mapping"),
         activation=(None, "activation"),
+        bits=(12, "bits"),
         **ranged,
     )
     add(
@@ -695,14 +766,112 @@ def targets(folder):
         ),
         calibration=(images, "images"),
     )
+    _add_serving(add, images)
+    _add_distribution(add, images)
     return found
 
 
-def _batches(images):
+def _add_serving(add, images):
+    """Adds what refuses before a server is asked; nobody listens there."""
+    from keras_lficam.serving import checks, client
+
+    most = {"file_bytes", "pixels", "batch_pixels", "images"}
+    add(
+        "Limits",
+        keras_lficam.serving.Limits,
+        **dict.fromkeys(sorted(most), (9, "one or more")),
+    )
+    add("printable", client.printable, text=("cat", "text"))
+    for kind in ("http", "grpc"):
+        asked = client.Client(f"{kind}://127.0.0.1:1", "digits", timeout=1)
+        add(
+            f"Client({kind})",
+            client.Client,
+            url=(f"{kind}://127.0.0.1:1", "url"),
+            model=("digits", "served name"),
+            timeout=(1.0, "timeout"),
+            max_bytes=(9, "one or more"),
+        )
+        add(
+            f"Client.predict({kind})",
+            asked.predict,
+            inputs=({"images": images}, "inputs"),
+            signature=("classify", "text"),
+        )
+        add(
+            f"Client.picture({kind})",
+            asked.picture,
+            content=(b"picture", "file content"),
+        )
+    add(
+        "serving.checks.check",
+        checks.check,
+        client=(asked, "model"),
+        saved_model=(None, "more data"),
+    )
+
+
+def _add_distribution(add, images):
+    import tensorflow as tf
+
+    from keras_lficam import distribution
+
+    alone = tf.distribute.get_strategy()
+    normalized = small_classifiers.normalized_backbone()
+    batches = _batches(images)
+    add(
+        "distribution.strategy",
+        distribution.strategy,
+        name=("auto", "word"),
+        agree_on=({"seed": 0}, "told"),
+        wait=(1.0, "seconds"),
+    )
+    add(
+        "evaluation_batch_size",
+        distribution.evaluation_batch_size,
+        batch_size=(2, "count"),
+        count=(2, "seed"),
+    )
+    add(
+        "synchronize_batch_normalization",
+        distribution.synchronize_batch_normalization,
+        model=(normalized, "model"),
+        synchronized=(True, "flag"),
+    )
+    add("is_chief", distribution.is_chief, strategy=(alone, "model"))
+    add(
+        "check_agreement",
+        distribution.check_agreement,
+        strategy=(alone, "word"),
+        about=({"seed": 0}, "told"),
+    )
+    add(
+        "distribute",
+        distribution.distribute,
+        strategy=(alone, "word"),
+        batches=(lambda *_: batches, "function"),
+        batch_size=(2, "count"),
+    )
+    add(
+        "for_evaluation",
+        distribution.for_evaluation,
+        strategy=(alone, "model"),
+        dataset=(batches, "model"),
+        count=(2, "seed"),
+        batch_size=(2, "count"),
+    )
+    add(
+        "is_lost_peer",
+        distribution.is_lost_peer,
+        error=(ValueError("else"), "exception"),
+    )
+
+
+def _batches(images, labels=(0, 1)):
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices(
-        (images.astype("uint8"), [0, 1])
+        (images.astype("uint8"), np.asarray(labels))
     ).batch(2)
 
 
@@ -852,6 +1021,8 @@ ALLOWED = {
     ("comparison_grid", "masks", "NaN"),
     ("comparison_grid", "masks", "infinity"),
     ("comparison_grid", "masks", "beyond float32"),
+    # None of its layers is changed.
+    ("synchronize_batch_normalization", "model", "unbuilt"),
     # A model without weights is one, too.
     ("randomized", "model", "unbuilt"),
 }

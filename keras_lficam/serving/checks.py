@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lficam._checks import path_of
 from keras_lficam.serving.client import (
     Client,
     ServerError,
@@ -31,10 +32,26 @@ def check(
         Iterator over what is checked, and what is wrong; empty if nothing is.
         It ends where the server cannot be reached.
 
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If the folder has no name.
+
     Examples:
         for question, fault in check(Client("http://localhost:8501", "digits")):
             print(question, fault or "yes")
     """
+    if not isinstance(client, Client):
+        raise TypeError(
+            "Argument `client` must be a keras_lficam.serving.client.Client. "
+            f"Received: client={client!r:.80} of type {type(client).__name__}"
+        )
+    if saved_model is not None:
+        saved_model = path_of("saved_model", saved_model)
+    # What is checked here is known before the first answer is asked for.
+    return _checked(client, saved_model)
+
+
+def _checked(client, saved_model):
     picture = _picture()
     images = picture[np.newaxis].astype("float32")
     questions: list[tuple[str, Callable[[], Any]]] = [

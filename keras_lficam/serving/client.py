@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import math
+import numbers
 import queue
 import socket
 import threading
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# Seconds, a day, beyond which threads cannot wait.
+_LONGEST_TIMEOUT = 86_400
 # Letters of what a server said that an error repeats.
 _MOST_WORDS = 300
 
@@ -32,9 +35,13 @@ def printable(text: str) -> str:
         The text; control characters, line breaks and marks of direction as
         Python writes them, such as `\\x1b`.
 
+    Raises:
+        TypeError: If it is no string.
+
     Examples:
         printable("\\x1b[2Jcat")
     """
+    _check_text("text", text)
     return "".join(
         letter
         if letter.isprintable()
@@ -92,11 +99,13 @@ class Client:
             or, with encryption, `grpcs://...` for gRPC.
         model: Name of the model.
         timeout: Seconds after which an answer is given up, from the first
-            try to connect to its last byte.
+            try to connect to its last byte; a day at most.
         max_bytes: Bytes of an answer, after which it is given up.
 
     Raises:
-        ValueError: If the address is none of these.
+        ValueError: If the address is none of these, or another argument is
+            out of range.
+        TypeError: If an argument is of the wrong type.
 
     Examples:
         client = Client("http://localhost:8501", "digits", timeout=10)
@@ -113,6 +122,15 @@ class Client:
         *,
         max_bytes: int = 250_000_000,
     ):
+        _check_text("url", url)
+        _check_text("model", model)
+        if not model:
+            raise ValueError(
+                "Argument `model` must be the name that the model is served "
+                "by, that of its folder. Received: model=''"
+            )
+        _check_timeout(timeout)
+        _check_max_bytes(max_bytes)
         kinds = ("http", "https", "grpc", "grpcs")
         try:
             parts = urllib.parse.urlsplit(url)
@@ -175,7 +193,11 @@ class Client:
 
         Raises:
             ServerError: If the server does not answer, or refuses.
+            TypeError: If an argument is of the wrong type.
+            ValueError: If there are no inputs.
         """
+        _check_text("signature", signature)
+        inputs = _checked_inputs(inputs)
         if self._by_grpc:
             return self._predict_by_grpc(inputs, signature)
         body = {
@@ -201,7 +223,14 @@ class Client:
         Raises:
             ServerError: If the server does not answer, or not as an exported
                 model does.
+            TypeError: If the picture is no `bytes`.
         """
+        if not isinstance(content, bytes):
+            raise TypeError(
+                "Argument `content` must be the bytes of a JPEG or PNG file. "
+                f"Received: an object of type {type(content).__name__}. To "
+                "fix this: pathlib.Path('picture.jpg').read_bytes()"
+            )
         answer = self.predict({"image_bytes": [content]}, "encoded_images")
         with self._understanding():
             error = _text(answer["error"])
@@ -457,6 +486,75 @@ def _hang_up(connection):
     if connection.sock is not None:
         with contextlib.suppress(OSError):
             connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+# Not those of `keras_lficam._checks`, which import Keras: a client needs none.
+def _check_text(name, value):
+    if not isinstance(value, str):
+        raise TypeError(
+            f"Argument `{name}` must be a string. Received: "
+            f"{name}={value!r:.80} of type {type(value).__name__}"
+        )
+
+
+def _check_timeout(seconds):
+    if (
+        not isinstance(seconds, numbers.Real)
+        or isinstance(seconds, bool)
+        or not 0 < seconds <= _LONGEST_TIMEOUT
+    ):
+        raise ValueError(
+            "Argument `timeout` must be a number of seconds above 0, "
+            f"{_LONGEST_TIMEOUT:,} at most. Received: timeout={seconds!r:.80}"
+        )
+
+
+def _check_max_bytes(number):
+    if (
+        not isinstance(number, numbers.Integral)
+        or isinstance(number, bool)
+        or not 1 <= number < 2**31
+    ):
+        raise ValueError(
+            "Argument `max_bytes` must be an integer from 1 to "
+            f"{2**31 - 1:,}. Received: max_bytes={number!r:.80}"
+        )
+
+
+def _checked_inputs(inputs):
+    """Takes inputs as arrays of numbers, or lists of bytes."""
+    if (
+        not isinstance(inputs, Mapping)
+        or not inputs
+        or not all(isinstance(name, str) for name in inputs)
+    ):
+        kind = TypeError if not isinstance(inputs, Mapping) else ValueError
+        raise kind(
+            "Argument `inputs` must be a dictionary that holds an array, or a "
+            "list of bytes, for each input by its name. Received: "
+            f"inputs={inputs!r:.80} of type {type(inputs).__name__}"
+        )
+    return {name: _checked_input(name, inputs[name]) for name in inputs}
+
+
+def _checked_input(name, value):
+    if isinstance(value, (list, tuple)) or (
+        isinstance(value, np.ndarray) and value.dtype.kind in "OS"
+    ):
+        items = [*np.ravel(value)] if isinstance(value, np.ndarray) else value
+        if items and all(isinstance(item, bytes) for item in items):
+            return value
+    try:
+        array = np.asarray(value)
+    except Exception:  # Each container has its own.
+        array = np.array(None)
+    if array.dtype.kind not in "biuf" or np.ma.is_masked(value):
+        raise TypeError(
+            f"Argument `inputs` must hold an array of numbers, or a list of "
+            f"bytes, as {name!r}. Received: an object of type "
+            f"{type(value).__name__}"
+        )
+    return array
 
 
 def _one_line(words):
