@@ -199,7 +199,12 @@ def view_of(model, path):
             "keras_lficam.build has"
         ) from None
     if len(view.inputs) != 1:
-        raise ValueError(f"{path}: this model takes more than one picture")
+        raise ValueError(
+            f"{path}: this model takes {len(view.inputs)} inputs, and the "
+            "command has images alone. To fix this: explain it in Python, "
+            "explainer(images, context={...}), and serve it by "
+            "keras_lficam.attention_view(model).export(folder)"
+        )
     return view
 
 
