@@ -1,5 +1,5 @@
 .PHONY: setup everything check test backends every-backbone every-format \
-	oracles shipped docs site tutorials demo evidence evidence-quick
+	oracles shipped package docs site tutorials demo evidence evidence-quick
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -47,6 +47,8 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows \
+		.github/workflows/*.yml
 
 test: setup
 	$(PYTEST) $(SPREAD)
@@ -68,6 +70,13 @@ oracles: .venv/with-oracles
 
 shipped: setup
 	$(BIN)/python saved_models/export.py --check
+
+# What a release uploads.
+package: setup
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTEST) -m package $(call MARKED,package)
 
 docs: .venv/with-docs
 	$(BIN)/python benchmarks/pages.py --check
