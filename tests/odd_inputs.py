@@ -525,9 +525,6 @@ def targets(folder):
         metrics=(brightness, "mapping"),
         data=([(images, [0, 1])], "function"),
         classes=("label", "word"),
-        better=({"brightness": "higher"}, "mapping"),
-        others=({}, "mapping"),
-        reductions=({}, "mapping"),
     )
     add(
         "MapQuality",
@@ -985,12 +982,6 @@ ALLOWED = {
     ("build", "dropout", "None"),
     ("build", "output_stride", "None"),
     ("export", "version", "None"),
-    ("evaluate", "better", "dictionary"),
-    ("evaluate", "others", "dictionary"),
-    ("evaluate", "reductions", "dictionary"),
-    ("evaluate", "better", "None"),
-    ("evaluate", "others", "None"),
-    ("evaluate", "reductions", "None"),
     ("grid", "masks", "None"),
     ("comparison_grid", "masks", "None"),
     # One format of one.

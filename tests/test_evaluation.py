@@ -14,7 +14,7 @@ import tensorflow as tf
 import keras_lficam
 from keras_lficam import metrics
 from keras_lficam.backbones import cifar
-from keras_lficam.evaluation import MapQuality, evaluate
+from keras_lficam.evaluation import MapQuality, Metric, evaluate
 from keras_lficam.explainers import AttentionMap
 
 
@@ -93,11 +93,10 @@ def test_defect_shuffled_set_pairs_images_with_other_labels():
         {
             "against_label": level_against_label,
             "level": level,
-            "gap": gap,
+            "gap": Metric(gap, others={"gray": gray, "dark": gray}),
         },
         shuffled,
         classes="label",
-        others={"gap": {"gray": gray, "dark": gray}},
     )
     assert found.values["gray"]["against_label"].max() == 0
     assert np.abs(found.values["gray"]["gap"]).max() == 0
@@ -138,12 +137,14 @@ def test_metric_gets_what_its_parameters_are_named_after():
     evaluate(
         {"gray": gray},
         {
-            "all_of_it": functools.partial(all_of_it, "the model"),
+            "all_of_it": Metric(
+                functools.partial(all_of_it, "the model"),
+                others={"gray": dark},
+            ),
             "none_of_it": none_of_it,
         },
         [(images, labels, masks)],
         classes="label",
-        others={"all_of_it": {"gray": dark}},
     )
     assert seen["model"] == "the model"
     assert seen["steps"] == 3
@@ -234,9 +235,8 @@ def test_a_single_image_has_no_interval():
 def test_explainer_without_a_counterpart_has_no_such_value():
     found = evaluate(
         {"gray": gray, "dark": dark},
-        {"level": level, "gap": gap},
+        {"level": level, "gap": Metric(gap, others={"dark": gray})},
         DATA,
-        others={"gap": {"dark": gray}},
     )
     pairs = [(row.explainer, row.metric) for row in found.rows]
     assert pairs == [("gray", "level"), ("dark", "level"), ("dark", "gap")]
@@ -254,10 +254,9 @@ def test_counterpart_explains_the_same_images_and_classes():
 
     evaluate(
         {"gray": gray},
-        {"gap": gap},
+        {"gap": Metric(gap, others={"gray": counterpart})},
         DATA,
         classes="label",
-        others={"gap": {"gray": counterpart}},
     )
     for (images, classes), (expected, labels) in zip(seen, DATA, strict=True):
         np.testing.assert_array_equal(images, expected)
@@ -276,9 +275,12 @@ def test_max_box_accuracy_takes_one_threshold_for_all_images(rng):
     ]
     found = evaluate(
         {"gray": gray},
-        {"max_box_accuracy": metrics.box_accuracy},
+        {
+            "max_box_accuracy": Metric(
+                metrics.box_accuracy, reduction=metrics.max_box_accuracy
+            )
+        },
         data,
-        reductions={"max_box_accuracy": metrics.max_box_accuracy},
     )
     answers = metrics.box_accuracy(gray(blurred), masks)
     assert 0 < answers.mean() < 1
@@ -339,11 +341,12 @@ def found():
         evaluate(
             {"gray": gray, "counted": Counted()},
             {
-                "level": level,
-                "a_metric_with_a_name": lambda maps: -level(maps) / 100,
+                "level": Metric(level, higher_is_better=True),
+                "a_metric_with_a_name": Metric(
+                    lambda maps: -level(maps) / 100, higher_is_better=False
+                ),
             },
             DATA,
-            better={"level": "higher", "a_metric_with_a_name": "lower"},
         )
     )
 
@@ -400,10 +403,9 @@ def test_csv_holds_the_rows(found, tmp_path):
 def test_csv_of_the_images_holds_every_value(tmp_path):
     found = evaluate(
         {"gray": gray, "dark": dark},
-        {"level": level, "gap": gap},
+        {"level": level, "gap": Metric(gap, others={"dark": gray})},
         DATA,
         classes="label",
-        others={"gap": {"dark": gray}},
     )
     found.values_to_csv(tmp_path / "values.csv")
     lines = (tmp_path / "values.csv").read_text().splitlines()
@@ -485,21 +487,20 @@ def asks(**change):
         ({"metrics": {"m": lambda maps: 0.5}}, r"'m'.*shape \(\)"),
         (
             {"metrics": {"m": lambda maps: maps[..., 0, 0]}},
-            r"shape \(2, 2\).*reductions=\{'m': function\}",
+            r"shape \(2, 2\).*Metric\(function, reduction=",
         ),
         (
-            {"reductions": {"level": lambda values: values.mean()}},
-            r"'level'.*each of the 5.*shape \(\)",
+            {"metrics": {"m": Metric(level, reduction=np.mean)}},
+            r"'m'.*each of the 5.*shape \(\)",
         ),
-        ({"reductions": {"m": level}}, r"`reductions`.*\['level'\].*'m'"),
-        ({"others": {"m": {}}}, r"`others`.*\['level'\].*'m'"),
-        ({"others": {"level": {"gray": dark}}}, "`others`.*`other_maps`"),
         (
-            {"metrics": {"m": gap}, "others": {"m": {"grey": dark}}},
-            r"others\['m'\].*\['gray'\].*'grey', which is not an explainer",
+            {"metrics": {"m": Metric(level, others={"gray": dark})}},
+            "'m'.*`other_maps`.*`others`",
         ),
-        ({"better": {"levle": "lower"}}, "`better`.*'levle'"),
-        ({"better": {"level": "smaller"}}, "`better`.*'smaller'"),
+        (
+            {"metrics": {"m": Metric(gap, others={"grey": dark})}},
+            r"'m'.*\['gray'\].*'grey', which is not an explainer",
+        ),
         ({"classes": "best"}, "`classes`.*'best'"),
         (
             {"classes": lambda images: np.ones((len(images), 3))},
@@ -527,7 +528,7 @@ def test_wrong_request_is_refused(change, message):
         ({"metrics": {"m": "accuracy"}}, "'m' must be a function"),
         ({"explainers": {"e": "CAM"}}, "'e' must be a function"),
         (
-            {"metrics": {"m": gap}, "others": {"m": {"gray": None}}},
+            {"metrics": {"m": Metric(gap, others={"gray": None})}},
             "'gray for m' must be a function",
         ),
         ({"data": [{"image": 1}]}, "`data`.*type dict"),
@@ -539,6 +540,42 @@ def test_wrong_request_is_refused(change, message):
 def test_wrong_type_is_refused(change, message):
     with pytest.raises(TypeError, match=message):
         asks(**change)
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "better"),
+    [
+        (metrics.average_drop, False, "lower"),
+        (metrics.insertion_auc, True, "higher"),
+        (functools.partial(metrics.deletion_auc, None), False, "lower"),
+        (functools.partial(metrics.map_iou, threshold=1), True, "higher"),
+        (metrics.rank_correlation, False, "lower"),
+        (level, None, ""),
+    ],
+)
+def test_direction_is_that_of_the_function(metric, direction, better):
+    found = Metric(metric)
+    assert (found.higher_is_better, found.better) == (direction, better)
+    # Told, it is as told: two trainings' maps should stay alike.
+    assert Metric(metric, higher_is_better=True).better == "higher"
+    (row,) = evaluate({"gray": gray}, {"m": Metric(level)}, DATA).rows
+    assert row.better == ""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"function": "accuracy"},
+        {"higher_is_better": "yes"},
+        {"higher_is_better": 1},
+        {"others": [gray]},
+        {"reduction": 3},
+    ],
+)
+def test_wrong_part_of_a_metric_is_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(TypeError, match=f"`{name}`"):
+        Metric(**{"function": level, **wrong})
 
 
 def test_request_is_checked_before_anything_is_explained():
@@ -561,15 +598,17 @@ def test_with_a_model_and_the_metrics_of_the_package(rng):
         {
             "average_drop": functools.partial(metrics.average_drop, model),
             "pointing_game": metrics.pointing_game,
-            "sanity": metrics.rank_correlation,
+            "sanity": Metric(
+                metrics.rank_correlation,
+                others={
+                    "AttentionMap": AttentionMap(
+                        metrics.randomized(model, seed=1)
+                    )
+                },
+            ),
         },
         data.batch(2),
         classes=lambda x: model.predict_on_batch(x).argmax(axis=-1),
-        others={
-            "sanity": {
-                "AttentionMap": AttentionMap(metrics.randomized(model, seed=1))
-            }
-        },
     )
     maps = explainer(images)
     values = found.values["AttentionMap"]
@@ -735,6 +774,10 @@ def test_callback_that_comes_too_late_is_not_heard():
         ({"data": iter(DATA)}, "`data`.*used up"),
         ({"metrics": {"m": needs_masks}}, r"\['m'\] need masks"),
         ({"metrics": {"m": gap}}, "'m' compares maps"),
+        (
+            {"metrics": {"m": Metric(gap, others={"model": gray})}},
+            r"none that compares maps.*\['m'\]",
+        ),
         ({"metrics": {}}, "`metrics`"),
         ({"classes": "best"}, "`classes`"),
     ],

@@ -5,7 +5,8 @@ as functions and as batches.
 """
 
 from keras_lficam.evaluation.callbacks import MapQuality
+from keras_lficam.evaluation.metric import Metric
 from keras_lficam.evaluation.results import Evaluation, Row
 from keras_lficam.evaluation.running import evaluate
 
-__all__ = ["Evaluation", "MapQuality", "Row", "evaluate"]
+__all__ = ["Evaluation", "MapQuality", "Metric", "Row", "evaluate"]

@@ -6,20 +6,22 @@ import keras
 import numpy as np
 
 from keras_lficam._checks import check_mapping
+from keras_lficam.evaluation.metric import Metric
 
 # What a metric can ask for, by the names of its parameters.
 _OFFERED = ("images", "maps", "classes", "masks", "other_maps")
 
 
-class Metric:
+class NamedMetric:
     """A metric that knows what it is called with."""
 
-    def __init__(self, name, function, others, reduction):
+    def __init__(self, name, metric):
         self.name = name
-        self.others = others
-        self._function = function
-        self._reduction = reduction
-        parameters = _parameters(name, function)
+        self.better = metric.better
+        self.others = others = metric.others
+        self._function = metric.function
+        self._reduction = metric.reduction
+        parameters = _parameters(name, metric.function)
         self._wanted = [key for key in parameters if key in _OFFERED]
         self.needs = [key for key, needed in parameters.items() if needed]
         self.compares = "other_maps" in self._wanted and (
@@ -53,9 +55,9 @@ class Metric:
         ):
             raise ValueError(
                 f"Metric {self.name!r} must give a value for each of the "
-                f"{count} images. Received: shape {values.shape}. Way out, if "
-                "it gives several for each: a function that makes one of "
-                f"them, reductions={{{self.name!r}: function}}."
+                f"{count} images. Received: shape {values.shape}. To fix this, "
+                "if it gives several for each: evaluation.Metric(function, "
+                "reduction=...), with a function that makes one of them."
             )
         return values
 
@@ -70,56 +72,55 @@ class Metric:
             raise ValueError(
                 f"Metric {self.name!r} must have parameters of "
                 f"{list(_OFFERED)} only, or defaults. Received: a function "
-                f"that needs {strange}, too. Way out: "
+                f"that needs {strange}, too. To fix this: "
                 f"functools.partial(metric, {strange[0]})"
             )
         if "other_maps" in self.needs and others is None:
             raise ValueError(
                 f"Metric {self.name!r} compares maps with other maps. "
-                "Received: none for it in `others`. Way out: "
-                f"others={{{self.name!r}: {{name: another_explainer}}}} with "
+                "Received: none in its `others`. To fix this: "
+                "evaluation.Metric(function, others={name: another}) with "
                 "the names of the explainers."
             )
         if "other_maps" not in self._wanted and others is not None:
             raise ValueError(
-                "Argument `others` must name metrics with a parameter "
-                f"`other_maps`. Received: {self.name!r}, a function of "
-                f"{self._wanted}"
+                f"Metric {self.name!r} must have a parameter `other_maps` "
+                f"to have `others`. Received: a function of {self._wanted}"
             )
 
 
-def asked_metrics(metrics, others, reductions):
-    for argument, value in (
-        ("metrics", metrics),
-        ("others", others),
-        ("reductions", reductions),
-    ):
-        check_mapping(argument, value)
+def named_metrics(metrics):
+    """Knows each metric by its name; a plain function is one, too."""
+    check_mapping("metrics", metrics)
     if not metrics:
         raise ValueError(
-            "Argument `metrics` must hold a metric at least. Received: none"
+            "Argument `metrics` must hold at least one metric. Received: none"
         )
-    for argument, names in (("others", others), ("reductions", reductions)):
-        check_known(argument, names, metrics, "a metric")
     return [
-        Metric(name, metric, others.get(name), reductions.get(name))
+        NamedMetric(name, _as_metric(name, metric))
         for name, metric in metrics.items()
     ]
 
 
+def _as_metric(name, metric):
+    if isinstance(metric, Metric):
+        return metric
+    if not callable(metric):
+        raise TypeError(
+            f"Metric {name!r} must be a function or an evaluation.Metric. "
+            f"Received: {metric!r:.80} of type {type(metric).__name__}"
+        )
+    return Metric(metric)
+
+
 def _parameters(name, function):
     """Names of the parameters of a metric, and whether each is needed."""
-    if not callable(function):
-        raise TypeError(
-            f"Metric {name!r} must be a function. Received: {function!r} of "
-            f"type {type(function).__name__}"
-        )
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:
         raise ValueError(
             f"Metric {name!r} must tell the names of its parameters. "
-            f"Received: {function!r}, which does not. Way out: "
+            f"Received: {function!r}, which does not. To fix this: "
             "lambda maps: metric(maps)"
         ) from None
     # What a partial has fixed by name stays as it is fixed.

@@ -12,8 +12,9 @@ from keras_lficam.evaluation._batches import (
     check_masks,
     unpacked,
 )
-from keras_lficam.evaluation._metric import asked_metrics
+from keras_lficam.evaluation._metric import named_metrics
 from keras_lficam.evaluation._pass import mean_of, measured
+from keras_lficam.evaluation.metric import Metric
 
 
 class MapQuality(keras.callbacks.Callback):
@@ -34,7 +35,6 @@ class MapQuality(keras.callbacks.Callback):
         data: Batches, as for `evaluate`; gone through after every epoch, so
             it cannot be a generator.
         classes: Which class is explained, as for `evaluate`.
-        reductions: As for `evaluate`.
 
     Raises:
         TypeError: As for `evaluate`.
@@ -57,34 +57,37 @@ class MapQuality(keras.callbacks.Callback):
     def __init__(
         self,
         explainer: Callable[[keras.Model], Callable[..., Any]],
-        metrics: Mapping[str, Callable[..., Any]],
+        metrics: Mapping[str, Callable[..., Any] | Metric],
         data: Iterable[Sequence[Any]],
         *,
         classes: str | Callable[[np.ndarray], Any] = "predicted",
-        reductions: Mapping[str, Callable[[np.ndarray], Any]] | None = None,
     ):
         super().__init__()
         self.explainer = explainer
         self.metrics = metrics
         self.data = data
         self.classes = classes
-        self.reductions = reductions
         if not callable(explainer):
             raise TypeError(
                 "Argument `explainer` must be a function of a model, such as "
                 f"explainers.AttentionMap. Received: explainer={explainer!r} "
                 f"of type {type(explainer).__name__}"
             )
-        self._asked = asked_metrics(
-            metrics, {}, {} if reductions is None else reductions
-        )
+        self._asked = named_metrics(metrics)
+        comparing = [metric.name for metric in self._asked if metric.compares]
+        if comparing:
+            raise ValueError(
+                "Argument `metrics` must hold none that compares maps with "
+                "others, for the model is a new one after every epoch. "
+                f"Received: {comparing}"
+            )
         check_batches(data)
         check_classes(classes)
         if isinstance(data, Iterator):
             raise ValueError(
                 "Argument `data` must be such that it can be gone through "
                 "after every epoch. Received: an iterator, which is used up "
-                "after the first. Way out: a tf.data.Dataset, or a list of "
+                "after the first. To fix this: a tf.data.Dataset, or a list of "
                 "batches."
             )
         for batch in data:

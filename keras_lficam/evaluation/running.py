@@ -8,20 +8,18 @@ from scipy import special
 
 from keras_lficam._checks import check_mapping
 from keras_lficam.evaluation._batches import check_batches, check_classes
-from keras_lficam.evaluation._metric import asked_metrics, check_known
+from keras_lficam.evaluation._metric import named_metrics
 from keras_lficam.evaluation._pass import mean_of, measured
+from keras_lficam.evaluation.metric import Metric
 from keras_lficam.evaluation.results import Evaluation, Row
 
 
 def evaluate(
     explainers: Mapping[str, Callable[..., Any]],
-    metrics: Mapping[str, Callable[..., Any]],
+    metrics: Mapping[str, Callable[..., Any] | Metric],
     data: Iterable[Sequence[Any]],
     *,
     classes: str | Callable[[np.ndarray], Any] = "predicted",
-    others: Mapping[str, Mapping[str, Callable[..., Any]]] | None = None,
-    reductions: Mapping[str, Callable[[np.ndarray], Any]] | None = None,
-    better: Mapping[str, str] | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Measures explainers by metrics.
@@ -34,7 +32,8 @@ def evaluate(
     - `maps`: what the explainer gave, `(B, H, W, 1)`;
     - `classes`: the explained classes, `(B,)`, or None for the predicted ones;
     - `masks`: masks of the objects, `(B, H, W, 1)`, if the data has them;
-    - `other_maps`: what the explainer's counterpart of `others` gave.
+    - `other_maps`: what the explainer's counterpart gave, of a `Metric` that
+      names it in `others`.
 
     So `metrics.pointing_game` is given as it is, and `metrics.average_drop`,
     which needs a model too, as `functools.partial(average_drop, model)`.
@@ -47,23 +46,14 @@ def evaluate(
         explainers: Names and explainers: functions of images and classes that
             give maps. The passes are read from `explainer.passes`, a pair, if
             it is there.
-        metrics: Names and metrics: functions that give a value per image.
+        metrics: Names and metrics: functions that give a value per image, or
+            a `Metric` where more than the function is to be told.
         data: Batches `(images, labels)` or `(images, labels, masks)`, such as
             `data.load` gives.
         classes: Which class is explained: `"predicted"`, the one that each
             explainer's model predicts itself; `"label"`; or a function of
             the images that gives classes `(B,)`. With the function, an
             explainer of another model explains the same class.
-        others: Of a metric that compares maps, its name, and for the name of
-            each explainer the counterpart: the same explainer for another
-            model, or for a randomized one. An explainer without a counterpart
-            has no value for that metric.
-        reductions: Of a metric that gives more than a value per image,
-            `(B, ...)`, its name, and a function from `(N, ...)`, the answers
-            for all images, to values `(N,)`, such as
-            `metrics.max_box_accuracy`.
-        better: `"higher"` or `"lower"` for names of metrics; the tables show
-            it as an arrow.
         progress: Whether to show a bar with the remaining time.
 
     Returns:
@@ -85,47 +75,39 @@ def evaluate(
         )
         print(result)
     """
-    others = {} if others is None else others
-    better = {} if better is None else better
-    asked = asked_metrics(
-        metrics, others, {} if reductions is None else reductions
-    )
+    asked = named_metrics(metrics)
     check_mapping("explainers", explainers)
-    check_mapping("better", better)
     check_batches(data)
-    _check_explainers(explainers, metrics, others, better)
+    _check_explainers(explainers, asked)
     check_classes(classes)
     values, clocks, labels, explained = measured(
         explainers, asked, data, classes, progress
     )
     rows = [
-        _row(name, metric, better.get(metric, ""), array, clock)
+        _row(name, metric, values[name][metric.name], clock)
         for name, clock in clocks.items()
-        for metric, array in values[name].items()
+        for metric in asked
+        if metric.name in values[name]
     ]
     return Evaluation(tuple(rows), values, labels, explained)
 
 
-def _check_explainers(explainers, metrics, others, better):
+def _check_explainers(explainers, asked):
     if not explainers:
         raise ValueError(
-            "Argument `explainers` must hold an explainer at least. "
+            "Argument `explainers` must hold at least one explainer. "
             "Received: none"
         )
-    check_known("better", better, metrics, "a metric")
-    for name, word in better.items():
-        if not isinstance(word, str) or word not in ("higher", "lower"):
-            raise ValueError(
-                "Argument `better` must say 'higher' or 'lower'. "
-                f"Received: {word!r} for {name!r}"
-            )
     named = dict(explainers)
-    for metric, counterparts in others.items():
-        check_mapping(f"others[{metric!r}]", counterparts)
-        check_known(
-            f"others[{metric!r}]", counterparts, explainers, "an explainer"
-        )
-        named |= {f"{name} for {metric}": x for name, x in counterparts.items()}
+    for metric in asked:
+        for name, explainer in (metric.others or {}).items():
+            if name not in explainers:
+                raise ValueError(
+                    f"`others` of metric {metric.name!r} must use names of "
+                    f"{list(explainers)}. Received: {name!r}, which is not an "
+                    "explainer here"
+                )
+            named[f"{name} for {metric.name}"] = explainer
     for name, explainer in named.items():
         if not callable(explainer):
             raise TypeError(
@@ -135,7 +117,7 @@ def _check_explainers(explainers, metrics, others, better):
             )
 
 
-def _row(explainer, metric, better, values, clock):
+def _row(explainer, metric, values, clock):
     there = values[~np.isnan(values)]
     mean, half = mean_of(values), float("nan")
     if len(there) > 1:
@@ -143,8 +125,8 @@ def _row(explainer, metric, better, values, clock):
         half = float(special.stdtrit(len(there) - 1, 0.975) * error)
     return Row(
         explainer,
-        metric,
-        better,
+        metric.name,
+        metric.better,
         mean,
         mean - half,
         mean + half,

@@ -15,11 +15,13 @@ from scipy import ndimage
 
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics._asked import Asked, pixels_replaced
+from keras_lficam.metrics._direction import higher_is_better, lower_is_better
 
 _BLUR_SIGMA = 5
 _BLUR_RADIUS = 5  # A kernel of 11 pixels.
 
 
+@lower_is_better
 def average_drop(
     model: keras.Model,
     images: Tensor,
@@ -80,6 +82,7 @@ def average_drop(
     return lost / np.where(whole > 0, whole, 1)
 
 
+@higher_is_better
 def increase_in_confidence(
     model: keras.Model,
     images: Tensor,
@@ -183,6 +186,7 @@ def deletion_curve(
     return asked.curve(asked.images, mean.astype("float32"), steps)
 
 
+@lower_is_better
 def deletion_auc(
     model: keras.Model,
     images: Tensor,
@@ -301,6 +305,7 @@ def insertion_curve(
     return asked.curve(blurred, asked.images, steps)
 
 
+@higher_is_better
 def insertion_auc(
     model: keras.Model,
     images: Tensor,

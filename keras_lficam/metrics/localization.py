@@ -8,10 +8,12 @@ from scipy import ndimage
 from keras_lficam._checks import check_finite, real_array
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
+from keras_lficam.metrics._direction import higher_is_better
 
 _THRESHOLDS = tuple(percent / 100 for percent in range(1, 101))
 
 
+@higher_is_better
 def pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     """Asks whether the brightest point of a map lies on the object.
 
@@ -46,6 +48,7 @@ def pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     return (hits / brightest.sum(axis=(1, 2, 3))).astype("float32")
 
 
+@higher_is_better
 def energy_pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     """Measures the share of a map's energy that lies on the object.
 
@@ -113,6 +116,7 @@ def box_masks(masks: Tensor) -> np.ndarray:
     return (rows & columns).astype("float32")
 
 
+@higher_is_better
 def localization_iou(
     maps: Tensor, masks: Tensor, *, threshold: float = 0.2
 ) -> np.ndarray:
@@ -154,6 +158,7 @@ def localization_iou(
     return _box_ious(maps, masks, [threshold])[:, 0].astype("float32")
 
 
+@higher_is_better
 def box_accuracy(
     maps: Tensor,
     masks: Tensor,

@@ -10,8 +10,10 @@ from scipy import stats
 from keras_lficam.backbones import check_integer, refuse_keras_2
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
+from keras_lficam.metrics._direction import lower_is_better
 
 
+@lower_is_better
 def rank_correlation(maps: Tensor, other_maps: Tensor) -> np.ndarray:
     """Compares the order in which two maps put the pixels.
 

@@ -4,8 +4,10 @@ import numpy as np
 
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
+from keras_lficam.metrics._direction import higher_is_better
 
 
+@higher_is_better
 def map_iou(
     maps: Tensor, other_maps: Tensor, *, threshold: float = 100 / 255
 ) -> np.ndarray:
