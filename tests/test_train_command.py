@@ -176,8 +176,8 @@ def test_two_workers_of_which_one_dies_train_what_one_process_does(
     assert "another worker was lost" in said.splitlines()[-1]
     chief, other = start_workers(*words, **in_float64)
     said, silent = processes.finish(chief), processes.finish(other)
-    assert "Right answers on the validation pictures" in said
-    assert "Right answers" not in silent
+    assert "accuracy on the validation pictures" in said
+    assert "accuracy on" not in silent
     for one, other in zip(weights(folder), weights(synchronized), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
     for row, other in zip(rows(folder), rows(synchronized), strict=True):

@@ -104,6 +104,27 @@ def reason(error):
     return f"{error.filename}: {error.strerror.lower()}"
 
 
+def show(*things):
+    """Prints, and tables as wide as the terminal is; 80 columns in a file."""
+    from rich.console import Console
+
+    # No markup: a bracket is one of a path.
+    Console(markup=False, highlight=False, emoji=False).print(*things, sep="\n")
+
+
+def figures(rows):
+    """Makes a table of what was measured: a label, a share and a remark."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for label, share, *remark in rows:
+        table.add_row(label, f"{share:.1%}", *remark)
+    return table
+
+
 def progress(items, unit):
     """Shows a bar of progress on a screen, and nothing in a log."""
     import tqdm

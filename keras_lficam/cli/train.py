@@ -570,23 +570,24 @@ def _recipe(options, source, size):
 
 def _print_summary(folder, source):
     metrics = json.loads((folder / "metrics.json").read_text())
-    lines = [
-        f"Right answers on the validation pictures "
-        f"{metrics['validation_accuracy']:7.1%}  (best of "
-        f"{metrics['epochs']} epochs: {metrics['best_epoch']})"
+    rows = [
+        (
+            "accuracy on the validation pictures",
+            metrics["validation_accuracy"],
+            f"best of {metrics['epochs']} epochs: {metrics['best_epoch']}",
+        )
     ]
     if "test_accuracy" in metrics:
-        lines.append(
-            "Right answers on the test pictures       "
-            f"{metrics['test_accuracy']:7.1%}"
-        )
+        rows.append(("accuracy on the test pictures", metrics["test_accuracy"]))
+    print()
+    _output.show(_output.figures(rows))
     if source.damaged:
-        lines.append(
+        print(
             f"Damaged pictures that were left out: {len(source.damaged)}, "
             f"named in {folder}/damaged.txt"
         )
     print(
-        "\n" + "\n".join(lines) + "\n\n"
+        "\n"
         f"Written to {folder}:\n\n"
         "  model.keras   the best model, with labels.txt\n"
         "  heat_maps/    validation pictures and their heat maps\n"

@@ -2,12 +2,16 @@
 
 import csv
 import dataclasses
+import io
 import os
 import pathlib
 import textwrap
 from collections.abc import Mapping
 
 import numpy as np
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
 
 from keras_lficam._files import whole
 
@@ -62,7 +66,7 @@ class Row:
 class Evaluation:
     """What `evaluate` found.
 
-    `print` shows the table.
+    `print` shows the table, and `rich.print` one as wide as the terminal.
 
     Attributes:
         rows: A `Row` for each explainer and metric.
@@ -100,17 +104,27 @@ class Evaluation:
             Lines of text: mean ± half of the 95 % interval, an arrow up where
             higher is better and down where lower is, and the costs.
         """
-        first, *columns = [
-            _Column.of(title, cells) for title, cells in self._columns()
-        ]
-        blocks = []
+        with io.StringIO() as file:
+            console = Console(
+                file=file, width=width, force_terminal=False, color_system=None
+            )
+            console.print(self)
+            lines = file.getvalue().splitlines()
+        return "\n".join(line.rstrip() for line in lines).rstrip()
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> RenderResult:
+        """Lets `rich.print` show the table as wide as the terminal is."""
+        del console
+        first, *columns = self._columns()
         while columns:
             taken = [first, columns.pop(0)]
-            while columns and _width([*taken, columns[0]]) <= width:
+            while columns and _width([*taken, columns[0]]) <= options.max_width:
                 taken.append(columns.pop(0))
-            blocks.append(_block(taken))
-        notes = [textwrap.fill(note, width) for note in self._notes()]
-        return "\n\n".join([*blocks, "\n".join(notes)])
+            yield _block(taken)
+            yield Text()
+        yield from map(Text, self._notes())
 
     def markdown(self) -> str:
         """Shows the same as `table`, as a table in Markdown.
@@ -207,46 +221,33 @@ class Evaluation:
         return notes
 
 
-@dataclasses.dataclass(frozen=True)
-class _Column:
-    """A column of a table in text: lines of its title, and its cells."""
-
-    title: list[str]
-    cells: list[str]
-    width: int
-
-    @classmethod
-    def of(cls, title, cells):
-        # The arrow is not to stand alone on a line.
-        words = title.replace(" ", "\xa0").replace("_", " ")
-        width = max(map(len, [*cells, *words.split(" ")]))
-        lines = textwrap.wrap(words, width, break_on_hyphens=False)
-        return cls([line.replace("\xa0", " ") for line in lines], cells, width)
-
-
 def _width(columns):
-    return sum(column.width + 2 for column in columns) - 2
+    return sum(_width_of(*column) + 2 for column in columns) - 2
+
+
+def _width_of(title, cells):
+    return max(map(len, [*cells, *_words(title).split(" ")]))
+
+
+def _words(title):
+    # The arrow is not to stand alone on a line.
+    return title.replace(" ", "\xa0").replace("_", " ")
 
 
 def _block(columns):
-    first, *others = columns
-    height = max(len(column.title) for column in columns)
-    lines = []
-    for row in range(height + len(first.cells)):
-        texts = [
-            ([""] * (height - len(column.title)) + column.title + column.cells)[
-                row
-            ]
-            for column in columns
-        ]
-        name, *numbers = texts
-        padded = [
-            text.rjust(column.width)
-            for text, column in zip(numbers, others, strict=True)
-        ]
-        line = "  ".join([name.ljust(first.width), *padded])
-        lines.append(line.rstrip())
-    return "\n".join(lines)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, (title, cells) in enumerate(columns):
+        width = _width_of(title, cells)
+        # Rich itself would break the line in front of the arrow.
+        lines = textwrap.wrap(_words(title), width, break_on_hyphens=False)
+        table.add_column(
+            Text("\n".join(lines).replace("\xa0", " ")),
+            width=width,
+            justify="right" if number else "left",
+        )
+    for cells in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def _cell(row):
