@@ -104,19 +104,19 @@ def _explained(arguments, model, overlays, folder):
     _models.start_keras()
     import tqdm
 
-    from keras_lficam.architectures import upsampler
+    from keras_lficam.explanation import AttentionOutputs
 
     loaded = _models.load_model(model, arguments.imports)
     view = _models.view_of(loaded, model)
     classifier = _models.classifier_of(view, model, arguments.activation)
-    upsample = upsampler(view)
+    outputs = AttentionOutputs(view, arguments.activation)
     names = _models.class_names(model, view)
     bits = _models.bits(model, arguments.bits)
     for path in _output.progress(overlays, "picture"):
         target = folder / overlays[path]
         try:
             line = _explain_picture(
-                classifier, upsample, names, path, target, bits
+                classifier.image_shape, outputs, names, path, target, bits
             )
         except (ValueError, OSError) as error:
             told = error
@@ -144,7 +144,7 @@ def _model_and_images(files):
     )
 
 
-def _explain_picture(classifier, upsample, names, path, target, bits):
+def _explain_picture(image_shape, outputs, names, path, target, bits):
     """Writes the overlay of one picture; returns its line of the report."""
     import PIL.Image
     import tensorflow as tf
@@ -155,7 +155,7 @@ def _explain_picture(classifier, upsample, names, path, target, bits):
     picture = PIL.Image.fromarray(read_picture(path, bits=bits))
     if target.exists():
         raise ValueError(f"{path}: {target} exists; give another folder")
-    height, width, _ = classifier.image_shape
+    height, width, channels = image_shape
     if None in (height, width):
         open_width, open_height = _fitted(picture.size, _OPEN_SIDE)
         height, width = height or open_height, width or open_width
@@ -163,17 +163,13 @@ def _explain_picture(classifier, upsample, names, path, target, bits):
     pixels = tf.image.resize(
         _pixels(picture), (height, width), "bilinear", antialias=True
     )
-    if classifier.image_shape[-1] == 1:
+    if channels == 1:
         pixels = tf.image.rgb_to_grayscale(pixels)
-    shown = classifier.model.predict_on_batch(pixels.numpy())
     size = _fitted(picture.size, _OVERLAY_SIDE, enlarge=True)
     enlarged = _pixels(picture.resize(size, PIL.Image.Resampling.LANCZOS))
-    maps = upsample(
-        shown["attention_map"], enlarged.shape[1:3], (height, width)
-    )
-    overlays = visualization.overlay(enlarged, _numpy(maps))
-    chances = _numpy(classifier.as_probabilities(shown["predictions"]))
-    title = visualization.prediction_titles(chances, names)[0]
+    shown = outputs.predict(pixels.numpy(), enlarged.shape[1:3])
+    overlays = visualization.overlay(enlarged, shown["attention_map"])
+    title = visualization.prediction_titles(shown["probabilities"], names)[0]
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole(target) as partial:
         PIL.Image.fromarray(overlays[0]).save(partial)
@@ -193,9 +189,3 @@ def _pixels(picture):
     import numpy as np
 
     return np.asarray(picture)[np.newaxis]
-
-
-def _numpy(tensor):
-    import keras
-
-    return keras.ops.convert_to_numpy(tensor)

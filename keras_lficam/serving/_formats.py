@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam.architectures import attention_view, upsampler
-from keras_lficam.backbones import Classifier
+from keras_lficam.architectures import attention_view
+from keras_lficam.explanation import AttentionOutputs
 
 # Package that writes a format, where Keras and TensorFlow do not alone.
 _NEEDS = {"onnx": "tf2onnx", "openvino": "openvino"}
@@ -69,9 +69,7 @@ def numeric_model(
         (*image_size, model.inputs[0].shape[-1]), name="images", dtype="float32"
     )
     answer = _Answer(
-        _in_float32(attention_view(model)),
-        Classifier(model, activation),
-        image_size,
+        AttentionOutputs(_in_float32(attention_view(model)), activation),
         name="answer",
         dtype="float32",
     )
@@ -81,28 +79,14 @@ def numeric_model(
 class _Answer(keras.layers.Layer):
     """A classifier as a layer; in a graph of layers constants become inputs."""
 
-    def __init__(self, view, classifier, image_size, **kwargs):
+    def __init__(self, outputs, **kwargs):
         super().__init__(**kwargs)
-        self.view = view
-        self.upsample = upsampler(view)
-        self.as_probabilities = classifier.as_probabilities
-        self.image_size = image_size
+        self.outputs = outputs
+        self.view = outputs.view  # So that its weights are those of a layer.
         self.built = True
 
     def call(self, images):
-        shown = self.view(images, training=False)
-        answer = {
-            "probabilities": self.as_probabilities(shown["predictions"]),
-            "attention_map": self.upsample(
-                shown["attention_map"], self.image_size
-            ),
-        }
-        if "importance" in shown:
-            answer["importance"] = shown["importance"]
-        return {
-            name: keras.ops.cast(value, "float32")
-            for name, value in answer.items()
-        }
+        return self.outputs(images)
 
 
 def _in_float32(view):

@@ -7,8 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam.architectures import attention_view, upsampler
-from keras_lficam.backbones import Classifier
+from keras_lficam.explanation import AttentionOutputs
 from keras_lficam.serving import Limits, _pictures
 from keras_lficam.visualization import COLORMAP, OPACITY
 
@@ -42,9 +41,8 @@ class Served(tf.Module):
         bits: int | None = None,
     ):
         super().__init__()
-        self._view = _WithoutTracking(attention_view(model))
-        self._upsample = upsampler(self._view.model)
-        self._as_probabilities = Classifier(model, activation).as_probabilities
+        # The variables are enough of the model; this one is not tracked.
+        self._outputs = AttentionOutputs(model, activation)
         self._variables = [variable.value for variable in model.variables]
         self._names = tf.constant([*class_names, ""])
         self._size = image_size
@@ -80,14 +78,10 @@ class Served(tf.Module):
     def explain(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Gives class, probabilities, map and importance of images."""
         images, errors = self._checked(images)
-        shown = self._shown(images)
-        maps = self._upsample(
-            shown["attention_map"],
-            tuple(tf.unstack(tf.shape(images)[1:3])),
-            self._size,
-        )
+        size = tuple(tf.unstack(tf.shape(images)[1:3]))
+        shown = self._outputs(self._resized(images), size)
         answers = self._classes(shown["probabilities"], errors)
-        answers["attention_map"] = _blank(maps, errors)
+        answers["attention_map"] = _blank(shown["attention_map"], errors)
         if "importance" in shown:
             answers["importance"] = _blank(shown["importance"], errors)
         return answers
@@ -95,7 +89,8 @@ class Served(tf.Module):
     def classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Gives class and probabilities of images, and nothing of the map."""
         images, errors = self._checked(images)
-        return self._classes(self._shown(images)["probabilities"], errors)
+        probabilities = self._outputs.probabilities(self._resized(images))
+        return self._classes(probabilities, errors)
 
     def explain_encoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Gives the same of JPEG and PNG files, and an overlay of each."""
@@ -112,9 +107,9 @@ class Served(tf.Module):
             image_bytes, self._size, self._limits, self._channels, self._bits
         )
         scale = (self._high - self._low) / 255
-        shown = self._shown(self._low + scale * pictures.images)
-        errors = pictures.errors
-        maps = self._upsample(shown["attention_map"], self._size)
+        images = self._low + scale * pictures.images
+        shown = self._outputs(self._resized(images), self._size)
+        errors, maps = pictures.errors, shown["attention_map"]
         answers = self._classes(shown["probabilities"], errors)
         values, places = tf.math.top_k(answers["probabilities"], self._top)
         places = tf.where(errors[:, None] == "", places, _NO_CLASS)
@@ -139,22 +134,14 @@ class Served(tf.Module):
         traced = tf.function(function, input_signature=[spec], autograph=False)
         return traced.get_concrete_function()
 
-    def _shown(self, images):
-        """Computes the classifier on images of any size."""
+    def _resized(self, images):
+        """Brings images of any size to that of the classifier."""
         images = tf.cast(images, tf.float32)
         if tuple(images.shape[1:3]) != self._size:
             images = tf.image.resize(
                 images, self._size, "bilinear", antialias=True
             )
-        shown = self._view.model(images, training=False)
-        return {
-            "probabilities": self._as_probabilities(shown["predictions"]),
-            **{
-                name: tf.cast(shown[name], tf.float32)
-                for name in ("attention_map", "importance")
-                if name in shown
-            },
-        }
+        return images
 
     def _classes(self, probabilities, errors):
         good = errors == ""
@@ -211,13 +198,6 @@ class Served(tf.Module):
         )
         good = (errors == "")[:, None, None, None]
         return tf.where(good, images, 0.0), errors
-
-
-class _WithoutTracking:
-    """Keeps a Keras model out of what is saved: its variables are enough."""
-
-    def __init__(self, model):
-        self.model = model
 
 
 def value_range_of(model: keras.Model) -> tuple[float, float]:

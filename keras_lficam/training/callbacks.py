@@ -136,26 +136,20 @@ class HeatMaps(keras.callbacks.Callback):
     def _show(self, epoch):
         self._drawn = epoch
         maps = keras.ops.convert_to_numpy(self._explain(self.images))
-        predictions = self.model(self.images, training=False)
-        if isinstance(predictions, dict):
-            predictions = predictions["predictions"]
+        images = self.images.astype("float32")
+        chances = self._classifier.probabilities(images)
         if not self.draw:
             return
-        figure = visualization.grid(
-            self.images, maps, titles=self._titles(predictions)
+        titles = visualization.prediction_titles(
+            keras.ops.convert_to_numpy(chances), self.class_names, self.labels
         )
+        figure = visualization.grid(self.images, maps, titles=titles)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with whole(self.folder / f"epoch_{epoch + 1:04d}.png") as partial:
                 figure.savefig(partial, dpi=100)
         if self._writer is not None:
             self._write(figure, epoch)
-
-    def _titles(self, scores):
-        chances = self._classifier.as_probabilities(scores)
-        return visualization.prediction_titles(
-            keras.ops.convert_to_numpy(chances), self.class_names, self.labels
-        )
 
     def _write(self, figure, epoch):
         import tensorflow as tf
