@@ -7,13 +7,10 @@ import pathlib
 import sys
 import time
 
-from keras_lficam import _labels
 from keras_lficam.cli import _models, _output
 from keras_lficam.cli._words import whole_number
 
 _EPOCHS = 5
-_BATCH = 64
-_TEST_BATCH = 200
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -69,8 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
         _models.start_keras()
         import keras
 
+        from keras_lficam import training
+
         keras.utils.set_random_seed(arguments.seed)
-        names, training, validation, test = _demo_data(arguments.seed)
+        source = _demo_data()
         model = _demo_model()
         print(
             f"3/4  Training ResNet-8 with LFI-CAM, {model.count_params():,} "
@@ -78,10 +77,19 @@ def run(arguments: argparse.Namespace) -> int:
             flush=True,
         )
         start = time.perf_counter()
-        _train(model, training, validation, arguments.epochs, partial)
+        training.fit(
+            model,
+            source,
+            _recipe(arguments.epochs),
+            folder=partial / "training",
+            seed=arguments.seed,
+            heat_maps_every=0,
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
         seconds = time.perf_counter() - start
         print("4/4  Testing the heat maps", flush=True)
-        answers = answers_of(model, test)
+        test = source.batches("test", batch_size=200, with_masks=True)
+        answers = answers_of(model, test.as_numpy_iterator())
         metrics = metrics_of(answers)
         metrics |= {
             "train_seconds": round(seconds, 1),
@@ -90,16 +98,16 @@ def run(arguments: argparse.Namespace) -> int:
             "parameters": model.count_params(),
             "test_pictures": len(answers["labels"]),
         }
-        model.save(partial / "model.keras")
-        _labels.write(partial / "labels.txt", names)
+        for name in ("model.keras", "labels.txt"):
+            (partial / "training" / name).rename(partial / name)
         (partial / "metrics.json").write_text(json.dumps(metrics, indent=2))
-        _write_pictures(answers, names, partial)
+        _write_pictures(answers, source.class_names, partial)
     _print_summary(metrics, arguments.output)
     return 0
 
 
-def _demo_data(seed):
-    """Returns class names and training, validation and test batches."""
+def _demo_data():
+    """Opens the data set, which is made the first time."""
     import tensorflow_datasets
 
     from keras_lficam import data
@@ -113,12 +121,7 @@ def _demo_data(seed):
         tensorflow_datasets.disable_progress_bar()
     # The bars of TFDS go to the error stream; its words are not for here.
     with contextlib.redirect_stdout(None):
-        training = data.load(
-            name, "train", batch_size=_BATCH, shuffle=True, seed=seed
-        )
-    validation = data.load(name, "validation", batch_size=_TEST_BATCH)
-    test = data.load(name, "test", batch_size=_TEST_BATCH, with_masks=True)
-    return data.class_names(name), training, validation, test
+        return data.source(name)
 
 
 def _demo_model():
@@ -130,43 +133,16 @@ def _demo_model():
     return keras_lficam.build(backbone, 10, input_shape=(64, 64, 3))
 
 
-def _train(model, training, validation, epochs, partial):
-    import keras
-    import tensorflow as tf
+def _recipe(epochs):
+    from keras_lficam.training import Recipe
 
-    augment = keras.Sequential(
-        [
-            keras.layers.RandomTranslation(0.1, 0.1),
-            keras.layers.RandomBrightness(0.15),
-            keras.layers.RandomContrast(0.2),
-        ]
-    )
-    # One call after another, so that a seed gives the same pictures again.
-    augmented = training.map(
-        lambda images, labels: (
-            augment(tf.cast(images, "float32"), training=True),
-            labels,
-        )
-    ).prefetch(tf.data.AUTOTUNE)
-    steps = epochs * training.cardinality().numpy()
-    warmup = min(200, steps // 4)
-    rate = keras.optimizers.schedules.CosineDecay(
-        1e-4, steps - warmup, warmup_target=0.1, warmup_steps=warmup
-    )
-    model.compile(
-        keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    # Without its momenta the step would be traced twice.
-    model.optimizer.build(model.trainable_variables)
-    model.fit(
-        augmented,
+    return Recipe(
         epochs=epochs,
-        validation_data=validation,
-        shuffle=False,  # The data set shuffles itself.
-        callbacks=[keras.callbacks.CSVLogger(partial / "training.csv")],
-        verbose=1 if sys.stdout.isatty() else 2,
+        batch_size=64,
+        optimizer="sgd",
+        learning_rate=0.1,
+        warmup_epochs=min(0.6, epochs / 4),
+        augmentation=("pad_crop",),
     )
 
 
@@ -178,32 +154,30 @@ def answers_of(model, test):
         test: Batches of images, labels and masks.
 
     Returns:
-        Dictionary of arrays: images, labels, boxes, predictions and maps.
+        Dictionary of arrays: images, labels, boxes, probabilities and maps.
     """
     import numpy as np
 
     from keras_lficam import metrics
-    from keras_lficam.architectures import attention_view, upsampler
+    from keras_lficam.explanation import AttentionOutputs
 
-    view = attention_view(model)
-    upsample = upsampler(view)
-    parts = {
-        "images": [],
-        "labels": [],
-        "boxes": [],
-        "predictions": [],
-        "maps": [],
-    }
+    outputs = AttentionOutputs(model)
+    parts = []
     for images, labels, masks in _output.progress(test, "batch"):
-        shown = view.predict_on_batch(images)
-        parts["images"].append(images)
-        parts["labels"].append(labels)
-        parts["boxes"].append(metrics.box_masks(masks))
-        parts["predictions"].append(shown["predictions"])
-        parts["maps"].append(
-            upsample(shown["attention_map"], images.shape[1:3])
+        shown = outputs.predict(images)
+        parts.append(
+            {
+                "images": images,
+                "labels": labels,
+                "boxes": metrics.box_masks(masks),
+                "probabilities": shown["probabilities"],
+                "maps": shown["attention_map"],
+            }
         )
-    return {name: np.concatenate(values) for name, values in parts.items()}
+    return {
+        name: np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+    }
 
 
 def metrics_of(answers):
@@ -218,13 +192,13 @@ def metrics_of(answers):
     from keras_lficam import metrics
 
     maps, boxes = answers["maps"], answers["boxes"]
-    correct = answers["predictions"].argmax(-1) == answers["labels"]
+    correct = answers["probabilities"].argmax(-1) == answers["labels"]
     hits = metrics.pointing_game(maps, boxes)
     energy = metrics.energy_pointing_game(maps, boxes)
     return {
         "accuracy": round(float(correct.mean()), 4),
-        "pointing_game": round(float(_numpy(hits).mean()), 4),
-        "energy_in_box": round(float(_numpy(energy).mean()), 4),
+        "pointing_game": round(float(hits.mean()), 4),
+        "energy_in_box": round(float(energy.mean()), 4),
         "mean_box_area": round(float(boxes.mean()), 4),
     }
 
@@ -237,12 +211,12 @@ def _write_pictures(answers, names, partial):
     from keras_lficam import visualization
 
     labels, images = answers["labels"], answers["images"]
-    correct = answers["predictions"].argmax(-1) == labels
+    correct = answers["probabilities"].argmax(-1) == labels
     # One right answer a class, then wrong ones: the first of each kind.
     right = [np.flatnonzero(correct & (labels == k))[:1] for k in range(10)]
     chosen = np.concatenate([*right, np.flatnonzero(~correct)[:4]])
     titles = visualization.prediction_titles(
-        answers["predictions"][chosen], names, labels[chosen]
+        answers["probabilities"][chosen], names, labels[chosen]
     )
     visualization.grid(
         images[chosen],
@@ -260,19 +234,32 @@ def _print_summary(metrics, folder):
     count = metrics["test_pictures"]
     ratio = metrics["energy_in_box"] / metrics["mean_box_area"]
     print(
+        f"\nOn {count:,} test pictures with digits that training never saw:\n"
+    )
+    _output.show(
+        _output.figures(
+            [
+                ("accuracy", metrics["accuracy"]),
+                (
+                    "brightest point inside the digit's box",
+                    metrics["pointing_game"],
+                ),
+                (
+                    "heat inside the box",
+                    metrics["energy_in_box"],
+                    f"{ratio:.1f} times the share of the box",
+                ),
+            ]
+        )
+    )
+    print(
         f"""
-On {count:,} test pictures with digits that training never saw:
-
-  right answers                                {metrics["accuracy"]:7.1%}
-  brightest point inside the digit's box       {metrics["pointing_game"]:7.1%}
-  heat inside the box                          {metrics["energy_in_box"]:7.1%}
-    {ratio:.1f} times the share of the picture that the box covers
-
 Trained in {metrics["train_seconds"]:.0f} s. Written to {folder}:
 
   gallery.png    pictures, heat maps and true boxes: look at it first
   model.keras    the model, for keras.models.load_model
   metrics.json   the numbers above
+  training/      log and recipe of the training
   pictures/      some test pictures
 
 Next, see how it explains a picture, one of these or your own:
@@ -280,9 +267,3 @@ Next, see how it explains a picture, one of these or your own:
   keras-lficam explain {folder}/model.keras {folder}/pictures/*.png \\
       --output {folder}/explained"""
     )
-
-
-def _numpy(tensor):
-    import keras
-
-    return keras.ops.convert_to_numpy(tensor)
