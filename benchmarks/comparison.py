@@ -13,9 +13,7 @@ MODEL = HERE.parent / "runs" / "demo" / "model.keras"
 
 
 def main():
-    rows = compared(
-        MODEL, "digits_in_photos", "--count", 48, "--batch-size", 16
-    )
+    rows = compared(MODEL, "digits_in_photos", count=48, batch_size=16)
     write(HERE / "comparison.csv", list(rows[0]), rows)
 
 

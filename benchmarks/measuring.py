@@ -9,6 +9,7 @@ measured before it was written down.
 """
 
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -17,7 +18,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -117,23 +117,25 @@ def machine_of_command():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compared(model, data, *words):
-    """Rows of what `keras-lficam compare` finds, with the machine.
+def compared(model, data, **options):
+    """Rows of what `comparison.compare` finds, with the machine.
 
     Args:
         model: File of a classifier.
         data: Name of a data set.
-        *words: More of the command's line.
+        **options: More of its arguments.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        output = pathlib.Path(folder) / "compared"
-        line = [model, "--data", data, "--output", output, *words]
-        command = [sys.executable, "-m", "keras_lficam", "compare"]
-        subprocess.run([*command, *map(str, line)], check=True)
-        with (output / "comparison.csv").open() as file:
-            found = list(csv.DictReader(file))
-    columns = machine_of_command()
-    return [row | columns for row in found]
+    from keras_lficam.cli._models import start_keras
+
+    start_keras()  # It asks for oneDNN, as the command does.
+    import keras
+
+    from keras_lficam import comparison
+
+    loaded = keras.models.load_model(model, compile=False)
+    found = comparison.compare(loaded, data, **options)
+    columns = machine(keras.backend.backend())
+    return [dataclasses.asdict(row) | columns for row in found.rows]
 
 
 def in_turn(first, second, most_rounds, most_seconds):

@@ -25,12 +25,12 @@ from small_classifiers import backbone
 from test_pictures import damaged
 
 import keras_lficam
-from keras_lficam import cli, data, explainers, metrics
-from keras_lficam.backbones import Classifier
+from keras_lficam import cli, comparison, data, explainers, metrics
 from keras_lficam.cli import _measuring, _models, _output
 from keras_lficam.cli import demo as demo_command
 from keras_lficam.cli import explain as explain_command
 from keras_lficam.data import digits_in_photos
+from keras_lficam.explanation import AttentionOutputs
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,7 @@ def demo(tmp_path_factory):
     small = {"train": 128, "validation": 20, "test": 60}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits_in_photos, "NUM_EXAMPLES", small)
-        for name in ("load", "class_names"):
-            function = getattr(data, name)
-            patch.setattr(
-                data, name, functools.partial(function, data_dir=folder)
-            )
+        read_from(folder, patch)
         run = folder / "runs" / "demo"
         words = ["demo", "--output", str(run), "--epochs", "2"]
         assert cli.main(words) == 0
@@ -104,11 +100,11 @@ def test_demo_leaves_what_it_says(demo):
         "metrics.json",
         "model.keras",
         "pictures",
-        "training.csv",
+        "training",
     ]
     assert not [p for p in run.parent.iterdir() if p != run]
     assert (run / "labels.txt").read_text().split() == list("0123456789")
-    assert len((run / "training.csv").read_text().splitlines()) == 3
+    assert len((run / "training/log.csv").read_text().splitlines()) == 3
     with PIL.Image.open(run / "gallery.png") as gallery:
         assert gallery.width > 900
 
@@ -177,10 +173,10 @@ def test_explain_that_is_stopped_says_what_it_has_written(
 ):
     explained = explain_command._explain_picture
 
-    def stop_at_b(classifier, upsample, names, path, *rest):
+    def stop_at_b(shape, outputs, names, path, *rest):
         if path.stem == "b":
             raise KeyboardInterrupt
-        return explained(classifier, upsample, names, path, *rest)
+        return explained(shape, outputs, names, path, *rest)
 
     monkeypatch.setattr(explain_command, "_explain_picture", stop_at_b)
     paths = [gray_picture(tmp_path / f"{name}.png") for name in "abc"]
@@ -560,15 +556,17 @@ def test_large_picture_is_reduced_for_a_model_of_open_size(
     model = small_model(None, None, 3)
     seen = []
     view = keras_lficam.attention_view(model)
-    classifier = Classifier(view)
-    predict = view.predict_on_batch
+    outputs = AttentionOutputs(view)
+    predict = outputs.view.predict_on_batch
     monkeypatch.setattr(
-        view, "predict_on_batch", lambda x: seen.append(x.shape) or predict(x)
+        outputs.view,
+        "predict_on_batch",
+        lambda x: seen.append(x.shape) or predict(x),
     )
     PIL.Image.new("RGB", (3000, 300)).save(tmp_path / "wide.png")
     explain_command._explain_picture(
-        classifier,
-        keras_lficam.architectures.upsampler(view),
+        (None, None, 3),
+        outputs,
         ["a", "b", "c"],
         tmp_path / "wide.png",
         tmp_path / "wide_overlay.png",
@@ -704,9 +702,8 @@ ON_DIGITS += ["--batch-size", "4"]
 
 
 def read_from(folder, patch):
-    for name in ("load", "class_names", "source"):
-        function = getattr(data, name)
-        patch.setattr(data, name, functools.partial(function, data_dir=folder))
+    source = functools.partial(data.source, data_dir=folder)
+    patch.setattr(data, "source", source)
 
 
 def rows_of(path):
@@ -717,6 +714,7 @@ def rows_of(path):
 def test_explainers_of_the_command_are_those_of_the_package():
     known = set(explainers.__all__) - {"Explainer"}
     assert set(_measuring.EXPLAINERS) == known
+    assert tuple(comparison._KINDS) == _measuring.EXPLAINERS
 
 
 def test_compare_leaves_what_it_says(compared):
@@ -728,7 +726,20 @@ def test_compare_leaves_what_it_says(compared):
         "quality_against_time.png",
     ]
     rows = rows_of(compared / "comparison.csv")
-    assert [row["metric"] for row in rows] == 2 * list(_measuring.BETTER)
+    assert [row["metric"] for row in rows] == 2 * [
+        "average_drop",
+        "increase_in_confidence",
+        "deletion_auc",
+        "insertion_auc",
+        "pointing_game",
+        "energy_pointing_game",
+        "localization_iou",
+        "max_box_accuracy",
+        "sanity",
+        "stability",
+    ]
+    better = [row["better"] == "higher" for row in rows[:10]]
+    assert better == [0, 1, 0, 1, 1, 1, 1, 1, 0, 1]
     assert {row["images"] for row in rows} == {"10"}
     assert len(rows_of(compared / "images.csv")) == 20
     report = (compared / "comparison.md").read_text()
@@ -815,15 +826,14 @@ def test_explainers_that_cannot_are_left_out_in_a_line(
     tmp_path, plain_models, monkeypatch, demo, capsys
 ):
     read_from(demo[1], monkeypatch)
-    monkeypatch.setattr(
-        _measuring, "EXPLAINERS", ("AttentionMap", "CAM", "GradCAM")
-    )
+    for name in ("GradCAMPlusPlus", "ScoreCAM", "RISE", "LIME"):
+        monkeypatch.delitem(comparison._KINDS, name)
     words = ["compare", plain_models / "plain.keras", *ON_DIGITS]
     words += ["--output", tmp_path / "out"]
     assert cli.main(list(map(str, words))) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum("AttentionMap left out of" in line for line in lines) == 1
-    assert sum("CAM left out of" in line for line in lines) == 1
+    assert sum("AttentionMap left out: " in line for line in lines) == 1
+    assert sum(" CAM left out: " in line for line in lines) == 1
     assert "3/3  Explaining by GradCAM" in lines
     names = {row["explainer"] for row in rows_of(tmp_path / "out/images.csv")}
     assert names == {"GradCAM"}
@@ -862,10 +872,10 @@ def test_data_without_masks_is_evaluated_without_localization(
         ({"--data": "beans"}, "knows 10 classes, and beans has 3"),
         ({"model": "logits.keras"}, "gives logits.*--activation softmax"),
         ({"--activation": "sigmoid"}, "gives probabilities.*leave it out"),
-        ({"--other": "five.keras"}, "five.keras: .* knows 5 classes"),
+        ({"--other": "five.keras"}, "`other` must.* knows 5 classes"),
         ({"--other": "missing.keras"}, "there is no such model file"),
         ({"model": "missing.keras"}, "there is no such model file"),
-        ({"--image-size": "8 8"}, "takes pictures of 32 x 32; leave"),
+        ({"--image-size": "8 8"}, r"\(32, 32\) or None.*leave it out"),
     ],
 )
 def test_wrong_measurement_is_refused(

@@ -25,7 +25,9 @@ import stability  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
 
+import keras_lficam  # noqa: E402
 from keras_lficam import Recipe, layers  # noqa: E402
+from keras_lficam.backbones import cifar  # noqa: E402
 from keras_lficam.data import digits_in_photos  # noqa: E402
 
 TABLES = sorted(BENCHMARKS.rglob("*.csv"))
@@ -164,26 +166,21 @@ def test_machine_of_the_command_is_another_process(monkeypatch):
     }
 
 
-def test_what_the_command_compares_gets_its_machine(monkeypatch):
-    def run(words, check):
-        assert check
-        assert words[1:6] == [
-            "-m",
-            "keras_lficam",
-            "compare",
-            "m.keras",
-            "--data",
-        ]
-        assert words[-2:] == ["--count", "3"]
-        folder = pathlib.Path(words[words.index("--output") + 1])
-        folder.mkdir()
-        (folder / "comparison.csv").write_text("explainer,mean\nCAM,0.5\n")
-
-    where = {"processor": "AMD EPYC, AVX2", "onednn": "on"}
-    monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(measuring, "machine_of_command", lambda: where)
-    found = measuring.compared("m.keras", "digits_in_photos", "--count", 3)
-    assert found == [{"explainer": "CAM", "mean": "0.5"} | where]
+def test_what_is_compared_gets_its_machine(monkeypatch, tmp_path):
+    model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(16, 16, 3))
+    model.save(tmp_path / "model.keras")
+    images, labels = np.ones((2, 16, 16, 3), "float32"), np.arange(2)
+    rows = measuring.compared(
+        tmp_path / "model.keras",
+        [(images, labels)],
+        explainers=["AttentionMap"],
+        metrics=["average_drop"],
+    )
+    (row,) = rows
+    assert (row["explainer"], row["metric"]) == ("AttentionMap", "average_drop")
+    assert (row["images"], row["forward_passes"]) == (2, 1)
+    where = measuring.machine()
+    assert {name: row[name] for name in measuring.MACHINE} == where
 
 
 def test_an_interval_of_five_is_that_of_student():

@@ -2,10 +2,10 @@
 
     python benchmarks/evidence/quality.py
 
-Each net is given to `keras-lficam compare`, which explains the class that the
-net predicts of the first test pictures and measures faithfulness, localization
-and the sanity check. Nets that have rows are left out, and those whose models
-are not here are trained first.
+Each model is given to `comparison.compare`, which explains the class that the
+model predicts of a sample of the test images and measures faithfulness,
+localization and the sanity check. Models that have rows are left out, and those
+that are not here are trained first.
 """
 
 import protocol
@@ -32,17 +32,15 @@ COLUMNS = [
 
 
 def measured(study, training, explainers):
-    """What the command finds of a net, as rows."""
+    """What the comparison finds of a model, as rows."""
     quality = study.words["quality"]
-    words = ["--count", quality["pictures"], "--batch-size", 16]
-    if "samples" in quality:
-        words += ["--samples", quality["samples"]]
-    if explainers != "all":
-        words += ["--explainers", *explainers]
     found = compared(
         study.folder(training) / "model.keras",
         study.words["data"]["name"],
-        *words,
+        count=quality["pictures"],
+        batch_size=16,
+        samples=quality.get("samples"),
+        explainers=None if explainers == "all" else explainers,
     )
     which = {
         name: value

@@ -49,18 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
     with _output.new_folder(arguments.output) as partial:
         measured = _measuring.measure(
             arguments,
-            arguments.explainers or _measuring.EXPLAINERS,
-            all_of_them=arguments.explainers is not None,
+            arguments.explainers,
         )
         _measuring.write_tables(measured, arguments, partial, "comparison")
         _write_grid(measured, partial / "grid.png")
         _write_plot(measured.found, partial / "quality_against_time.png")
+    print(f"\n{_measuring.accuracy(measured)}\n")
+    _output.show(measured.found)
     print(
         f"""
-{_measuring.accuracy(measured)}
-
-{measured.found}
-
 Written to {arguments.output}:
 
   grid.png                  pictures and the maps of every explainer
@@ -78,16 +75,16 @@ def _write_grid(measured, partial):
 
     from keras_lficam import metrics, visualization
 
-    rows = measured.batches.unbatch().take(_SHOWN).as_numpy_iterator()
+    rows = measured.planned.batches.unbatch().take(_SHOWN).as_numpy_iterator()
     images, labels, *masks = map(np.stack, zip(*rows, strict=True))
-    scores = measured.subject.classifier.probabilities(images.astype("float32"))
+    scores = measured.classifier.probabilities(images.astype("float32"))
     predictions = keras.ops.convert_to_numpy(scores)
     classes = predictions.argmax(axis=-1)
     visualization.comparison_grid(
         images,
         {
             name: make(images, classes)
-            for name, make in measured.explainers.items()
+            for name, make in measured.planned.explainers.items()
         },
         titles=visualization.prediction_titles(
             predictions, measured.class_names, labels
@@ -99,12 +96,12 @@ def _write_grid(measured, partial):
 def _write_plot(found, partial):
     from keras_lficam import visualization
 
-    quality = {}
+    quality: dict[str, dict[str, tuple[float, float, float]]] = {}
     for row in found.rows:
         points = quality.setdefault(row.metric, {})
         points[row.explainer] = row.mean, row.low, row.high
     visualization.quality_against_time(
         {row.explainer: row.seconds_per_image for row in found.rows},
         quality,
-        better=_measuring.BETTER,
+        better={row.metric: row.better for row in found.rows},
     ).savefig(partial, dpi=110)

@@ -43,16 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
         Exit code, 0.
     """
     with _output.new_folder(arguments.output) as partial:
-        measured = _measuring.measure(
-            arguments, [arguments.explainer], all_of_them=True
-        )
+        measured = _measuring.measure(arguments, [arguments.explainer])
         _measuring.write_tables(measured, arguments, partial, "evaluation")
+    print(f"\n{_measuring.accuracy(measured)}\n")
+    _output.show(measured.found)
     print(
         f"""
-{_measuring.accuracy(measured)}
-
-{measured.found}
-
 Written to {arguments.output}:
 
   evaluation.csv, .md  the table
