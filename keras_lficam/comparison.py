@@ -206,9 +206,7 @@ def plan(
         _check_same(classifier, Classifier(other))
     drawn, batches = None, data
     if isinstance(data, (str, os.PathLike, data_sets.Source)):
-        source = data
-        if not isinstance(data, data_sets.Source):
-            source = data_sets.source(data)
+        source = _source(data)
         size = _image_size(classifier, source, image_size)
         drawn = data_sets.sample(source, split, count, seed=seed)
         batches = drawn.batches(
@@ -222,7 +220,9 @@ def plan(
     named = explainers is not None
     made, left_out = _made(makers, model, must=named)
     makers = {name: makers[name] for name in made}
-    if metrics is None or not isinstance(metrics, Mapping):
+    if isinstance(metrics, Mapping):
+        asked = metrics
+    else:
         compared = None
         if other is not None:
             told = None if _gives_probabilities(other) else activation
@@ -238,10 +238,10 @@ def plan(
             activation=activation,
             stable_with=compared,
         )
-        metrics = _chosen(metrics, standard)
+        asked = _chosen(metrics, standard)
     return Comparison(
         explainers=made,
-        metrics=metrics,
+        metrics=asked,
         batches=batches,
         classes=functools.partial(_predicted, classifier),
         left_out=left_out,
@@ -347,6 +347,12 @@ def _makers(explainers, options):
     return makers
 
 
+def _source(data: Any) -> data_sets.Source:
+    return (
+        data if isinstance(data, data_sets.Source) else data_sets.source(data)
+    )
+
+
 def _names(argument, names):
     if isinstance(names, str) or not isinstance(names, (list, tuple)):
         raise TypeError(
@@ -377,7 +383,7 @@ def _made(makers, model, *, must):
     return made, left_out
 
 
-def _chosen(names, standard):
+def _chosen(names: Any, standard: dict[str, Metric]) -> dict[str, Metric]:
     if names is None:
         return standard
     for name in _names("metrics", names):

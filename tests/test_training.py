@@ -797,8 +797,8 @@ def test_heat_maps_in_a_fit_of_ones_own(tmp_path):
     ]
 
 
-def test_titles_of_heat_maps_ask_what_logits_are(tmp_path):
-    images, _ = pictures(2, 0)
+def test_titles_of_heat_maps_ask_what_logits_are(tmp_path, monkeypatch):
+    images = np.ones((2, 16, 16, 3)) * np.reshape([0, 1], (2, 1, 1, 1))
     model = keras.Sequential(
         [
             keras.Input((16, 16, 3)),
@@ -807,6 +807,17 @@ def test_titles_of_heat_maps_ask_what_logits_are(tmp_path):
             keras.layers.Dense(1),
         ]
     )
+    # The logit is five times the shade, less three: -3 and 2.
+    kernels = np.full((3, 3, 3, 3), 1 / 27), np.zeros(3)
+    model.set_weights([*kernels, np.array([[5], [0], [0]]), np.array([-3])])
+    seen = []
+    grid = keras_lficam.visualization.grid
+
+    def watched(*arguments, titles):
+        seen.extend(titles)
+        return grid(*arguments, titles=titles)
+
+    monkeypatch.setattr(keras_lficam.visualization, "grid", watched)
 
     def begun(**options):
         maps = training.HeatMaps(
@@ -823,8 +834,8 @@ def test_titles_of_heat_maps_ask_what_logits_are(tmp_path):
     with pytest.raises(ValueError, match="activation='sigmoid'"):
         begun()
     # sigmoid(-3) = 0.047, sigmoid(2) = 0.881
-    titles = begun(activation="sigmoid")._titles(np.array([[-3.0], [2.0]]))
-    assert titles == ["no (95 %)", "yes (88 %)"]
+    begun(activation="sigmoid").on_epoch_end(0)
+    assert seen == ["no (95 %)", "yes (88 %)"]
 
 
 # --------------------------------------------------------------- what is wrong
