@@ -141,6 +141,7 @@ def _recipe(epochs):
         batch_size=64,
         optimizer="sgd",
         learning_rate=0.1,
+        weight_decay=5e-4,
         warmup_epochs=min(0.6, epochs / 4),
         augmentation=("pad_crop",),
     )
