@@ -33,7 +33,7 @@ ARROWS = {
     "backbones": {"_checks", "_names", "functional"},
     "cli": {"*"},
     "data": {"_checks", "_labels", "_names"},
-    "distribution": {"_checks", "_cluster"},
+    "distribution": {"_checks"},
     "evaluation": {"_checks", "_files"},
     "explainers": {"backbones", "functional"},
     "functional": {"_checks"},

@@ -10,11 +10,11 @@ import sys
 import tempfile
 from importlib.metadata import version
 
-from keras_lficam import _cluster
 from keras_lficam._files import whole
 from keras_lficam._names import nearest
 from keras_lficam.cli import _models, _output
 from keras_lficam.cli._words import add_bits_option, number, whole_number
+from keras_lficam.distribution import _cluster
 
 # Exit code that asks a scheduler to start the command again, as sysexits.h.
 _TRY_AGAIN = 75
