@@ -242,6 +242,9 @@ def test_no_lambda_layer_and_no_pickle():
 
 def public_modules():
     for info in pkgutil.walk_packages([str(PACKAGE)], "keras_lficam."):
+        # A command is called by its name in a terminal, not from Python.
+        if info.name.startswith("keras_lficam.cli"):
+            continue
         if "._" not in info.name and not info.name.endswith("__main__"):
             yield importlib.import_module(info.name)
 
