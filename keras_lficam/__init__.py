@@ -14,9 +14,10 @@ Reference:
 """
 
 import importlib
-import pathlib
 import sys
 from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from keras_lficam import (
@@ -73,40 +74,32 @@ __all__ = [
     "visualization",
 ]
 
-_HOMES = {
-    "AttentionMechanism": "layers",
-    "FeatureImportanceNetwork": "layers",
-    "Recipe": "training",
-    "attach": "architectures",
-    "attention_view": "architectures",
-    "build": "architectures",
-    "export": "serving",
-    "fit": "training",
-}
-
-
-def __getattr__(name):
-    """Imports a public name when it is first used."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
-    return getattr(module, name) if name in _HOMES else module
-
-
-def __dir__():
-    return sorted(__all__)
-
-
-def _is_the_command():
-    """Whether this process is `keras-lficam` or `python -m keras_lficam`."""
-    if sys.argv[0] == "-m":  # So it is while a package is being found.
-        words = sys.orig_argv
-        return words[words.index("-m") + 1 :][:1] == [__name__]
-    return pathlib.Path(sys.argv[0]).name == "keras-lficam"
-
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "architectures",
+        "backbones",
+        "data",
+        "distribution",
+        "evaluation",
+        "explainers",
+        "functional",
+        "layers",
+        "metrics",
+        "pretrained",
+        "serving",
+        "training",
+        "visualization",
+    ],
+    submod_attrs={
+        "architectures": ["attach", "attention_view", "build"],
+        "layers": ["AttentionMechanism", "FeatureImportanceNetwork"],
+        "serving.exporting": ["export"],
+        "training": ["Recipe", "fit"],
+    },
+)
 
 # Keras can load a saved model only if its layers are registered, and that is
-# done by importing them. The command does it later: it checks its arguments
-# first, without the seconds that TensorFlow takes to start.
-if not _is_the_command():
-    importlib.import_module(f"{__name__}.architectures")
+# done by importing them. The command does it after it checked its arguments.
+if "keras_lficam_command" not in sys.modules:
+    importlib.import_module("keras_lficam.architectures")

@@ -192,12 +192,39 @@ def importance_masks(
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
     """
+    normalized, small = importance_mask_factors(images, features, value_range)
+    return normalized * ops.cast(small, normalized.dtype)
+
+
+def importance_mask_factors(
+    images: Tensor,
+    features: Tensor,
+    value_range: tuple[float, float] = (0, 255),
+) -> tuple[Tensor, Tensor]:
+    """Computes the two factors of the masks, `s(F)` and `G`.
+
+    A 1x1 convolution without bias leaves the gray value of a pixel a factor,
+    `conv(s(F) * G) = conv(s(F)) * G`. Behind it the product is cheaper, where
+    channels are few.
+
+    Args:
+        images: Images `(B, H, W, 3)` or gray ones `(B, H, W, 1)`, with values
+            in `value_range`.
+        features: Feature maps `(B, h, w, C)`.
+        value_range: Darkest and brightest value that a pixel can have.
+
+    Returns:
+        Pair of the normalized features `(B, h, w, C)`, float32 or wider, and
+        the gray image at their size `(B, h, w, 1)`, float32; both in [0, 1].
+
+    Examples:
+        normalized, small = importance_mask_factors(images, features)
+    """
     features = tensor_of("features", features, 4)
     size = ops.shape(features)[1:3]
-    stretched = min_max(features)
+    normalized = min_max(features)
     # Gray of the few pixels that are left equals the few of a gray image.
-    small = gray(resize(images, size), value_range)
-    return stretched * ops.cast(small, stretched.dtype)
+    return normalized, gray(resize(images, size), value_range)
 
 
 def pooled_importance_masks(

@@ -9,6 +9,10 @@ A classifier is cut where space is last seen. Between its features `F`
     A   = s(ReLU(sum_k w_k F_k))           ClassActivationMap
     F'  = (1 + A) * F                      AttentionMechanism
 
+A built model shows three of them. `FeatureImportanceNetwork` takes image and
+features and computes the masks inside, so that their product may wait until
+channels are few; `ImportanceMask` is the first step by itself.
+
 `A` is the heat map. It is made on the way to the prediction, so the one
 cross-entropy of the classifier trains it, and it needs no gradient to be seen.
 
@@ -213,44 +217,42 @@ class FeatureImportanceNetwork(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
+        masks, factor = self._masks(*inputs)
+        x = self._convolved(masks, factor, training)
+        return ops.softmax(_mean(x)[:, 0, 0], axis=-1)
+
+    def _masks(self, image, features):
+        """The masks, and a factor of them that may follow a convolution."""
         form = _FORMS[self.form]
-        x, small = self._masks(*inputs)
+        arguments = image, features, self.value_range
+        factor = None
+        if form.pooled:
+            masks = functional.pooled_importance_masks(*arguments)
+            masks = masks[:, None, None]  # (B, 1, 1, C)
+        elif form.kernels[0] == 1:
+            masks, factor = functional.importance_mask_factors(*arguments)
+            factor = ops.cast(factor, self.compute_dtype)
+        else:
+            masks = functional.importance_masks(*arguments)
+        return ops.cast(masks, self.compute_dtype), factor
+
+    def _convolved(self, x, factor, training):
         steps = zip(self.convolutions, self.normalizations, strict=True)
         for number, (convolution, normalization) in enumerate(steps, start=1):
             has_relu = number % self.relu_every == 0
+            is_last = number == len(self.convolutions)
             is_linear = convolution.kernel_size == (1, 1) and not has_relu
-            if number == len(form.kernels) and is_linear and not training:
+            if is_last and is_linear and not training:
                 # All that is left is linear, so the mean may come first. A
                 # training needs the pixels, for their statistics.
                 x = _mean(x)
             x = convolution(x)
-            if number == 1 and small is not None:
-                x = x * small
+            if number == 1 and factor is not None:
+                x = x * factor
             x = normalization(x, training=training)
             if has_relu:
                 x = ops.relu(x)
-        return ops.softmax(_mean(x)[:, 0, 0], axis=-1)
-
-    def _masks(self, image, features):
-        """The masks, or what they are products of: features and gray image."""
-        form = _FORMS[self.form]
-        small = None
-        if form.pooled:
-            x = functional.pooled_importance_masks(
-                image, features, self.value_range
-            )[:, None, None]  # (B, 1, 1, C)
-        elif form.kernels[0] == 1:
-            # A 1x1 convolution leaves each pixel's gray a factor, which is
-            # cheaper behind it, where channels are few.
-            x = functional.min_max(features)
-            size = ops.shape(features)[1:3]
-            small = functional.gray(
-                functional.resize(image, size), self.value_range
-            )
-            small = ops.cast(small, self.compute_dtype)
-        else:
-            x = functional.importance_masks(image, features, self.value_range)
-        return ops.cast(x, self.compute_dtype), small
+        return x
 
     def compute_output_shape(self, input_shape):
         batch, *_, channels = input_shape[1]

@@ -943,7 +943,7 @@ def test_process_shows_its_own_lines_only(model_file, picture, tmp_path):
     """Nothing of what TensorFlow logs at its start reaches the screen."""
     words = ["explain", model_file, picture, "--output", tmp_path / "out"]
     finished = subprocess.run(
-        [sys.executable, "-m", "keras_lficam", *map(str, words)],
+        [sys.executable, "-m", "keras_lficam_command", *map(str, words)],
         capture_output=True,
         text=True,
         env={k: v for k, v in os.environ.items() if k[:3] != "TF_"},

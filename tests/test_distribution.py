@@ -16,7 +16,8 @@ import processes
 import pytest
 import tensorflow as tf
 
-from keras_lficam import _cluster, distribution
+from keras_lficam import distribution
+from keras_lficam.distribution import _cluster, strategies
 
 CLUSTER = {"worker": ["one:1", "two:2"]}
 
@@ -348,7 +349,7 @@ def set_slurm(monkeypatch, **changes):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("SLURM_GPUS_PER_TASK", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    monkeypatch.setattr(distribution.shutil, "which", lambda name: None)
+    monkeypatch.setattr(strategies.shutil, "which", lambda name: None)
     for name, value in (
         {
             "PROCID": "3",
@@ -366,8 +367,8 @@ def set_slurm(monkeypatch, **changes):
 
 def test_slurm_names_the_workers(monkeypatch):
     set_slurm(monkeypatch)
-    assert distribution._workers() == 4
-    resolver = distribution._slurm()
+    assert strategies._workers() == 4
+    resolver = strategies._slurm()
     assert resolver.cluster_spec().as_dict() == {
         "worker": ["node7:8888", "node7:8889", "node8:8888", "node8:8889"]
     }
@@ -375,7 +376,7 @@ def test_slurm_names_the_workers(monkeypatch):
     assert not resolver.num_accelerators().get("GPU")
     # With GPUs that each task sees alone.
     monkeypatch.setenv("SLURM_GPUS_PER_TASK", "2")
-    resolver = distribution._slurm()
+    resolver = strategies._slurm()
     resolver.cluster_spec()
     assert resolver.num_accelerators() == {"GPU": 2}
     assert resolver.task_id == 3
@@ -404,9 +405,7 @@ def test_slurm_numbers_nodes_in_its_order(monkeypatch, nodes, tasks, expected):
         STEP_NODELIST=nodes,
         STEP_TASKS_PER_NODE=tasks,
     )
-    assert distribution._slurm().cluster_spec().as_dict() == {
-        "worker": expected
-    }
+    assert strategies._slurm().cluster_spec().as_dict() == {"worker": expected}
 
 
 @pytest.mark.parametrize(
@@ -452,7 +451,7 @@ def test_gpus_of_nodes_in_another_order_need_a_number(monkeypatch):
         distribution.strategy("multi_worker")
     set_slurm(monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert distribution._slurm().cluster_spec().num_tasks("worker") == 4
+    assert strategies._slurm().cluster_spec().num_tasks("worker") == 4
     # The second task of its node.
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 

@@ -41,7 +41,7 @@ ARROWS = {
         "explainers",
         "metrics",
     },
-    "distribution": {"_checks", "_cluster"},
+    "distribution": {"_checks"},
     "evaluation": {"_checks", "_files"},
     "explainers": {"backbones", "functional"},
     "explanation": {"architectures", "backbones"},
@@ -148,7 +148,7 @@ def test_public_surface():
     ]
     for name in keras_lficam.__all__:
         assert getattr(keras_lficam, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="keras_lficam attribute nothing"):
         keras_lficam.nothing  # noqa: B018
 
 
@@ -180,7 +180,6 @@ def test_import_is_light_and_registers_the_layers():
 
 
 def test_a_program_of_ones_own_run_as_a_module_registers_the_layers(tmp_path):
-    # While Python looks for `program.run`, its `sys.argv[0]` is "-m", too.
     (tmp_path / "program").mkdir()
     (tmp_path / "program" / "__init__.py").write_text("import keras_lficam\n")
     (tmp_path / "program" / "run.py").write_text(
@@ -201,14 +200,48 @@ def test_a_program_of_ones_own_run_as_a_module_registers_the_layers(tmp_path):
 
 def test_the_command_helps_without_starting_tensorflow():
     loaded = run(
-        "import sys; sys.argv = ['keras-lficam', '--help']\n"
-        "from keras_lficam.cli import main\n"
-        "try: main()\n"
+        "import sys\n"
+        "from keras_lficam_command import main\n"
+        "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     )
     assert "demo" in loaded
     assert loaded.endswith("False False\n")
+
+
+@pytest.mark.parametrize("module", ["keras_lficam", "keras_lficam_command"])
+def test_the_command_runs_as_a_module(module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout == f"keras-lficam {keras_lficam.__version__}\n"
+    # The one that starts no TensorFlow has nothing of it to say.
+    assert module == "keras_lficam" or not done.stderr
+
+
+def test_lazy_names_are_those_of_the_type_checkers():
+    """`lazy_loader.attach` hides names, the block TYPE_CHECKING shows them."""
+    for path in PACKAGE.rglob("__init__.py"):
+        tree = ast.parse(path.read_text())
+        if "lazy_loader" not in set(imports(path)):
+            continue
+        shown = {
+            alias.name
+            for node in tree.body
+            if isinstance(node, ast.If)
+            for each in node.body
+            if isinstance(each, ast.ImportFrom)
+            for alias in each.names
+        }
+        room = ".".join(path.relative_to(ROOT).parent.parts)
+        module = importlib.import_module(room)
+        assert shown == set(module.__dir__()), path
+        assert shown <= set(module.__all__), path
 
 
 def test_no_lambda_layer_and_no_pickle():
@@ -221,6 +254,9 @@ def test_no_lambda_layer_and_no_pickle():
 
 def public_modules():
     for info in pkgutil.walk_packages([str(PACKAGE)], "keras_lficam."):
+        # A command is called by its name in a terminal, not from Python.
+        if info.name.startswith("keras_lficam.cli"):
+            continue
         if "._" not in info.name and not info.name.endswith("__main__"):
             yield importlib.import_module(info.name)
 

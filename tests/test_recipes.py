@@ -1,6 +1,7 @@
 """Recipes of training, and the optimizers that follow them."""
 
 import dataclasses
+import inspect
 import json
 
 import keras
@@ -119,6 +120,52 @@ def test_an_optimizer_survives_its_config():
     assert second.l2 == 0.05
     assert second.momentum == 0.9
     assert second.ema_momentum == pytest.approx(1 - 1 / 10)
+
+
+def test_sgd_with_l2_takes_and_saves_what_sgd_takes():
+    """With a gradient of 3 clipped to 1, then 0.5 * 2 of the penalty."""
+    given = {
+        "learning_rate": 0.5,
+        "momentum": 0.5,
+        "nesterov": True,
+        "weight_decay": 0.25,
+        "clipvalue": 1.0,
+        "use_ema": True,
+        "ema_momentum": 0.75,
+        "ema_overwrite_frequency": 7,
+        "loss_scale_factor": 2.0,
+        "gradient_accumulation_steps": 2,
+        "name": "mine",
+    }
+    accepted = inspect.signature(keras.optimizers.SGD.__init__).parameters
+    ours = inspect.signature(SGDWithL2.__init__).parameters
+    assert set(accepted) - {"kwargs"} == set(ours) - {"l2"}
+    first = SGDWithL2(l2=0.5, **given)
+    config = json.loads(json.dumps(keras.optimizers.serialize(first)))
+    second = keras.optimizers.deserialize(config)
+    assert second.get_config() == first.get_config()
+    assert given.items() <= second.get_config().items()
+
+    # v = 0.5 v - 0.5 (1 + 1) = -1; Nesterov's step is 0.5 v - 0.5 (1 + 1).
+    plain = SGDWithL2(0.5, 0.5, 0.5, nesterov=True, clipvalue=1.0)
+    variable = keras.Variable(np.array([2.0], "float32"))
+    plain.apply([np.array([3.0], "float32")], [variable])
+    assert keras.ops.convert_to_numpy(variable) == [2.0 - 1.5]
+
+
+def test_training_goes_on_bit_for_bit_after_a_save(tmp_path, rng):
+    x, y = rng.normal(size=(16, 3)), rng.normal(size=(16, 1))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(SGDWithL2(0.1, 0.01, 0.9, nesterov=True, clipnorm=1.0), "mse")
+    model.fit(x, y, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for each in (model, loaded):
+        each.fit(x, y, shuffle=False, verbose=0)
+    for one, other in zip(
+        model.get_weights(), loaded.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_adamw_leaves_biases_and_normalization_alone():

@@ -63,11 +63,13 @@ def train(*words):
 
 
 def start(*words, **more):
-    return processes.start(["-m", "keras_lficam", "train", *words], **more)
+    return processes.start(
+        ["-m", "keras_lficam_command", "train", *words], **more
+    )
 
 
 def start_workers(*words, **more):
-    arguments = ["-m", "keras_lficam", "train", *words]
+    arguments = ["-m", "keras_lficam_command", "train", *words]
     arguments += ["--strategy", "multi_worker"]
     return processes.start_workers(lambda index: arguments, **more)
 
@@ -263,16 +265,13 @@ def test_wrong_runs_are_refused_in_one_line(tmp_path, pictures, capsys):
 
 def test_data_that_is_not_there_is_refused_before_tensorflow_starts(tmp_path):
     code = (
-        "import sys; from keras_lficam import cli\n"
-        "code = cli.main(sys.argv[1:])\n"
+        "import sys, keras_lficam_command\n"
+        "code = keras_lficam_command.main(sys.argv[1:])\n"
         "print(code, 'tensorflow' in sys.modules, 'keras' in sys.modules)"
     )
-    # As the command, which imports no layers.
-    script = tmp_path / "keras-lficam"
-    script.write_text(code)
     words = ["train", "--output", tmp_path / "run", *OPTIONS, "--data"]
     for name, hint in [("./nofolder", ""), ("cifar11", "cifar10, cifar100")]:
-        said = processes.finish(processes.start([script, *words, name]))
+        said = processes.finish(processes.start(["-c", code, *words, name]))
         assert f"--data {name}: there is no such folder" in said
         assert hint in said
         assert said.endswith("2 False False\n")

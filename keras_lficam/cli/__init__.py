@@ -22,14 +22,10 @@ from keras_lficam.cli import (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command.
+    """Runs the command and gives its exit code.
 
-    Args:
-        arguments: List of words; those of the process by default.
-
-    Returns:
-        Exit code: 0 if all went well, 1 if some pictures could not be
-        explained, 2 if the command was refused.
+    It is 0 if all went well, 1 if some pictures could not be explained, 2 if
+    the command was refused, 130 if it was interrupted.
     """
     words = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(words)

@@ -9,14 +9,7 @@ _SHOWN = 6
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to the parser.
-
-    Args:
-        commands: What `add_subparsers` gave.
-
-    Returns:
-        Nothing.
-    """
+    """Adds the command to the parser."""
     compare = commands.add_parser(
         "compare",
         help="measure several explainers on a model and a data set",
@@ -38,14 +31,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: Its options.
-
-    Returns:
-        Exit code, 0.
-    """
+    """Runs the command."""
     with _output.new_folder(arguments.output) as partial:
         measured = _measuring.measure(
             arguments,

@@ -14,14 +14,7 @@ _EPOCHS = 5
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to the parser.
-
-    Args:
-        commands: What `add_subparsers` gave.
-
-    Returns:
-        Nothing.
-    """
+    """Adds the command to the parser."""
     demo = commands.add_parser(
         "demo",
         help="train a small classifier and see its heat maps",
@@ -53,14 +46,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: Its options.
-
-    Returns:
-        Exit code, 0.
-    """
+    """Runs the command."""
     with _output.new_folder(arguments.output) as partial:
         print("1/4  Starting TensorFlow", flush=True)
         _models.start_keras()

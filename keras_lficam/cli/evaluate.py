@@ -6,14 +6,7 @@ from keras_lficam.cli import _measuring, _output, _words
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to the parser.
-
-    Args:
-        commands: What `add_subparsers` gave.
-
-    Returns:
-        Nothing.
-    """
+    """Adds the command to the parser."""
     evaluate = commands.add_parser(
         "evaluate",
         help="measure one explainer on a model and a data set",
@@ -34,14 +27,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: Its options.
-
-    Returns:
-        Exit code, 0.
-    """
+    """Runs the command."""
     with _output.new_folder(arguments.output) as partial:
         measured = _measuring.measure(arguments, [arguments.explainer])
         _measuring.write_tables(measured, arguments, partial, "evaluation")

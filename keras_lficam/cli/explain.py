@@ -21,14 +21,7 @@ _SHIPPED = (
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to the parser.
-
-    Args:
-        commands: What `add_subparsers` gave.
-
-    Returns:
-        Nothing.
-    """
+    """Adds the command to the parser."""
     explain = commands.add_parser(
         "explain",
         help="classify pictures and lay their heat maps over them",
@@ -65,14 +58,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: Its options.
-
-    Returns:
-        Exit code: 0, or 1 if some pictures could not be explained.
-    """
+    """Runs the command."""
     model, images = _model_and_images(arguments.files)
     _models.check_file(model)
     if model != arguments.files[0]:

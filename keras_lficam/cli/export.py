@@ -12,14 +12,7 @@ _CALIBRATED_WITH = 200
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to the parser.
-
-    Args:
-        commands: What `add_subparsers` gave.
-
-    Returns:
-        Nothing.
-    """
+    """Adds the command to the parser."""
     export = commands.add_parser(
         "export",
         help="write a model for TF Serving and other runtimes",
@@ -85,14 +78,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: Its options.
-
-    Returns:
-        Exit code: 0, or 1 if some formats could not be written.
-    """
+    """Runs the command."""
     with _output.folder(arguments.output) as folder:
         try:
             return _export(arguments)

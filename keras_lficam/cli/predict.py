@@ -9,14 +9,7 @@ from keras_lficam.cli import _output, _words
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to the parser.
-
-    Args:
-        commands: What `add_subparsers` gave.
-
-    Returns:
-        Nothing.
-    """
+    """Adds the command to the parser."""
     predict = commands.add_parser(
         "predict",
         help="ask a server about pictures",
@@ -42,14 +35,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: Its options.
-
-    Returns:
-        Exit code: 0, or 1 if some pictures were not answered.
-    """
+    """Runs the command."""
     from keras_lficam.serving.client import Client, ServerError, printable
 
     if arguments.output is not None:

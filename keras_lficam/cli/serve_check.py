@@ -7,14 +7,7 @@ from keras_lficam.cli import _words
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to the parser.
-
-    Args:
-        commands: What `add_subparsers` gave.
-
-    Returns:
-        Nothing.
-    """
+    """Adds the command to the parser."""
     check = commands.add_parser(
         "serve-check",
         help="check the answers of a live server",
@@ -34,14 +27,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: Its options.
-
-    Returns:
-        Exit code: 0, or 1 if the server failed a check.
-    """
+    """Runs the command."""
     from keras_lficam.serving.checks import check
     from keras_lficam.serving.client import Client
 

@@ -10,11 +10,11 @@ import sys
 import tempfile
 from importlib.metadata import version
 
-from keras_lficam import _cluster
 from keras_lficam._files import whole
 from keras_lficam._names import nearest
 from keras_lficam.cli import _models, _output
 from keras_lficam.cli._words import add_bits_option, number, whole_number
+from keras_lficam.distribution import _cluster
 
 # Exit code that asks a scheduler to start the command again, as sysexits.h.
 _TRY_AGAIN = 75
@@ -54,14 +54,7 @@ _RECIPE = (
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to the parser.
-
-    Args:
-        commands: What `add_subparsers` gave.
-
-    Returns:
-        Nothing.
-    """
+    """Adds the command to the parser."""
     train = commands.add_parser(
         "train",
         help="train a classifier that shows what it looks at",
@@ -299,15 +292,7 @@ def _add_output(group):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: Its options.
-
-    Returns:
-        Exit code: 0, 75 if a worker was lost and the command should be
-        started again, or 130 if it was stopped.
-    """
+    """Runs the command."""
     options = _options(arguments)
     _check_data(options["data"])
     if options["strategy"] != "mirrored" and "TF_CONFIG" in os.environ:

@@ -6,7 +6,9 @@ Examples:
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from keras_lficam.serving.exporting import ExportError, export
@@ -65,13 +67,7 @@ class Limits:
                 )
 
 
-def __getattr__(name: str) -> Any:
-    """Imports what writes models, and TensorFlow with it, when it is used.
-
-    A client needs neither.
-    """
-    if name not in ("export", "ExportError"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from keras_lficam.serving import exporting
-
-    return getattr(exporting, name)
+# A client needs neither what writes models nor TensorFlow.
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__, submod_attrs={"exporting": ["ExportError", "export"]}
+)

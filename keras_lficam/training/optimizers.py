@@ -51,9 +51,22 @@ class SGDWithL2(_WarmedAverage, keras.optimizers.SGD):
         l2: The penalty's factor, at least 0: `l2 * weight` is added to the
             gradient of every weight.
         momentum: Momentum, in [0, 1).
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: Factor of a decay beside the gradient, as Keras's SGD
+            has it; None for none.
+        clipnorm: Largest norm of the gradient of a weight. Gradients are
+            clipped before the penalty is added, as PyTorch's recipes do it.
+        clipvalue: Largest magnitude of a number in a gradient.
+        global_clipnorm: Largest norm of all gradients together.
         use_ema: Whether to average the weights.
         ema_momentum: Share of the old average in the new one; in step t, from
             0 on, at most t / (9 + t).
+        ema_overwrite_frequency: Steps after which the weights become their
+            averages; None for at the end of `fit` alone.
+        loss_scale_factor: What the loss is multiplied by and the gradients
+            are divided by.
+        gradient_accumulation_steps: Steps whose gradients are averaged for
+            one update, at least 2; None for an update at each step.
         name: Name of the optimizer.
 
     Raises:
@@ -73,8 +86,16 @@ class SGDWithL2(_WarmedAverage, keras.optimizers.SGD):
         l2: float = 0.0,
         momentum: float = 0.0,
         *,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
         use_ema: bool = False,
         ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
         name: str = "sgd_with_l2",
     ):
         check_number("l2", l2, 0)
@@ -82,8 +103,16 @@ class SGDWithL2(_WarmedAverage, keras.optimizers.SGD):
         super().__init__(
             learning_rate,
             momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
             use_ema=use_ema,
             ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
         )
         self.l2 = l2
@@ -94,15 +123,7 @@ class SGDWithL2(_WarmedAverage, keras.optimizers.SGD):
         super().update_step(gradient, variable, learning_rate)
 
     def get_config(self):
-        inherited = super().get_config()
-        names = (
-            "learning_rate",
-            "momentum",
-            "use_ema",
-            "ema_momentum",
-            "name",
-        )
-        return {name: inherited[name] for name in names} | {"l2": self.l2}
+        return super().get_config() | {"l2": self.l2}
 
 
 def make_optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:

@@ -1,0 +1,60 @@
+"""Checks of the arguments of this room."""
+
+import json
+import numbers
+
+from keras_lficam._checks import check_mapping
+
+_LONGEST_WAIT = 10**8  # Seconds, three years.
+
+
+def check_strategy(strategy, asked="cluster_resolver"):
+    # By what is asked of it, as strategies of others are no subclasses.
+    if not hasattr(strategy, asked):
+        raise TypeError(
+            "Argument `strategy` must be a tf.distribute.Strategy. Received: "
+            f"strategy={strategy!r:.80} of type {type(strategy).__name__}. To "
+            "fix this: keras_lficam.distribution.strategy()"
+        )
+
+
+def check_integer(name, value, least):
+    if (
+        not isinstance(value, numbers.Integral)
+        or isinstance(value, bool)
+        or value < least
+    ):
+        raise ValueError(
+            f"Argument `{name}` must be an integer of at least {least}. "
+            f"Received: {name}={value!r:.80}"
+        )
+
+
+def check_wait(seconds):
+    if (
+        not isinstance(seconds, numbers.Real)
+        or isinstance(seconds, bool)
+        or not 0 <= seconds <= _LONGEST_WAIT
+    ):
+        raise ValueError(
+            "Argument `wait` must be a number of seconds from 0 to "
+            f"{_LONGEST_WAIT:,}. Received: wait={seconds!r:.80}"
+        )
+
+
+def check_told(name, about):
+    """Refuses what workers cannot tell one another."""
+    check_mapping(name, about)
+    try:
+        json.dumps([*about.items()], sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"Argument `{name}` must hold what JSON holds: text, numbers, "
+            f"lists and dictionaries. Received: {error}. To fix this: give "
+            "their `str` or a digest."
+        ) from None
+    if not all(isinstance(key, str) for key in about):
+        raise TypeError(
+            f"Argument `{name}` must have strings as its names. Received: "
+            f"{[*about]!r:.80}"
+        )
