@@ -13,10 +13,10 @@ import tensorflow as tf
 
 import keras_lficam
 from keras_lficam import explainers
-from keras_lficam.backbones import (
-    Classifier,
+from keras_lficam.backbones import cifar
+from keras_lficam.classifier import Classifier
+from keras_lficam.surgery import (
     activation_of,
-    cifar,
     last_activation,
     split_classifier,
 )

@@ -26,7 +26,7 @@ from test_pictures import damaged
 
 import keras_lficam
 from keras_lficam import cli, data, explainers, metrics
-from keras_lficam.backbones import Classifier
+from keras_lficam.classifier import Classifier
 from keras_lficam.cli import _measuring, _models, _output
 from keras_lficam.cli import demo as demo_command
 from keras_lficam.cli import explain as explain_command

@@ -162,7 +162,7 @@ def _subject(path, activation, imports):
 
 
 def _other_subject(arguments, subject):
-    from keras_lficam.backbones import Classifier
+    from keras_lficam.classifier import Classifier
 
     if arguments.other is None:
         return None

@@ -7,13 +7,13 @@ import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.backbones import (
-    CompiledFunction,
+from keras_lficam.classifier import CompiledFunction
+from keras_lficam.explainers.base import Explainer
+from keras_lficam.surgery import (
     activation_of,
     averages_the_map,
     passes_scores_on,
 )
-from keras_lficam.explainers.base import Explainer
 
 
 class AttentionMap(Explainer):

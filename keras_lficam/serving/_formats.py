@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lficam.architectures import attention_view, upsampler
-from keras_lficam.backbones import Classifier
+from keras_lficam.classifier import Classifier
 
 # Package that writes a format, where Keras and TensorFlow do not alone.
 _NEEDS = {"onnx": "tf2onnx", "openvino": "openvino"}
@@ -58,7 +58,7 @@ def numeric_model(
         model: Model that has an `attention_view`.
         image_size: `(height, width)` of its images.
         activation: What makes probabilities of its scores, as for
-            `backbones.Classifier`.
+            `classifier.Classifier`.
 
     Returns:
         Model from `images (B, height, width, channels)` to a dictionary of

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lficam.architectures import attention_view, upsampler
-from keras_lficam.backbones import Classifier
+from keras_lficam.classifier import Classifier
 from keras_lficam.serving import Limits, _pictures
 from keras_lficam.visualization import COLORMAP, OPACITY
 
@@ -26,7 +26,7 @@ class Served(tf.Module):
         value_range: Darkest and brightest value of a pixel of the model.
         limits: What is refused without being computed.
         activation: What makes probabilities of the model's scores, as for
-            `backbones.Classifier`.
+            `classifier.Classifier`.
         bits: Bits that PNG files of 16 bits use and do not say.
     """
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_lficam.backbones._checks import refuse_keras_2
+from keras_lficam._checks import refuse_keras_2
 
 # What the wirings call their layers; no other layer may have these names.
 PUBLIC_NAMES = (

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_lficam.backbones._graph import node_of, nodes_backwards, replay
+from keras_lficam.surgery._cloning import node_of, nodes_backwards, replay
 
 STRIDED = (
     keras.layers.Conv2D,

@@ -14,22 +14,22 @@ from keras_lficam._checks import (
     check_finite,
     real_array,
 )
-from keras_lficam.backbones._compiled import CompiledFunction
-from keras_lficam.backbones._geometry import Geometry
-from keras_lficam.backbones._graph import check_graph, check_images
-from keras_lficam.backbones._split import (
+from keras_lficam.classifier._chain import Chain
+from keras_lficam.classifier._compiled import CompiledFunction
+from keras_lficam.classifier._geometry import Geometry
+from keras_lficam.surgery._cloning import check_graph, check_images
+from keras_lficam.surgery._paths import (
+    Place,
+    calls_backwards,
+    is_nested,
+    way,
+)
+from keras_lficam.surgery._splitting import (
     activation_of,
     has_space,
     no_map,
     passes_scores_on,
     takes_the_map,
-)
-from keras_lficam.backbones._ways import (
-    Chain,
-    Place,
-    calls_backwards,
-    is_nested,
-    way,
 )
 
 # What models give, compiled: to compile it for every metric and batch would

@@ -8,13 +8,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lficam.backbones._graph import (
+from keras_lficam._checks import check_text
+from keras_lficam.surgery._cloning import (
+    PUBLIC_NAMES,
+    check_graph,
+    check_images,
+    check_one,
     is_graph,
+    is_plain,
     node_of,
     nodes_backwards,
     replay,
 )
-from keras_lficam.backbones._strides import STRIDED, Strides
+from keras_lficam.surgery._strides import STRIDED, Strides
 
 _POOLINGS = (
     keras.layers.GlobalAveragePooling2D,
@@ -101,6 +107,77 @@ class Split:
     def trunk(self) -> keras.Model:
         """Model from the image to the features, of the same layers."""
         return keras.Model(self.image, self.features)
+
+
+def cut(
+    model: keras.Model,
+    *,
+    layer: str | None = None,
+    output_stride: int | None = None,
+) -> Split:
+    """Copies a trained classifier and cuts it where space is last seen.
+
+    Args:
+        model: Functional or Sequential classifier, nested or not, with one
+            input and one output. It stays as it is.
+        layer: Name of the layer whose output is the feature map; by default
+            it is found.
+        output_stride: Pixels of the image that a row of the feature map
+            stands for; None for as many as the model has.
+
+    Returns:
+        A `Split` with weights of its own, flat: no layer is a model.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If it is a subclassed model, takes no images, or has
+            several inputs or outputs, no feature map is found, or the strides
+            do not lead to `output_stride`.
+    """
+    check_graph(model)
+    check_one("input", model, model.inputs)
+    check_images(model, model.inputs[0])
+    check_one("output", model, model.outputs)
+    if layer is not None:
+        check_text("layer", layer)
+        layer = _innermost(model, layer)
+    split = split_classifier(flat(model), layer)
+    if output_stride is None:
+        return split
+    return rebuilt(split, split.image.shape[1:], output_stride)
+
+
+def _innermost(model, name):
+    """The name of the layer that makes the output of a nested model.
+
+    That of another layer stays as it is.
+    """
+    for layer in model.layers:
+        if is_graph(layer) and is_plain(layer):
+            if layer.name != name:
+                found = _innermost(layer, name)
+                if found != name:
+                    return found
+            else:
+                last = layer.outputs[0]._keras_history.operation
+                return _innermost(layer, last.name)
+    return name
+
+
+def flat(model):
+    """Copies a model so that no plain model is nested in it.
+
+    Args:
+        model: Model with one input.
+
+    Returns:
+        A functional model with weights of its own.
+    """
+    image = keras.Input(
+        model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image"
+    )
+    output = replay(model, image, taken=PUBLIC_NAMES)
+    return keras.Model(image, output, name=model.name)
 
 
 def split_classifier(model: keras.Model, layer: str | None = None) -> Split:
