@@ -350,7 +350,7 @@ def _abn(split, network):
         [extracted, attention_map]
     )
     if stage is not None:
-        attended = surgery.replay(stage, attended)
+        attended = surgery.clone(stage, attended)
     scores = _convolution(branch, classes, 1, "attention_scores")
     pooled = keras.layers.GlobalAveragePooling2D(name="attention_pooling")
     return {

@@ -42,7 +42,7 @@ ARROWS = {
     "data": {"_checks", "_labels", "_names"},
     "distribution": {"_checks", "_cluster"},
     "evaluation": {"_checks", "_files"},
-    "explainers": {"_checks", "classifier", "functional", "surgery"},
+    "explainers": {"_checks", "classifier", "functional"},
     "functional": {"_checks"},
     "layers": {"_checks", "functional"},
     "metrics": {"_checks", "classifier", "functional"},

@@ -25,6 +25,7 @@ from keras_lficam.surgery import (
     check_graph,
     check_images,
     check_one,
+    clone,
     copied,
     flat,
     has_space,
@@ -32,7 +33,6 @@ from keras_lficam.surgery import (
     is_plain,
     new_head,
     rebuilt,
-    replay,
     split_classifier,
     with_dropout,
 )
@@ -106,13 +106,17 @@ def load(
         if isinstance(backbone, str):
             backbone = _function(backbone)
         split = _classifier(backbone, classes, input_shape, weights)
-    if output_stride is not None or split.image.shape[1:] != input_shape:
-        split = rebuilt(split, input_shape, output_stride)
-    if dropout is not None:
-        split = dataclasses.replace(
-            split, head=with_dropout(split.head, dropout)
-        )
-    return split
+    # The head keeps its names to itself.
+    names = {layer.name for layer in split.trunk.layers[1:]}
+    if (
+        output_stride is not None
+        or split.image.shape[1:] != input_shape
+        or names & {*PUBLIC_NAMES}
+    ):
+        return rebuilt(split, input_shape, output_stride, dropout)
+    if dropout is None:
+        return split
+    return dataclasses.replace(split, head=with_dropout(split.head, dropout))
 
 
 def _classifier(function, classes, input_shape, weights):
@@ -130,10 +134,7 @@ def _classifier(function, classes, input_shape, weights):
     model = build_application(function, classes, input_shape, weights)
     if any(is_graph(layer) for layer in model.layers):
         model = flat(model)
-    split = split_classifier(model)
-    # The head keeps its names to itself.
-    names = {layer.name for layer in split.trunk.layers[1:]}
-    return split_classifier(flat(model)) if names & {*PUBLIC_NAMES} else split
+    return split_classifier(model)
 
 
 def _trunk(model, input_shape, weights):
@@ -169,15 +170,18 @@ def _trunk(model, input_shape, weights):
     image = keras.Input(input_shape, name="image")
     pixels = as_rgb(image) if own_channels == 3 else image
     if ranks == {2}:
-        trunk = split_classifier(flat(model)).trunk
-        output = replay(trunk, pixels, taken=PUBLIC_NAMES)
+        split = split_classifier(flat(model))
+        if own_shape == input_shape and split.image.dtype == image.dtype:
+            image, output = split.image, split.features
+        else:
+            output = clone(split.trunk, pixels, taken=PUBLIC_NAMES)
     elif not is_plain(model) and own_size in (size, [None, None]):
         # A copy is called, for a call of the model itself would stay in it.
         output = image_features(copied(model, taken=PUBLIC_NAMES), pixels)
     else:
         trunk = keras.Model(model.inputs[0], coarsest(model.outputs))
         deep = not is_plain(model)
-        output = replay(trunk, pixels, taken=PUBLIC_NAMES, deep=deep)
+        output = clone(trunk, pixels, taken=PUBLIC_NAMES, deep=deep)
         output = feature_map(output, own_shape)
     return keras.Model(image, output, name=model.name)
 

@@ -7,30 +7,32 @@ from keras import ops
 
 from keras_lficam.classifier._compiled import held_value
 from keras_lficam.surgery._cloning import nodes_backwards, takes_training
-from keras_lficam.surgery._paths import Place, way
+from keras_lficam.surgery._paths import Location, path
 
 
 class Chain:
-    """Runs the layers from one place to another.
+    """Runs the layers from one location to another.
 
     A `keras.Model` from one tensor to the other would do the same, but it
     leaves a node in every layer of the model that is looked through.
 
     Args:
-        start: Place that it is given the tensor of.
-        goal: Place whose tensor it gives.
+        start: Location that it is given the tensor of.
+        goal: Location whose tensor it gives.
         image: Input tensor of the image. All other inputs are held.
 
     Raises:
         ValueError: If a path from the image goes around `start`.
     """
 
-    def __init__(self, start: Place, goal: Place, image: keras.KerasTensor):
+    def __init__(
+        self, start: Location, goal: Location, image: keras.KerasTensor
+    ):
         frames = [*start.frames, *goal.frames]
         images = {id(tensor) for tensor in (image, *(f.begin for f in frames))}
         self._parts = [
             _Part(begin, finish, images)
-            for begin, finish in way(start, goal)
+            for begin, finish in path(start, goal)
             if begin is not finish
         ]
 

@@ -1,8 +1,7 @@
 """Where a classifier is cut: at the last tensor that still has space."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,41 +13,21 @@ from keras_lficam.surgery._cloning import (
     check_graph,
     check_images,
     check_one,
+    clone,
     is_graph,
     is_plain,
-    node_of,
     nodes_backwards,
-    replay,
 )
-from keras_lficam.surgery._strides import STRIDED, Strides
+from keras_lficam.surgery._paths import calls_backwards
+from keras_lficam.surgery._reading import (
+    Graph,
+    end_of,
+    flattens,
+    has_space,
+    pools_all,
+)
+from keras_lficam.surgery._strides import Strides
 
-_POOLINGS = (
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling2D,
-)
-_WINDOWED_POOLINGS = (
-    keras.layers.AveragePooling2D,
-    keras.layers.MaxPooling2D,
-)
-# Functions of `keras.ops` that reduce the axes that they are given.
-_REDUCTIONS = ("Amax", "Max", "Mean", "Sum")
-# Layers, and functions of `keras.ops`, that leave scores what they are.
-_PASSING = (
-    keras.layers.Flatten,
-    keras.layers.Identity,
-    keras.layers.Reshape,
-)
-_PASSING_FUNCTIONS = ("Cast", "ConvertToTensor", "Reshape", "Squeeze")
-# Functions that are these activations under another name, by the library that
-# defines them and their name there.
-_ACTIVATIONS = {
-    ("keras", "sigmoid"): keras.activations.sigmoid,
-    ("keras", "softmax"): keras.activations.softmax,
-    ("jax", "sigmoid"): keras.activations.sigmoid,
-    ("jax", "softmax"): keras.activations.softmax,
-    ("tensorflow", "sigmoid"): keras.activations.sigmoid,
-    ("tensorflow", "softmax_v2"): keras.activations.softmax,
-}
 # Layers that move pixels, such as begin a model that augments its images.
 _MOVING = (
     keras.layers.AugMix,
@@ -176,19 +155,12 @@ def flat(model):
     image = keras.Input(
         model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image"
     )
-    output = replay(model, image, taken=PUBLIC_NAMES)
+    output = clone(model, image, taken=PUBLIC_NAMES)
     return keras.Model(image, output, name=model.name)
 
 
 def split_classifier(model: keras.Model, layer: str | None = None) -> Split:
     """Cuts a flat functional classifier in front of its last pooling.
-
-    Walking back from the output, call by call, the first global pooling or
-    flattening whose input is four-dimensional and larger than 1x1 takes the
-    feature map; so does an average or maximum pooling of the whole map, if a
-    flattening follows it, and `keras.ops.mean` over rows and columns. The
-    poolings of squeeze-and-excitation lie before it, those of a head that
-    classifies with 1x1 convolutions see a 1x1 map.
 
     Args:
         model: Functional model with one input and one output.
@@ -203,188 +175,19 @@ def split_classifier(model: keras.Model, layer: str | None = None) -> Split:
             on its input alone, which happens when the images are so small
             that the true feature map is 1x1.
     """
-    if layer is not None:
-        try:
-            return _split_at(model, _named_map(model, layer))
-        except _GoesAroundError as error:
-            raise ValueError(
-                f"Argument `layer` must be the name of a layer that everything "
-                f"goes through. Received: layer={layer!r}, which another path "
-                "goes around."
-            ) from error
-    # A layer that is called twice takes another tensor in each of its calls.
-    calls = [
-        (node.operation, node.input_tensors[0], node.outputs[0])
-        for node in nodes_backwards(model.inputs[0], model.outputs[0])
-    ]
-    follower = None
-    for operation, taken, given in calls:
-        if takes_the_map(operation, taken, given, follower):
-            try:
-                return _split_at(model, taken)
-            except _GoesAroundError:
-                break  # A pooling inside a block.
-        follower = operation
-    raise no_map(model.name, model.inputs[0].shape[1:], calls)
-
-
-def no_map(
-    name: str,
-    shape: tuple[int | None, ...],
-    calls: Iterable[tuple[keras.Operation, Any, Any]] = (),
-) -> ValueError:
-    """Makes the error for a model in which no feature map was found.
-
-    Args:
-        name: Name of the model.
-        shape: Shape of its input, without the batch.
-        calls: What is called in it, on what, and what that gives; the last
-            call first.
-    """
-    calls = list(calls)
-    maps = [operation.name for operation, _, given in calls if has_space(given)]
-    if not maps or _reduced_by_strides(calls):
-        return ValueError(
-            f"Model {name!r} has no feature map of at least 2x2 in front of "
-            "a global pooling or a flattening, so there is nothing to draw. "
-            f"Received: input shape {shape}. Ways out: larger images, or a "
-            "backbone with fewer strides."
-        )
-    return ValueError(
-        f"Model {name!r} must have a global pooling or a flattening that "
-        "everything goes through, for what it takes is the feature map. "
-        f"Received: a head that begins otherwise, behind {maps[0]!r}. To fix "
-        f"this: name the layer of the feature map, layer={maps[0]!r} or "
-        f"another of {maps[:5][::-1]}; or give `build` a keras.Model that ends "
-        "there."
-    )
-
-
-def _reduced_by_strides(calls):
-    """Whether a pooling or flattening takes a map that strides made 1x1."""
-    pools = any(
-        isinstance(operation, (*_POOLINGS, keras.layers.Flatten))
-        and len(taken.shape) == 4
-        and not has_space(taken)
-        for operation, taken, _ in calls
-    )
-    # Of a residual block the shortcut may do it by a function.
-    return pools and any(
-        isinstance(operation, STRIDED)
-        and has_space(taken)
-        and len(given.shape) == 4
-        and not has_space(given)
-        for operation, taken, given in calls
-    )
-
-
-class _GoesAroundError(Exception):
-    """The output of a model does not depend on the cut tensor alone."""
-
-
-def _split_at(model, features):
+    graph = Graph(model.name, model.inputs[0], model.outputs[0], _unfolded)
+    location, _ = graph.find_map(layer)
     try:
-        head = keras.Model(features, model.outputs[0], name="head")
+        head = keras.Model(location.tensor, model.outputs[0], name="head")
     except ValueError as error:
-        raise _GoesAroundError from error
-    return Split(model.name, model.inputs[0], features, head)
+        raise graph.around(layer) from error
+    return Split(model.name, model.inputs[0], location.tensor, head)
 
 
-def _named_map(model, name):
-    maps: dict[str, keras.KerasTensor] = {}
-    for node in nodes_backwards(model.inputs[0], model.outputs[0]):
-        if has_space(node.outputs[0]):
-            # A layer that is called twice stands for its last call.
-            maps.setdefault(node.operation.name, node.outputs[0])
-    if name not in maps:
-        raise ValueError(
-            "Argument `layer` must be the name of a layer whose output is a "
-            "feature map (batch, rows, columns, channels) of at least 2x2; "
-            f"the last of them are {list(maps)[:5][::-1]}. "
-            f"Received: layer={name!r}"
-        )
-    return maps[name]
-
-
-def takes_the_map(
-    operation: keras.Operation,
-    taken: Any,
-    given: Any,
-    follower: keras.Operation | None,
-) -> bool:
-    """Whether a call is the last pooling, which takes the feature map.
-
-    Args:
-        operation: What is called.
-        taken: What it is called on.
-        given: What it gives.
-        follower: What is called next.
-    """
-    if not has_space(taken):
-        return False
-    if _is_function(operation, *_REDUCTIONS):
-        axes = operation.axis or ()
-        return sorted(axis % 4 for axis in axes) == [1, 2]
-    if _pools_all(operation, taken, given):
-        return isinstance(
-            follower, (keras.layers.Flatten, keras.layers.Reshape)
-        ) or _is_function(follower, "Reshape", "Squeeze")
-    return isinstance(operation, _POOLINGS) or _flattens(
-        operation, taken, given
-    )
-
-
-def averages_the_map(operation: keras.Operation) -> bool:
-    """Whether what takes the feature map averages it over its places."""
-    return isinstance(
-        operation,
-        (keras.layers.GlobalAveragePooling2D, keras.layers.AveragePooling2D),
-    ) or _is_function(operation, "Mean")
-
-
-def has_space(tensor: keras.KerasTensor) -> bool:
-    """Whether a tensor is a feature map `(B, h, w, C)` of at least 2x2."""
-    shape = tensor.shape
-    return len(shape) == 4 and shape[1] != 1 and shape[2] != 1
-
-
-def _pools_all(operation, taken, given):
-    """Whether a pooling has one window, which is the whole map."""
-    return (
-        isinstance(operation, _WINDOWED_POOLINGS)
-        and tuple(given.shape[1:3]) == (1, 1)
-        and all(
-            size is not None and size <= window
-            for size, window in zip(
-                taken.shape[1:3], operation.pool_size, strict=True
-            )
-        )
-    )
-
-
-def _flattens(operation, taken, given):
-    """Whether a call makes one axis of all the values of each image."""
-    if isinstance(operation, keras.layers.Flatten):
-        return True
-    if not isinstance(operation, keras.layers.Reshape) and not _is_function(
-        operation, "Reshape"
-    ):
-        return False
-    values, shape = taken.shape[1:], given.shape[1:]
-    if len(shape) != 1:
-        return False
-    return None in (*values, *shape) or shape[0] == math.prod(values)
-
-
-def _is_function(operation, *names):
-    """Whether a call is of a function of `keras.ops`, by its class's name.
-
-    Keras does not export the classes.
-    """
-    kind = type(operation)
-    return kind.__module__.startswith("keras.src.ops.") and (
-        kind.__name__ in names
-    )
+def _unfolded(operation):
+    """Of a flat model no other is unfolded."""
+    del operation
+    return False
 
 
 def new_head(
@@ -418,10 +221,20 @@ def dropout_of(head: keras.Model) -> float:
     return rates[-1] if rates else 0.0
 
 
-def with_dropout(head: keras.Model, rate: float) -> keras.Model:
+def with_dropout(
+    head: keras.Model,
+    rate: float,
+    features: keras.KerasTensor | None = None,
+) -> keras.Model:
     """Copies a head, with a dropout of this rate before its last weights.
 
     A dropout that the head has gets the rate instead.
+
+    Args:
+        head: Model from a feature map to scores.
+        rate: Rate of the dropout.
+        features: Feature map that the copy is for; by default one of the
+            same shape.
     """
     weighted = [layer for layer in head.layers if layer.weights]
     has_one = any(isinstance(la, keras.layers.Dropout) for la in head.layers)
@@ -436,74 +249,10 @@ def with_dropout(head: keras.Model, rate: float) -> keras.Model:
             tensors = dropped(tensors)
         return proceed(tensors)
 
-    map_ = keras.Input(head.inputs[0].shape[1:], dtype=head.inputs[0].dtype)
+    features = head.inputs[0] if features is None else features
+    map_ = keras.Input(features.shape[1:], dtype=features.dtype)
     x = map_ if weighted or has_one else dropped(map_)
-    return keras.Model(map_, replay(head, x, visit), name="head")
-
-
-def passes_scores_on(operation: keras.Operation) -> bool:
-    """Whether scores go through an operation as they are."""
-    idle = type(operation) is keras.layers.Activation and (
-        operation.activation is keras.activations.linear
-    )
-    return (
-        idle
-        or isinstance(operation, _PASSING)
-        or _is_function(operation, *_PASSING_FUNCTIONS)
-    )
-
-
-def activation_of(operation: keras.Operation) -> Callable[..., Any] | None:
-    """The activation that an operation ends with; None if it has none.
-
-    Softmax and sigmoid are those of `keras.activations`, whether they are a
-    layer, a function of `keras.ops`, or one of TensorFlow or JAX.
-    """
-    if isinstance(operation, keras.layers.Softmax) or _is_function(
-        operation, "Softmax"
-    ):
-        # Of scores `(B, K)` both are the classes.
-        return keras.activations.softmax if operation.axis in (-1, 1) else None
-    if _is_function(operation, "Sigmoid"):
-        return keras.activations.sigmoid
-    if isinstance(operation, keras.layers.Lambda):
-        known = _known_activation(operation.function)
-        return None if operation.arguments else known
-    activation = getattr(operation, "activation", None)
-    return _known_activation(activation) or activation
-
-
-def _known_activation(function):
-    module = getattr(function, "__module__", None) or ""
-    name = getattr(function, "__name__", None)
-    return _ACTIVATIONS.get((module.partition(".")[0], name))
-
-
-def last_activation(model: keras.Model) -> Callable[..., Any]:
-    """The activation of a classifier's answer; the identity if it has none."""
-    names = {layer.name for layer in model.layers}
-    if not is_graph(model):
-        last = model.layers[-1]
-        if isinstance(last, keras.Model):
-            return last_activation(last)
-    elif len(model.outputs) > 1 and "predictions" in names:
-        last = model.get_layer("predictions")
-    else:
-        last = _last_operation(model)
-    return activation_of(last) or keras.activations.linear
-
-
-def _last_operation(model):
-    """The last operation that makes scores, in whatever model it is nested."""
-    tensor = model.outputs[0]
-    while True:
-        node = node_of(tensor)
-        if is_graph(node.operation) and len(node.operation.outputs) == 1:
-            tensor = node.operation.outputs[0]
-        elif passes_scores_on(node.operation) and node.input_tensors:
-            tensor = node.input_tensors[0]
-        else:
-            return node.operation
+    return keras.Model(map_, clone(head, x, visit), name="head")
 
 
 def without_activation(
@@ -517,13 +266,10 @@ def without_activation(
         layer that could have one. The head as it is, and None, if it ends
         otherwise.
     """
-    tensor = head.outputs[0]
-    while passes_scores_on(tensor._keras_history.operation):
-        (tensor,) = node_of(tensor).input_tensors
-    last = tensor._keras_history.operation
-    activation = activation_of(last)
-    # What is not yet flat may hold more than one place for each class.
-    if activation is None or tensor.shape[-1] != head.outputs[0].shape[-1]:
+    end = end_of(head.outputs[0])
+    last = end.call.operation
+    # A model that is left nested is copied whole.
+    if end.activation is None or end.call.after.frames:
         return head, None
 
     def visit(layer, tensors, proceed):
@@ -533,7 +279,7 @@ def without_activation(
             return tensors
         return proceed(tensors, activation=None)
 
-    return _copied_head(head, head.inputs[0], visit), activation
+    return _copied_head(head, head.inputs[0], visit), end.activation
 
 
 def seen_image(split: Split) -> keras.KerasTensor:
@@ -608,6 +354,7 @@ def rebuilt(
     split: Split,
     input_shape: tuple[int | None, int | None, int],
     output_stride: int | None = None,
+    dropout: float | None = None,
 ) -> Split:
     """Builds a classifier once more, for other images or with other strides.
 
@@ -616,19 +363,28 @@ def rebuilt(
         input_shape: Shape `(height, width, channels)`; None for an open size.
         output_stride: Pixels of the image that a row of the feature map is
             to stand for; None for as many as now.
+        dropout: Rate of the dropout before the last weights; None for that of
+            the head.
 
     Returns:
-        A `Split` with layers of the same names and weights.
+        A `Split` with layers of the same names and weights; no layer of the
+        trunk has one of `PUBLIC_NAMES`.
 
     Raises:
         ValueError: If the head takes feature maps of its own size only, or
             the strides of the backbone do not lead there.
     """
     head = split.head
-    _check_any_size(head, input_shape, output_stride)
+    is_changed = (
+        output_stride is not None or split.image.shape[1:] != input_shape
+    )
+    if is_changed:
+        _check_any_size(head, input_shape, output_stride)
     image = keras.Input(input_shape, dtype=split.image.dtype, name="image")
     strides = Strides(output_stride)
-    features = replay(split.trunk, image, strides, deep=True)
+    features = clone(
+        split.trunk, image, strides, taken=PUBLIC_NAMES, deep=is_changed
+    )
     if output_stride not in (None, strides.of(features)):
         raise ValueError(
             "Argument `output_stride` must be one of the strides that the "
@@ -636,23 +392,29 @@ def rebuilt(
             f"{sorted(strides.passed)}. "
             f"Received: output_stride={output_stride}"
         )
-    return Split(split.name, image, features, _copied_head(head, features))
+    if dropout is None:
+        head = _copied_head(head, features)
+    else:
+        head = with_dropout(head, dropout, features)
+    return Split(split.name, image, features, head)
 
 
 def _copied_head(head, features, visit=None):
     map_ = keras.Input(features.shape[1:], dtype=features.dtype)
-    return keras.Model(map_, replay(head, map_, visit), name="head")
+    return keras.Model(map_, clone(head, map_, visit), name="head")
 
 
 def _check_any_size(head, input_shape, output_stride):
-    for node in nodes_backwards(head.inputs[0], head.outputs[0]):
-        call = node.operation, node.input_tensors[0], node.outputs[0]
-        flattens = _flattens(*call)
-        if has_space(call[1]) and (flattens or _pools_all(*call)):
+    for call in calls_backwards(
+        head.inputs[0], head.outputs[0], opens=_unfolded
+    ):
+        is_flattening = flattens(call)
+        if has_space(call.before.tensor) and (is_flattening or pools_all(call)):
+            how = "flattens" if is_flattening else "pools a window of"
             raise ValueError(
                 "The head of this backbone takes feature maps of one size "
-                f"only, for its layer {node.operation.name!r} "
-                f"{'flattens' if flattens else 'pools a window of'} the map. "
+                f"only, for its layer {call.operation.name!r} "
+                f"{how} the map. "
                 f"Received: input_shape={input_shape}, "
                 f"output_stride={output_stride}. Ways out: give height and "
                 "width as numbers and output_stride=None, or a backbone that "
