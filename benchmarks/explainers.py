@@ -182,7 +182,7 @@ def forward_and_backward(model, images):
 
 
 def channels(model):
-    from keras_lficam.backbones import Classifier
+    from keras_lficam.classifier import Classifier
 
     return Classifier(model).cut().shape[-1]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_lficam import backbones, layers
-from keras_lficam._checks import tensor_of
+from keras_lficam import backbones, layers, surgery
+from keras_lficam._checks import is_integer, refuse_keras_2, tensor_of
+from keras_lficam.classifier import Classifier
 
 
 def build(
@@ -159,9 +160,9 @@ def attach(
     _check_output_stride(output_stride)
     _check_architecture(architecture)
     network = _importance_layer(importance_network, value_range)
-    split = backbones.cut(model, layer=layer, output_stride=output_stride)
+    split = surgery.cut(model, layer=layer, output_stride=output_stride)
     _check_no_attention(model, split)
-    head, activation = backbones.without_activation(split.head)
+    head, activation = surgery.without_activation(split.head)
     if activation is None:
         if architecture in ("abn", "cam"):
             raise ValueError(
@@ -198,7 +199,7 @@ def attention_view(model: keras.Model) -> keras.Model:
         shown = keras_lficam.attention_view(model).predict(images)
         shown["attention_map"]
     """
-    backbones.refuse_keras_2("model", model)
+    refuse_keras_2("model", model)
     is_model = isinstance(model, keras.Model)
     names = {layer.name for layer in model.layers} if is_model else set()
     if not names.issuperset({"attention_map", "predictions"}):
@@ -249,7 +250,7 @@ def upsampler(
         shown = view.predict(images)
         maps = upsample(shown["attention_map"], images.shape[1:3])
     """
-    return backbones.Classifier(model).output_of(layer).geometry.upsample
+    return Classifier(model).output_of(layer).geometry.upsample
 
 
 def probabilities(
@@ -278,7 +279,7 @@ def probabilities(
     Examples:
         chances = keras_lficam.architectures.probabilities(model, predictions)
     """
-    classifier = backbones.Classifier(model, activation)
+    classifier = Classifier(model, activation)
     scores = tensor_of("predictions", predictions, dimensions=2)
     return classifier.as_probabilities(scores)
 
@@ -303,7 +304,7 @@ def _assembled(split, architecture, network, activation):
 
 
 def _lfi_cam(split, network):
-    seen = backbones.seen_image(split)
+    seen = surgery.seen_image(split)
     importance = network([seen, split.features])
     attention_map = layers.ClassActivationMap(name="attention_map")(
         [split.features, importance]
@@ -323,14 +324,14 @@ def _abn(split, network):
     feature map, and the attention is applied to that.
     """
     del network
-    extracted, stage = backbones.last_stage(split.image, split.features) or (
+    extracted, stage = surgery.last_stage(split.image, split.features) or (
         split.features,
         None,
     )
     if stage is not None:
         names = {layer.name for layer in split.trunk.layers}
-        branch = backbones.at_stride_one(
-            stage, extracted, taken=names.union(backbones.PUBLIC_NAMES)
+        branch = surgery.at_stride_one(
+            stage, extracted, taken=names.union(surgery.PUBLIC_NAMES)
         )
     if stage is None or branch.shape[1:3] != extracted.shape[1:3]:
         extracted, stage = split.features, None
@@ -349,7 +350,7 @@ def _abn(split, network):
         [extracted, attention_map]
     )
     if stage is not None:
-        attended = backbones.replay(stage, attended)
+        attended = surgery.clone(stage, attended)
     scores = _convolution(branch, classes, 1, "attention_scores")
     pooled = keras.layers.GlobalAveragePooling2D(name="attention_pooling")
     return {
@@ -361,8 +362,8 @@ def _abn(split, network):
 def _cam(split, network):
     del network
     classes = split.head.output_shape[-1]
-    head = backbones.new_head(
-        split.features, classes, backbones.dropout_of(split.head)
+    head = surgery.new_head(
+        split.features, classes, surgery.dropout_of(split.head)
     )
     return {"predictions": head(split.features)}
 
@@ -446,7 +447,7 @@ def _number_of_classes(classes):
                 f"Received: classes={classes!r}"
             )
         return len(names)
-    if not backbones.is_integer(classes):
+    if not is_integer(classes):
         raise TypeError(
             "Argument `classes` must be an integer, the number of classes, or "
             "a list of their names, or a data set with `class_names`. "
@@ -505,7 +506,7 @@ def _check_output_stride(output_stride):
 
 
 def _is_size(size):
-    return backbones.is_integer(size) and size >= 1
+    return is_integer(size) and size >= 1
 
 
 def _check_input_shape(input_shape):

@@ -15,7 +15,7 @@ from keras_lficam import data as data_sets
 from keras_lficam import explainers as kinds
 from keras_lficam import metrics as measures
 from keras_lficam._checks import check_choice
-from keras_lficam.backbones import Classifier
+from keras_lficam.classifier import Classifier
 from keras_lficam.evaluation import Evaluation, Metric, evaluate
 
 # From the one that is part of the model to those that ask it most often.

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_lficam.architectures import attention_view, upsampler
-from keras_lficam.backbones import Classifier
+from keras_lficam.classifier import Classifier
 
 
 class AttentionOutputs:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from keras_lficam.backbones import CompiledFunction
+from keras_lficam.classifier import CompiledFunction
 
 # Chunks are cut in NumPy, and JAX compiles anew for each size.
 CHUNK_SIZES = (1, 100) if keras.backend.backend() == "jax" else (1, 2, 100)

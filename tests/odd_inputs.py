@@ -27,7 +27,7 @@ import scipy.sparse
 import small_classifiers
 
 import keras_lficam
-from keras_lficam import evaluation, explainers, functional, metrics
+from keras_lficam import evaluation, explainers, functional, metrics, surgery
 from keras_lficam import visualization as show
 from keras_lficam.backbones import cifar
 
@@ -589,7 +589,7 @@ def targets(folder):
         **ranged,
     )
     add("attention_view", keras_lficam.attention_view, model=(ours, "model"))
-    add("backbones.cut", keras_lficam.backbones.cut, model=(trunk, "model"))
+    add("surgery.cut", surgery.cut, model=(trunk, "model"))
     add(
         "resnet",
         cifar.resnet,

@@ -13,10 +13,10 @@ import tensorflow as tf
 
 import keras_lficam
 from keras_lficam import explainers
-from keras_lficam.backbones import (
-    Classifier,
+from keras_lficam.backbones import cifar
+from keras_lficam.classifier import Classifier
+from keras_lficam.surgery import (
     activation_of,
-    cifar,
     last_activation,
     split_classifier,
 )
@@ -594,7 +594,7 @@ def peculiar():
         (peculiar, {}, ValueError, "type Peculiar.*get_config"),
         (flat, {"layer": "nothing"}, ValueError, "last of them are.*nothing"),
         (flat, {"layer": "pooling"}, ValueError, "`layer`.*'pooling'"),
-        (flat, {"layer": "stage2_block0_1_relu"}, ValueError, "goes around"),
+        (flat, {"layer": "stage2_block0_1_relu"}, ValueError, "another path"),
         (flat, {"value_range": (1, 0)}, ValueError, "`value_range`.*rises"),
         (flat, {"architecture": "lime"}, ValueError, "'abn', 'cam'.*'lime'"),
         (lambda: keras_lficam.attach(flat()), {}, ValueError, "already"),
@@ -732,6 +732,68 @@ def test_another_head_has_the_activation_of_the_first(kind, architecture, rng):
 def test_another_head_needs_to_know_the_activation(architecture):
     with pytest.raises(ValueError, match="does not show the activation.*Ways"):
         keras_lficam.attach(ENDS["percent"](), architecture=architecture)
+
+
+def test_dropout_behind_the_softmax_passes_the_scores_on(rng):
+    model, images = with_end(keras.layers.Dropout(0.5)), pictures(rng)
+    assert last_activation(model) is keras.activations.softmax
+    for architecture in ("plain", "cam", "abn"):
+        attached = keras_lficam.attach(model, architecture=architecture)
+        last = attached.get_layer("predictions")
+        assert last.activation is keras.activations.softmax
+    attached = keras_lficam.attach(model, architecture="plain")
+    np.testing.assert_allclose(
+        answers(attached, images), answers(model, images), rtol=1e-5
+    )
+    cut = Classifier(model).cut()
+    kernel, bias = model.get_weights()[-2:]
+    features = keras.ops.convert_to_numpy(cut.features(images))
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(cut.logits(features)),
+        features.mean(axis=(1, 2)) @ kernel + bias,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_softmax_at_each_of_several_places_is_none_of_the_classes(activation):
+    """Four places of three numbers each: a row of scores sums to 4, not 1."""
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(3, 8, strides=8, activation=activation)(image)
+    model = keras.Model(image, keras.layers.Flatten()(x))
+    images = np.zeros((1, 16, 16, 3), "float32")
+    expected = {"softmax": 4.0, "sigmoid": 6.0}[activation]
+    assert answers(model, images).sum() == pytest.approx(expected)
+    if activation == "softmax":
+        assert last_activation(model) is keras.activations.linear
+        assert Classifier(model).gives is None
+    else:
+        assert last_activation(model) is keras.activations.sigmoid
+        assert Classifier(model).gives == "probabilities"
+
+
+def test_end_in_a_nested_model_of_two_inputs_is_known():
+    features = keras.Input((4, 4, 8))
+    gate = keras.Input((8,))
+    x = keras.layers.GlobalAveragePooling2D()(features)
+    x = keras.layers.Dense(3, activation="softmax")(x * gate)
+    head = keras.Model([features, gate], x)
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 4, strides=4)(image)
+    gate = keras.layers.GlobalMaxPooling2D()(x)
+    model = keras.Model(image, head([x, gate]))
+    assert last_activation(model) is keras.activations.softmax
+    classifier = Classifier(model)
+    assert classifier.gives == "probabilities"
+    images = np.zeros((1, 16, 16, 3), "float32")
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(classifier.probabilities(images)),
+        np.full((1, 3), 1 / 3),
+        rtol=1e-6,
+    )
+    with pytest.raises(ValueError, match="does not show the logits"):
+        classifier.check_logits()
 
 
 def beginning(kind):

@@ -13,7 +13,7 @@ from keras.src.applications import convnext, mobilenet_v3
 from keras.src.legacy.saving import legacy_h5_format
 
 import keras_lficam
-from keras_lficam import backbones
+from keras_lficam import backbones, surgery
 from keras_lficam.backbones import cifar
 
 # The true last feature map of images of 224x224, read off the summaries.
@@ -528,7 +528,7 @@ def test_padding_that_suited_the_stride_goes(rng):
     x = keras.layers.Add()([x, y])
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, keras.layers.Dense(2)(x))
-    split = backbones.cut(model, output_stride=1)
+    split = surgery.cut(model, output_stride=1)
     images = rng.normal(size=(2, 8, 8, 3)).astype("float32")
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
     kernel, bias = model.get_layer("strided").get_weights()

@@ -7,7 +7,8 @@ from small_classifiers import of_channels
 
 import keras_lficam
 from keras_lficam import explainers, metrics
-from keras_lficam.backbones import Classifier, cifar
+from keras_lficam.backbones import cifar
+from keras_lficam.classifier import Classifier
 
 
 def trunk(name="trunk"):

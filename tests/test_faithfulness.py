@@ -4,7 +4,8 @@ import pytest
 
 import keras_lficam
 from keras_lficam import metrics
-from keras_lficam.backbones import CompiledFunction, cifar
+from keras_lficam.backbones import cifar
+from keras_lficam.classifier import CompiledFunction
 
 EVERY = [
     metrics.average_drop,

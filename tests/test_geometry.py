@@ -6,7 +6,7 @@ import pytest
 
 import keras_lficam
 from keras_lficam import backbones, functional
-from keras_lficam.backbones import Classifier
+from keras_lficam.classifier import Classifier
 from keras_lficam.explainers import (
     CAM,
     AttentionMap,

@@ -7,32 +7,10 @@ from collections.abc import Callable
 
 import keras
 
-from keras_lficam._checks import check_text
+from keras_lficam._checks import refuse_keras_2
 from keras_lficam._names import nearest
 from keras_lficam.backbones import cifar, resnets
 from keras_lficam.backbones._applications import build_application
-from keras_lficam.backbones._checks import (
-    check_integer,
-    is_integer,
-    refuse_keras_2,
-)
-from keras_lficam.backbones._classifier import Classifier, Cut
-from keras_lficam.backbones._compiled import (
-    CompiledFunction,
-    grouped_gradients_explained,
-    holding,
-)
-from keras_lficam.backbones._graph import (
-    PUBLIC_NAMES,
-    as_rgb,
-    check_graph,
-    check_images,
-    check_one,
-    copied,
-    is_graph,
-    is_plain,
-    replay,
-)
 from keras_lficam.backbones._hubs import (
     build_hub,
     coarsest,
@@ -40,52 +18,26 @@ from keras_lficam.backbones._hubs import (
     image_features,
     is_hub_name,
 )
-from keras_lficam.backbones._split import (
+from keras_lficam.surgery import (
+    PUBLIC_NAMES,
     Split,
-    activation_of,
-    averages_the_map,
-    dropout_of,
+    as_rgb,
+    check_graph,
+    check_images,
+    check_one,
+    clone,
+    copied,
+    flat,
     has_space,
-    last_activation,
+    is_graph,
+    is_plain,
     new_head,
-    passes_scores_on,
     rebuilt,
-    seen_image,
     split_classifier,
     with_dropout,
-    without_activation,
 )
-from keras_lficam.backbones._strides import at_stride_one, last_stage
 
-__all__ = [
-    "PUBLIC_NAMES",
-    "Classifier",
-    "CompiledFunction",
-    "Cut",
-    "Split",
-    "activation_of",
-    "at_stride_one",
-    "averages_the_map",
-    "check_integer",
-    "cifar",
-    "cut",
-    "dropout_of",
-    "grouped_gradients_explained",
-    "holding",
-    "is_integer",
-    "last_activation",
-    "last_stage",
-    "load",
-    "names",
-    "new_head",
-    "passes_scores_on",
-    "refuse_keras_2",
-    "replay",
-    "resnets",
-    "seen_image",
-    "split_classifier",
-    "without_activation",
-]
+__all__ = ["cifar", "load", "names", "resnets"]
 
 _OWN = {**resnets.FAMILY, **cifar.FAMILY}
 
@@ -154,51 +106,17 @@ def load(
         if isinstance(backbone, str):
             backbone = _function(backbone)
         split = _classifier(backbone, classes, input_shape, weights)
-    if output_stride is not None or split.image.shape[1:] != input_shape:
-        split = rebuilt(split, input_shape, output_stride)
-    if dropout is not None:
-        split = dataclasses.replace(
-            split, head=with_dropout(split.head, dropout)
-        )
-    return split
-
-
-def cut(
-    model: keras.Model,
-    *,
-    layer: str | None = None,
-    output_stride: int | None = None,
-) -> Split:
-    """Copies a trained classifier and cuts it where space is last seen.
-
-    Args:
-        model: Functional or Sequential classifier, nested or not, with one
-            input and one output. It stays as it is.
-        layer: Name of the layer whose output is the feature map; by default
-            it is found.
-        output_stride: Pixels of the image that a row of the feature map
-            stands for; None for as many as the model has.
-
-    Returns:
-        A `Split` with weights of its own, flat: no layer is a model.
-
-    Raises:
-        TypeError: If `model` is no `keras.Model`.
-        ValueError: If it is a subclassed model, takes no images, or has
-            several inputs or outputs, no feature map is found, or the strides
-            do not lead to `output_stride`.
-    """
-    check_graph(model)
-    check_one("input", model, model.inputs)
-    check_images(model, model.inputs[0])
-    check_one("output", model, model.outputs)
-    if layer is not None:
-        check_text("layer", layer)
-        layer = _innermost(model, layer)
-    split = split_classifier(_flat(model), layer)
-    if output_stride is None:
+    # The head keeps its names to itself.
+    names = {layer.name for layer in split.trunk.layers[1:]}
+    if (
+        output_stride is not None
+        or split.image.shape[1:] != input_shape
+        or names & {*PUBLIC_NAMES}
+    ):
+        return rebuilt(split, input_shape, output_stride, dropout)
+    if dropout is None:
         return split
-    return rebuilt(split, split.image.shape[1:], output_stride)
+    return dataclasses.replace(split, head=with_dropout(split.head, dropout))
 
 
 def _classifier(function, classes, input_shape, weights):
@@ -215,28 +133,8 @@ def _classifier(function, classes, input_shape, weights):
         _check_file(weights)
     model = build_application(function, classes, input_shape, weights)
     if any(is_graph(layer) for layer in model.layers):
-        model = _flat(model)
-    split = split_classifier(model)
-    # The head keeps its names to itself.
-    names = {layer.name for layer in split.trunk.layers[1:]}
-    return split_classifier(_flat(model)) if names & {*PUBLIC_NAMES} else split
-
-
-def _innermost(model, name):
-    """The name of the layer that makes the output of a nested model.
-
-    That of another layer stays as it is.
-    """
-    for layer in model.layers:
-        if is_graph(layer) and is_plain(layer):
-            if layer.name != name:
-                found = _innermost(layer, name)
-                if found != name:
-                    return found
-            else:
-                last = layer.outputs[0]._keras_history.operation
-                return _innermost(layer, last.name)
-    return name
+        model = flat(model)
+    return split_classifier(model)
 
 
 def _trunk(model, input_shape, weights):
@@ -272,15 +170,18 @@ def _trunk(model, input_shape, weights):
     image = keras.Input(input_shape, name="image")
     pixels = as_rgb(image) if own_channels == 3 else image
     if ranks == {2}:
-        trunk = split_classifier(_flat(model)).trunk
-        output = replay(trunk, pixels, taken=PUBLIC_NAMES)
+        split = split_classifier(flat(model))
+        if own_shape == input_shape and split.image.dtype == image.dtype:
+            image, output = split.image, split.features
+        else:
+            output = clone(split.trunk, pixels, taken=PUBLIC_NAMES)
     elif not is_plain(model) and own_size in (size, [None, None]):
         # A copy is called, for a call of the model itself would stay in it.
         output = image_features(copied(model, taken=PUBLIC_NAMES), pixels)
     else:
         trunk = keras.Model(model.inputs[0], coarsest(model.outputs))
         deep = not is_plain(model)
-        output = replay(trunk, pixels, taken=PUBLIC_NAMES, deep=deep)
+        output = clone(trunk, pixels, taken=PUBLIC_NAMES, deep=deep)
         output = feature_map(output, own_shape)
     return keras.Model(image, output, name=model.name)
 
@@ -294,15 +195,6 @@ def _with_new_head(trunk, classes):
             f"input_shape={image.shape[1:]}. Way out: larger images."
         )
     return Split(trunk.name, image, features, new_head(features, classes))
-
-
-def _flat(model):
-    """Copies a model so that no plain model is nested in it."""
-    image = keras.Input(
-        model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image"
-    )
-    output = replay(model, image, taken=PUBLIC_NAMES)
-    return keras.Model(image, output, name=model.name)
 
 
 def _check_file(weights):

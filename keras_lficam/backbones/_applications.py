@@ -9,7 +9,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_lficam.backbones._graph import as_rgb, copy_weights
+from keras_lficam.surgery import as_rgb, copy_weights
 
 # The size at which a model with an open input size is first built: even all
 # the way down, so that strided layers pad as for any other even size.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from keras_lficam.backbones._graph import as_rgb
+from keras_lficam.surgery import as_rgb
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_lficam._names import nearest
-from keras_lficam.backbones._graph import as_rgb
+from keras_lficam.surgery import as_rgb
 
 # Residual networks of keras_cv by their number of layers: kind of block, and
 # blocks in each stage. The library fetches these few numbers from a network.

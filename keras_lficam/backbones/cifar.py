@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping
 
 import keras
 
+from keras_lficam._checks import check_integer, is_integer
 from keras_lficam.backbones import _blocks
-from keras_lficam.backbones._checks import check_integer, is_integer
 
 # Mean and standard deviation of the CIFAR-10 training pixels.
 _PIXELS = _blocks.Pixels((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 
 import keras
 
+from keras_lficam._checks import check_integer, is_integer
 from keras_lficam.backbones import _blocks
-from keras_lficam.backbones._checks import check_integer, is_integer
 
 # Mean and standard deviation of the pixels of ImageNet.
 _PIXELS = _blocks.Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -121,7 +121,7 @@ def accuracy(measured):
 
 def _other(arguments):
     """Loads the other model, which may end with an activation of its own."""
-    from keras_lficam.backbones import Classifier
+    from keras_lficam.classifier import Classifier
 
     if arguments.other is None:
         return None

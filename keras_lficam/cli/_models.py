@@ -157,9 +157,9 @@ def classifier_of(model, path, activation=None):
         activation: The option --activation.
 
     Returns:
-        A `backbones.Classifier` whose probabilities are known.
+        A `classifier.Classifier` whose probabilities are known.
     """
-    from keras_lficam.backbones import Classifier
+    from keras_lficam.classifier import Classifier
 
     try:
         classifier = Classifier(model, activation)
@@ -210,7 +210,7 @@ def view_of(model, path):
 
 def class_names(path, view):
     """Reads the names of the classes beside the model; numbers if none."""
-    from keras_lficam.backbones import Classifier
+    from keras_lficam.classifier import Classifier
 
     count = Classifier(view).num_classes
     labels = path.with_name("labels.txt")

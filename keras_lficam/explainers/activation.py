@@ -7,12 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.backbones import (
-    CompiledFunction,
-    activation_of,
-    averages_the_map,
-    passes_scores_on,
-)
+from keras_lficam.classifier import CompiledFunction
 from keras_lficam.explainers.base import Explainer
 
 
@@ -105,7 +100,7 @@ class CAM(Explainer):
     def __init__(self, model: keras.Model, *, chunk_size: int = 32):
         super().__init__(model, chunk_size=chunk_size)
         cut = self.classifier.cut()
-        dense = _dense_behind_pooling(cut.operations, model)
+        dense = _dense_behind_pooling(cut, model)
 
         def maps(images, classes=None):
             features = cut.features(images)
@@ -265,33 +260,19 @@ class ScoreCAM(Explainer):
         return scores / max(scores.max(), np.finfo("float32").tiny)
 
 
-def _dense_behind_pooling(operations, model):
+def _dense_behind_pooling(cut, model):
     """Finds the dense layer of a head that a CAM can be read off."""
-    passing = keras.layers.Dropout, keras.layers.ReLU
-    pooling, *others = operations
-    rest = [
-        operation
-        for operation in others
-        # What has weights, such as a dense layer, ends with an activation.
-        if getattr(operation, "weights", ())
-        or not isinstance(operation, passing)
-        and not passes_scores_on(operation)
-        and activation_of(operation) is None
-    ]
-    if (
-        not averages_the_map(pooling)
-        or len(rest) != 1
-        or not isinstance(rest[0], keras.layers.Dense)
-    ):
+    dense = cut.dense_behind_pooling()
+    if dense is None:
         raise ValueError(
             f"The head of model {model.name!r} must be a global average "
             "pooling and one dense layer. Received: the layers "
-            f"{[operation.name for operation in operations]}. Ways out: "
+            f"{[operation.name for operation in cut.operations]}. Ways out: "
             "GradCAM, which takes any head; or "
             "keras_lficam.build(architecture='cam'), or attach, and some "
             "training."
         )
-    return rest[0]
+    return dense
 
 
 def _clamped(placements):

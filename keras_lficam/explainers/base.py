@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from keras_lficam import functional
-from keras_lficam.backbones import Classifier, check_integer, holding
+from keras_lficam._checks import check_integer
+from keras_lficam.classifier import Classifier, holding
 from keras_lficam.functional import Tensor
 
 
@@ -53,7 +54,7 @@ class Explainer(abc.ABC):
 
     Attributes:
         model: The model.
-        classifier: The `backbones.Classifier` that looks through it.
+        classifier: The `classifier.Classifier` that looks through it.
         chunk_size: Number of images that go through the model at once.
         class_specific: Whether the map depends on the class asked for. Where
             it does not, `classes` is checked and has no effect.

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.backbones import Classifier, CompiledFunction
+from keras_lficam.classifier import Classifier, CompiledFunction
 from keras_lficam.explainers.base import Explainer
 from keras_lficam.functional import Tensor
 

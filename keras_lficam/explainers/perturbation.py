@@ -10,7 +10,8 @@ import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.backbones import CompiledFunction, check_integer
+from keras_lficam._checks import check_integer
+from keras_lficam.classifier import CompiledFunction
 from keras_lficam.explainers.base import Explainer
 from keras_lficam.functional import Tensor
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
-from keras_lficam._checks import check_finite, real_array
-from keras_lficam.backbones import Classifier, check_integer, holding
+from keras_lficam._checks import check_finite, check_integer, real_array
+from keras_lficam.classifier import Classifier, holding
 from keras_lficam.metrics import _checks
 
 

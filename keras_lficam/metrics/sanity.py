@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 from scipy import stats
 
-from keras_lficam.backbones import check_integer, refuse_keras_2
+from keras_lficam._checks import check_integer, refuse_keras_2
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
 from keras_lficam.metrics._direction import lower_is_better

@@ -58,7 +58,7 @@ def numeric_model(
         model: Model that has an `attention_view`.
         image_size: `(height, width)` of its images.
         activation: What makes probabilities of its scores, as for
-            `backbones.Classifier`.
+            `classifier.Classifier`.
 
     Returns:
         Model from `images (B, height, width, channels)` to a dictionary of

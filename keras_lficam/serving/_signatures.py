@@ -25,7 +25,7 @@ class Served(tf.Module):
         value_range: Darkest and brightest value of a pixel of the model.
         limits: What is refused without being computed.
         activation: What makes probabilities of the model's scores, as for
-            `backbones.Classifier`.
+            `classifier.Classifier`.
         bits: Bits that PNG files of 16 bits use and do not say.
     """
 

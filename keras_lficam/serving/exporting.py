@@ -16,6 +16,7 @@ import keras_lficam
 from keras_lficam import _labels
 from keras_lficam._checks import (
     check_finite,
+    check_integer,
     check_names,
     check_range,
     check_size,
@@ -23,7 +24,7 @@ from keras_lficam._checks import (
     real_array,
 )
 from keras_lficam.architectures import attention_view
-from keras_lficam.backbones import Classifier, check_integer
+from keras_lficam.classifier import Classifier
 from keras_lficam.data.pictures import check_bits
 from keras_lficam.serving import FORMATS, Limits, _formats, _server_files
 from keras_lficam.serving._signatures import Served, value_range_of

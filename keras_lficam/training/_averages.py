@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lficam.backbones import CompiledFunction
+from keras_lficam.classifier import CompiledFunction
 from keras_lficam.training import _state as state
 
 # So many images are enough: the error of a mean over them is 3 % of their

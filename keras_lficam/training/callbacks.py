@@ -10,17 +10,19 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_lficam import backbones, visualization
+from keras_lficam import visualization
 from keras_lficam._checks import (
     array_of,
     check_boolean,
     check_choice,
     check_finite,
+    check_integer,
     check_names,
     numbers_of,
     path_of,
 )
 from keras_lficam._files import whole
+from keras_lficam.classifier import Classifier
 from keras_lficam.training import _state as state
 
 
@@ -85,7 +87,7 @@ class HeatMaps(keras.callbacks.Callback):
                 f"explainers.AttentionMap. Received: explainer={explainer!r} "
                 f"of type {type(explainer).__name__}"
             )
-        backbones.check_integer("every", every, least=1)
+        check_integer("every", every, least=1)
         if class_names is not None:
             check_names("class_names", class_names)
         check_boolean("draw", draw)
@@ -117,7 +119,7 @@ class HeatMaps(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         del logs
         self._explain = self.explainer(self.model)
-        self._classifier = backbones.Classifier(self.model, self.activation)
+        self._classifier = Classifier(self.model, self.activation)
         self._classifier.check_probabilities()
         self._drawn = None
 

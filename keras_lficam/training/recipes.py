@@ -9,10 +9,10 @@ from keras_lficam._checks import (
     as_float,
     check_boolean,
     check_choice,
+    check_integer,
     check_size,
     check_text,
 )
-from keras_lficam.backbones import check_integer
 from keras_lficam.data import augmentation as augmentations
 
 SMALL_SIDE = 64

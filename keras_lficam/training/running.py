@@ -14,10 +14,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lficam import backbones, distribution, explainers
 from keras_lficam import data as data_sets
-from keras_lficam._checks import check_boolean, check_choice, path_of
+from keras_lficam import distribution, explainers, surgery
+from keras_lficam._checks import (
+    check_boolean,
+    check_choice,
+    check_integer,
+    path_of,
+)
 from keras_lficam._files import whole
+from keras_lficam.classifier import grouped_gradients_explained
 from keras_lficam.data import augmentation
 from keras_lficam.data.loading import found_source
 from keras_lficam.data.targets import with_targets, with_weights
@@ -119,15 +125,15 @@ def fit(
     folder = path_of("folder", folder)
     check_boolean("resume", resume)
     _check_for_keras(jit_compile, callbacks, verbose)
-    backbones.check_integer("checkpoint_every", checkpoint_every, least=1)
-    backbones.check_integer("seed", seed, least=0)
-    backbones.check_integer("heat_maps_every", heat_maps_every, least=0)
-    backbones.check_integer("steps_per_execution", steps_per_execution, least=1)
+    check_integer("checkpoint_every", checkpoint_every, least=1)
+    check_integer("seed", seed, least=0)
+    check_integer("heat_maps_every", heat_maps_every, least=0)
+    check_integer("steps_per_execution", steps_per_execution, least=1)
     run = _plan(model, data, recipe, folder, seed, steps_per_execution)
     run = dataclasses.replace(
         run, class_weights=class_weights(class_weight, run.source)
     )
-    with _naming_images(run.folder), backbones.grouped_gradients_explained():
+    with _naming_images(run.folder), grouped_gradients_explained():
         _check_workers(run, [checkpoint_every, heat_maps_every])
         begun = _folder.begin(run, resume)
         distribution.check_agreement(
@@ -287,7 +293,7 @@ class _Run:
 
     @property
     def activation(self):
-        return backbones.last_activation(self.model)
+        return surgery.last_activation(self.model)
 
     @property
     def shares_labels(self):
@@ -579,9 +585,9 @@ def _finish(run, history, best):
 
 def _check_model(model):
     """Refuses what is no classifier of RGB images, or not built."""
-    backbones.check_graph(model)
-    backbones.check_one("input", model, model.inputs)
-    backbones.check_images(model, model.inputs[0])
+    surgery.check_graph(model)
+    surgery.check_one("input", model, model.inputs)
+    surgery.check_images(model, model.inputs[0])
     if model.inputs[0].shape[-1] not in (3, None):
         raise ValueError(
             "Argument `model` must take images of 3 channels, as the data has "
@@ -629,7 +635,7 @@ def _check_classes(model, source):
 
 
 def _check_labels(model, source):
-    activation = backbones.last_activation(model)
+    activation = surgery.last_activation(model)
     if source.multi_label and activation is not keras.activations.sigmoid:
         raise ValueError(
             "Argument `model` must end with a sigmoid where images have "

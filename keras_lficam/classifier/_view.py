@@ -14,23 +14,12 @@ from keras_lficam._checks import (
     check_finite,
     real_array,
 )
-from keras_lficam.backbones._compiled import CompiledFunction
-from keras_lficam.backbones._geometry import Geometry
-from keras_lficam.backbones._graph import check_graph, check_images
-from keras_lficam.backbones._split import (
-    activation_of,
-    has_space,
-    no_map,
-    passes_scores_on,
-    takes_the_map,
-)
-from keras_lficam.backbones._ways import (
-    Chain,
-    Place,
-    calls_backwards,
-    is_nested,
-    way,
-)
+from keras_lficam.classifier._chain import Chain
+from keras_lficam.classifier._compiled import CompiledFunction
+from keras_lficam.classifier._geometry import Geometry
+from keras_lficam.surgery._cloning import check_graph, check_images
+from keras_lficam.surgery._paths import Location, path
+from keras_lficam.surgery._reading import Graph, dense_behind_pooling
 
 # What models give, compiled: to compile it for every metric and batch would
 # take longer than all else. It holds the layers of a model, not the model, so
@@ -91,11 +80,10 @@ class Classifier:
         self.image_shape = tuple(self._image.shape[1:])
         output = _scores_of(model)
         self._begin, self._finish = (
-            Place((), tensor) for tensor in (self._image, output)
+            Location((), tensor) for tensor in (self._image, output)
         )
-        self._calls = list(calls_backwards(self._image, output))
-        self._end = _end_of(self._calls)
-        self._found = _name_of_activation(self._end.operation)
+        self._graph = Graph(model.name, self._image, output)
+        self._found = _name_of(self._graph.end.activation)
         _check_activation(activation, self._found, model)
         is_one = output.shape[-1] == 1
         _check_one_score(activation, is_one, model)
@@ -219,12 +207,15 @@ class Classifier:
 
     def check_logits(self) -> None:
         """Raises a ValueError unless the model shows its logits."""
-        if self.gives is None or (
-            self.gives == "probabilities" and self._found not in _PROBABILITIES
-        ):
+        end = self._graph.end
+        if self._found in _PROBABILITIES:
+            shows = end.can_be_reached
+        else:
+            shows = self.gives == "logits"
+        if not shows:
             raise ValueError(
                 f"Model {self.model.name!r} ends with the layer "
-                f"{self._end.operation.name!r}, which does not show the logits "
+                f"{end.call.operation.name!r}, which does not show the logits "
                 "of its classes. Ways out: a model that ends with a softmax or "
                 "a sigmoid; or activation='softmax' or 'sigmoid', if its "
                 "scores are logits."
@@ -356,11 +347,11 @@ class Classifier:
             ValueError: If there is no such layer, or its map cannot be
                 brought back to the image.
         """
-        for call in self._calls:
+        for call in self._graph.calls:
             if call.operation.name == layer:
                 shape = tuple(call.after.tensor.shape)
                 chain = Chain(self._begin, call.after, self._image)
-                geometry = Geometry(way(self._begin, call.after))
+                geometry = Geometry(path(self._begin, call.after))
                 return Output(shape, chain, geometry)
         raise ValueError(
             f"Argument `model` must have a layer {layer!r}, as a model made "
@@ -383,30 +374,17 @@ class Classifier:
             ValueError: If there is no such map, another path goes around it,
                 or it cannot be brought back to the image.
         """
-        if layer is None:
-            index, place = self._last_map()
-        else:
-            index, place = _named_map(self._calls, layer)
-        end = self._end
+        location, operations = self._graph.find_map(layer)
+        end = self._graph.end
         try:
-            trunk, to_finish, to_end, rest = (
-                Chain(start, goal, self._image)
-                for start, goal in (
-                    (self._begin, place),
-                    (place, self._finish),
-                    (place, end.before),
-                    (end.after, self._finish),
-                )
-            )
+            trunk = Chain(self._begin, location, self._image)
+            to_finish = Chain(location, self._finish, self._image)
+            if end.can_be_reached:
+                to_end = Chain(location, end.call.before, self._image)
+                rest = Chain(end.call.after, self._finish, self._image)
         except ValueError as error:
-            if layer is None:  # A pooling inside a block.
-                raise self._no_map() from error
-            raise ValueError(
-                "Argument `layer` must be the name of a layer that everything "
-                f"goes through. Received: layer={layer!r}, around which "
-                f"another path goes in {self.model.name!r}."
-            ) from error
-        before = _without_activation(end.operation)
+            raise self._graph.around(layer) from error
+        before = _without_activation(end.call.operation)
 
         def scores(features):
             return self.of_all_classes(to_finish(features))
@@ -418,37 +396,13 @@ class Classifier:
             return self.logits_of_all_classes(rest(before(to_end(features))))
 
         return Cut(
-            shape=tuple(place.tensor.shape[1:]),
+            shape=tuple(location.tensor.shape[1:]),
             features=trunk,
             scores=scores,
             logits=logits,
-            operations=tuple(
-                call.operation
-                for call in reversed(self._calls[:index])
-                if not is_nested(call.operation)
-            ),
-            geometry=Geometry(way(self._begin, place)),
+            operations=operations,
+            geometry=Geometry(path(self._begin, location)),
         )
-
-    def _last_map(self):
-        """Finds the map that the last pooling takes, and its call's number."""
-        follower = None
-        for index, call in enumerate(self._calls):
-            if is_nested(call.operation):
-                continue
-            before, after = call.before.tensor, call.after.tensor
-            if takes_the_map(call.operation, before, after, follower):
-                return index + 1, call.before
-            follower = call.operation
-        raise self._no_map()
-
-    def _no_map(self):
-        calls = [
-            (call.operation, call.before.tensor, call.after.tensor)
-            for call in self._calls
-            if not is_nested(call.operation)
-        ]
-        return no_map(self.model.name, self.image_shape, calls)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -484,6 +438,15 @@ class Cut:
     operations: tuple[keras.Operation, ...]
     geometry: Geometry
 
+    def dense_behind_pooling(self) -> keras.layers.Dense | None:
+        """Finds the one dense layer of a head that a CAM can be read off.
+
+        Returns:
+            The layer; None if the head is not a global average pooling and a
+            dense layer.
+        """
+        return dense_behind_pooling(self.operations)
+
 
 def _image_of(model):
     """Finds the input of a model that is an image `(B, H, W, C)`."""
@@ -516,21 +479,8 @@ def _scores_of(model):
     return outputs[0]
 
 
-def _end_of(calls):
-    """The last call that makes scores, not just passes them on."""
-    for call in calls:
-        operation = call.operation
-        passes = isinstance(operation, keras.layers.Dropout) or is_nested(
-            operation
-        )
-        if not passes and not passes_scores_on(operation):
-            break
-    return call
-
-
-def _name_of_activation(operation):
+def _name_of(activation):
     """Softmax, sigmoid or linear by its name; None if it is another."""
-    activation = activation_of(operation)
     for name in ("softmax", "sigmoid", "linear"):
         if activation is getattr(keras.activations, name):
             return name
@@ -549,21 +499,6 @@ def _without_activation(layer):
     twin.__dict__.update(layer.__dict__)
     twin.__dict__["activation"] = keras.activations.linear
     return twin
-
-
-def _named_map(calls, name):
-    maps = {}
-    for index, call in enumerate(calls):
-        if has_space(call.after.tensor):
-            maps.setdefault(call.operation.name, (index, call.after))
-    if not isinstance(name, str) or name not in maps:
-        raise ValueError(
-            "Argument `layer` must be the name of a layer whose output is a "
-            "feature map (batch, rows, columns, channels) of at least 2x2; "
-            f"the last of them are {list(maps)[:5][::-1]}. "
-            f"Received: layer={name!r}"
-        )
-    return maps[name]
 
 
 def _checked_values(name, values, shape, count):

@@ -1,4 +1,4 @@
-"""Copies the graph of a model, weights and all, and changes it on the way."""
+"""Copies the graph of a model, weights and all, and changes it meanwhile."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_lficam.backbones._checks import refuse_keras_2
+from keras_lficam._checks import refuse_keras_2
 
 # What the wirings call their layers; no other layer may have these names.
 PUBLIC_NAMES = (
@@ -147,7 +147,7 @@ def node_of(tensor: keras.KerasTensor) -> Any:
     return operation._inbound_nodes[index]
 
 
-def replay(
+def clone(
     model: keras.Model,
     tensor: keras.KerasTensor,
     visit: Visit | None = None,
@@ -211,7 +211,7 @@ def _as_it_is(layer, tensors, proceed):
 
 
 class _Copier:
-    """One replay: the copies made so far, and their names."""
+    """One cloning: the copies made so far, and their names."""
 
     def __init__(self, visit, taken, deep):
         self._visit = visit
@@ -259,15 +259,15 @@ class _Copier:
         )
 
     def _call(self, operation, model, args, options):
-        place = next(
-            (place for place, arg in enumerate(args) if _holds_tensor(arg)), 0
+        index = next(
+            (index for index, arg in enumerate(args) if _holds_tensor(arg)), 0
         )
 
         def proceed(tensors, **changes):
             copy = self.copy(operation, model, changes)
-            return copy(*args[:place], tensors, *args[place + 1 :], **options)
+            return copy(*args[:index], tensors, *args[index + 1 :], **options)
 
-        return self._visit(operation, args[place], proceed)
+        return self._visit(operation, args[index], proceed)
 
     def copy(self, layer, model, changes):
         key = id(layer), frozenset(changes.items())

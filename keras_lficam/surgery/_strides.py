@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_lficam.backbones._graph import node_of, nodes_backwards, replay
+from keras_lficam.surgery._cloning import clone, node_of, nodes_backwards
 
 STRIDED = (
     keras.layers.Conv2D,
@@ -18,7 +18,7 @@ _PADDINGS = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D)
 
 
 class Strides:
-    """A visit, as `replay` calls it, that counts and limits strides.
+    """A visit, as `clone` calls it, that counts and limits strides.
 
     A layer whose stride would lead beyond the limit gets stride 1. It then
     keeps the size of what it is given: it pads by itself, and a padding or
@@ -150,7 +150,7 @@ def _bridges(image, nodes):
     needed. Given are the calls in an order in which they can be computed.
 
     Returns:
-        The places of the calls in that order.
+        The indices of the calls in that order.
     """
     last_use = {}
     for index, node in enumerate(nodes):
@@ -191,7 +191,7 @@ def at_stride_one(
 
         return strides(layer, tensors, renamed)
 
-    branch = replay(stage, features, visit, taken=taken)
+    branch = clone(stage, features, visit, taken=taken)
     for layer in keras.Model(features, branch).layers:
         layer.trainable = True
     return branch

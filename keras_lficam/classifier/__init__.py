@@ -1,0 +1,19 @@
+"""A read-only view of anybody's classifier: features, scores, places."""
+
+from keras_lficam.classifier._compiled import (
+    CompiledFunction,
+    grouped_gradients_explained,
+    holding,
+)
+from keras_lficam.classifier._geometry import Geometry
+from keras_lficam.classifier._view import Classifier, Cut, Output
+
+__all__ = [
+    "Classifier",
+    "CompiledFunction",
+    "Cut",
+    "Geometry",
+    "Output",
+    "grouped_gradients_explained",
+    "holding",
+]
