@@ -63,9 +63,9 @@ def test_all_addresses_lead_to_one_repository():
     assert f'repository-code: "{urls["Source"]}"\n' in citation
 
 
-def tracked(folder):
+def tracked():
     listed = subprocess.run(
-        ["git", "ls-files", folder],
+        ["git", "ls-files", "keras_lficam", "keras_lficam_command"],
         capture_output=True,
         text=True,
         check=True,
@@ -83,7 +83,7 @@ def test_wheel_holds_the_package_and_the_shipped_model():
             wheel.read(f"{NAME}.dist-info/METADATA")
         )
     shipped = {f"keras_lficam/shipped/{name}" for name in SHIPPED}
-    assert names == tracked("keras_lficam") | shipped
+    assert names == tracked() | shipped
     assert metadata["Version"] == keras_lficam.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata.get_payload().strip() == described().strip()
@@ -94,8 +94,8 @@ def test_source_distribution_is_what_a_wheel_is_built_from():
     path = ROOT / "dist" / f"{NAME}.tar.gz"
     with tarfile.open(path) as source:
         names = {name.removeprefix(f"{NAME}/") for name in source.getnames()}
-    rest = names - tracked("keras_lficam")
-    assert names - rest == tracked("keras_lficam")
+    rest = names - tracked()
+    assert names - rest == tracked()
     assert rest == {
         *(f"saved_models/digits_in_photos/{name}" for name in SHIPPED),
         ".gitignore",
