@@ -79,10 +79,12 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     submodules=[
         "architectures",
         "backbones",
+        "comparison",
         "data",
         "distribution",
         "evaluation",
         "explainers",
+        "explanation",
         "functional",
         "layers",
         "metrics",

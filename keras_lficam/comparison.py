@@ -198,7 +198,7 @@ def plan(
 
     Examples:
         planned = keras_lficam.comparison.plan(model, [(images, labels)])
-        planned.run().rows
+        print(*planned.explainers)
     """
     classifier = Classifier(model, activation)
     classifier.check_probabilities()

@@ -85,7 +85,8 @@ class Split:
     @property
     def trunk(self) -> keras.Model:
         """Model from the image to the features, of the same layers."""
-        return keras.Model(self.image, self.features)
+        # A copy of a layer whose name is taken is called after the model.
+        return keras.Model(self.image, self.features, name=self.name)
 
 
 def cut(
