@@ -22,6 +22,8 @@ MAKERS = {
     "AttentionMap": explainers.AttentionMap,
     "GradCAM": explainers.GradCAM,
     "GradCAMPlusPlus": explainers.GradCAMPlusPlus,
+    "HiResCAM": explainers.HiResCAM,
+    "LayerCAM": explainers.LayerCAM,
     "ScoreCAM": explainers.ScoreCAM,
     "ScoreCAM of logits": lambda model: explainers.ScoreCAM(
         model, form="increase"

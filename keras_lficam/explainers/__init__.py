@@ -2,7 +2,13 @@
 
 from keras_lficam.explainers.activation import CAM, AttentionMap, ScoreCAM
 from keras_lficam.explainers.base import Explainer
-from keras_lficam.explainers.gradient import GradCAM, GradCAMPlusPlus
+from keras_lficam.explainers.gradient import (
+    GradCAM,
+    GradCAMPlusPlus,
+    GradientExplainer,
+    HiResCAM,
+    LayerCAM,
+)
 from keras_lficam.explainers.perturbation import LIME, RISE
 
 __all__ = [
@@ -13,5 +19,8 @@ __all__ = [
     "Explainer",
     "GradCAM",
     "GradCAMPlusPlus",
+    "GradientExplainer",
+    "HiResCAM",
+    "LayerCAM",
     "ScoreCAM",
 ]
