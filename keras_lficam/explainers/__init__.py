@@ -11,16 +11,18 @@ from keras_lficam.explainers.gradient import (
 )
 from keras_lficam.explainers.perturbation import LIME, RISE
 
+# From the one that is part of the model to those that ask it most often; so
+# are the columns of tables.
 __all__ = [
-    "CAM",
-    "LIME",
-    "RISE",
-    "AttentionMap",
     "Explainer",
+    "GradientExplainer",
+    "AttentionMap",
+    "CAM",
     "GradCAM",
     "GradCAMPlusPlus",
-    "GradientExplainer",
     "HiResCAM",
     "LayerCAM",
     "ScoreCAM",
+    "RISE",
+    "LIME",
 ]
