@@ -18,18 +18,11 @@ from keras_lficam._checks import check_choice
 from keras_lficam.classifier import Classifier
 from keras_lficam.evaluation import Evaluation, Metric, evaluate
 
-# From the one that is part of the model to those that ask it most often.
+# All but the bases, in their order.
 _KINDS = {
-    kind.__name__: kind
-    for kind in (
-        kinds.AttentionMap,
-        kinds.CAM,
-        kinds.GradCAM,
-        kinds.GradCAMPlusPlus,
-        kinds.ScoreCAM,
-        kinds.RISE,
-        kinds.LIME,
-    )
+    name: getattr(kinds, name)
+    for name in kinds.__all__
+    if not inspect.isabstract(getattr(kinds, name))
 }
 
 Maker = Callable[[keras.Model], Callable[..., Any]]

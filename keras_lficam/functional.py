@@ -268,11 +268,15 @@ def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:
 
     Args:
         features: Feature maps `(B, h, w, C)`.
-        importance: Weight of every channel `(B, C)`.
+        importance: Weight of every channel `(B, C)`, or of every element of
+            the feature maps `(B, h, w, C)`.
 
     Returns:
         Maps `(B, h, w, 1)`, float32 or wider, in [0, 1]. A weighted sum that
         is nowhere positive, or is constant, gives a map of zeros.
+
+    Raises:
+        ValueError: If an argument has another number of axes.
 
     Examples:
         importance = np.full((4, 16), 1 / 16)
@@ -282,8 +286,16 @@ def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
     """
     features = tensor_of("features", features, 4)
-    importance = tensor_of("importance", importance, 2)
-    weighted = ops.einsum("bhwc,bc->bhw", _widen(features), _widen(importance))
+    importance = tensor_of("importance", importance)
+    axes = {2: "bc", 4: "bhwc"}.get(len(importance.shape))
+    if axes is None:
+        raise ValueError(
+            "Argument `importance` must have 2 or 4 axes. "
+            f"Received: importance.shape={tuple(importance.shape)}"
+        )
+    weighted = ops.einsum(
+        f"bhwc,{axes}->bhw", _widen(features), _widen(importance)
+    )
     positive = ops.expand_dims(ops.relu(weighted), axis=-1)  # (B, h, w, 1)
     return min_max(positive, smallest_span=_default_span(features))
 

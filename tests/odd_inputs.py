@@ -402,6 +402,8 @@ def targets(folder):
         explainers.CAM,
         explainers.GradCAM,
         explainers.GradCAMPlusPlus,
+        explainers.HiResCAM,
+        explainers.LayerCAM,
         explainers.ScoreCAM,
         explainers.RISE,
         explainers.LIME,
@@ -425,6 +427,8 @@ def targets(folder):
         if kind in (
             explainers.GradCAM,
             explainers.GradCAMPlusPlus,
+            explainers.HiResCAM,
+            explainers.LayerCAM,
             explainers.ScoreCAM,
         ):
             options["layer"] = "features", "word"

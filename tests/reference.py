@@ -99,11 +99,12 @@ def importance(
 
 
 def activation_map(features, weights):
+    """Weighs channels by `(B, C)`, or each element by `(B, h, w, C)`."""
     weighted = np.zeros((*features.shape[:3], 1))
     for image in range(features.shape[0]):
         for channel in range(features.shape[3]):
             weighted[image, ..., 0] += (
-                weights[image, channel] * features[image, ..., channel]
+                weights[image, ..., channel] * features[image, ..., channel]
             )
     return stretch(np.maximum(weighted, 0))
 

@@ -487,6 +487,8 @@ def test_map_of_no_is_that_of_the_negated_logit(rng):
         explainers.CAM,
         explainers.GradCAM,
         explainers.GradCAMPlusPlus,
+        explainers.HiResCAM,
+        explainers.LayerCAM,
         explainers.ScoreCAM,
         lambda model: explainers.RISE(model, samples=8, cells=2),
     ):
@@ -539,6 +541,8 @@ def held(model, row):
 MAKERS = {
     "GradCAM": explainers.GradCAM,
     "GradCAMPlusPlus": explainers.GradCAMPlusPlus,
+    "HiResCAM": explainers.HiResCAM,
+    "LayerCAM": explainers.LayerCAM,
     "ScoreCAM": explainers.ScoreCAM,
     "RISE": lambda model: explainers.RISE(model, samples=6, cells=2),
     "LIME": lambda model: explainers.LIME(

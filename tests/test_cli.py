@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import inspect
 import json
 import logging
 import os
@@ -712,7 +713,11 @@ def rows_of(path):
 
 
 def test_explainers_of_the_command_are_those_of_the_package():
-    known = set(explainers.__all__) - {"Explainer"}
+    known = {
+        name
+        for name in explainers.__all__
+        if not inspect.isabstract(getattr(explainers, name))
+    }
     assert set(_measuring.EXPLAINERS) == known
     assert tuple(comparison._KINDS) == _measuring.EXPLAINERS
 
@@ -826,7 +831,7 @@ def test_explainers_that_cannot_are_left_out_in_a_line(
     tmp_path, plain_models, monkeypatch, demo, capsys
 ):
     read_from(demo[1], monkeypatch)
-    for name in ("GradCAMPlusPlus", "ScoreCAM", "RISE", "LIME"):
+    for name in set(comparison._KINDS) - {"AttentionMap", "CAM", "GradCAM"}:
         monkeypatch.delitem(comparison._KINDS, name)
     words = ["compare", plain_models / "plain.keras", *ON_DIGITS]
     words += ["--output", tmp_path / "out"]

@@ -16,6 +16,8 @@ from keras_lficam.explainers import (
     AttentionMap,
     GradCAM,
     GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
     ScoreCAM,
 )
 
@@ -24,6 +26,8 @@ READERS = {
     "cam": CAM,
     "grad_cam": GradCAM,
     "grad_cam_plus_plus": GradCAMPlusPlus,
+    "hires_cam": HiResCAM,
+    "layer_cam": LayerCAM,
     "score_cam": ScoreCAM,
     "score_cam_increase": functools.partial(ScoreCAM, form="increase"),
 }

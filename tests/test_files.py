@@ -114,4 +114,5 @@ MEANT = {
     " self.path)",
     "self.save()",
     "log.save()",
+    "self.savefig(content, format='png', bbox_inches='tight')",
 }

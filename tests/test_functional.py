@@ -87,3 +87,18 @@ def test_pooled_masks_are_the_mean_of_the_masks(offset, rng):
     actual = numpy_of(functional.pooled_importance_masks(images, features))
     np.testing.assert_allclose(actual, masks.mean(axis=(1, 2)), atol=1e-5)
     assert actual[1, 2] == 0
+
+
+def test_class_activation_map_weighs_channels_or_elements():
+    features = np.array([[[[1.0, 4.0], [2.0, 0.0]], [[3.0, 0.0], [4.0, 1.0]]]])
+    # Twice the first channel less the second: -2, 4, 6 and 7.
+    of_channels = functional.class_activation_map(features, [[2.0, -1.0]])
+    expected = np.reshape([0, 4 / 7, 6 / 7, 1], (1, 2, 2, 1))
+    np.testing.assert_allclose(numpy_of(of_channels), expected, atol=1e-6)
+    # 1 - 4 = -3, 2, 3 + 0 = 3 and 0 * 4 + 1 = 1.
+    elements = [[[[1.0, -1.0], [1.0, 9.0]], [[1.0, 9.0], [0.0, 1.0]]]]
+    of_elements = functional.class_activation_map(features, elements)
+    expected = np.reshape([0, 2 / 3, 1, 1 / 3], (1, 2, 2, 1))
+    np.testing.assert_allclose(numpy_of(of_elements), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="`importance` must have 2 or 4 axes"):
+        functional.class_activation_map(features, np.ones((1, 2, 2)))

@@ -12,6 +12,8 @@ from keras_lficam.explainers import (
     AttentionMap,
     GradCAM,
     GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
     ScoreCAM,
 )
 
@@ -427,7 +429,9 @@ def looking(side, margins):
     return model
 
 
-@pytest.mark.parametrize("make", [CAM, GradCAM, GradCAMPlusPlus, ScoreCAM])
+@pytest.mark.parametrize(
+    "make", [CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM]
+)
 def test_explainers_find_25_spots_behind_a_crop(make, rng):
     margins = ((10, 2), (4, 16))
     model = looking((60, 60), margins)

@@ -1,4 +1,4 @@
-"""Grad-CAM and Grad-CAM++: numbers by hand, a rewrite, other libraries."""
+"""Explainers by gradients: numbers by hand, a rewrite, other libraries."""
 
 import explainer_contract
 import keras
@@ -9,11 +9,19 @@ import small_classifiers
 from explainer_contract import without_graphs
 
 import keras_lficam
-from keras_lficam.explainers import GradCAM, GradCAMPlusPlus, ScoreCAM
+from keras_lficam.explainers import (
+    CAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    GradientExplainer,
+    HiResCAM,
+    LayerCAM,
+    ScoreCAM,
+)
 
 untraced = explainer_contract.untraced
 
-BOTH = [GradCAM, GradCAMPlusPlus]
+EVERY = [GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM]
 # Two by two pixels of three colors, each a channel of the feature map.
 IMAGE = np.stack(
     [[[1.0, 2.0], [3.0, 4.0]], [[4.0, 0.0], [0.0, 1.0]], [[0, 0], [8.0, 0]]],
@@ -47,6 +55,77 @@ def test_grad_cam_plus_plus_by_hand():
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
+def flattened():
+    """A classifier that has a weight for every element of its map.
+
+    Those of class 0 are the gradients: for each pixel, those of the colors.
+    """
+    of_class = [[2, -1, 5], [1, 3, 7], [1, 2, 0.5], [-1, 3, 0]]
+    kernel = np.zeros((12, 2))
+    kernel[:, 0] = np.ravel(of_class)
+    return small_classifiers.of_channels(kernel, pooled=False)
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        # 2 - 4 = -2 and -4 + 3 = -1 become zero; 2, and 3 + 4 = 7.
+        (HiResCAM, [[0, 2 / 7], [1, 0]]),
+        # Without what is negative it is 2, 2, 7 and 3.
+        (LayerCAM, [[0, 0], [1, 1 / 5]]),
+        # The means are 6/8, 14/8 and 25/8, so eight times the sum is 62, 12,
+        # 18 + 200 = 218 and 24 + 14 = 38.
+        (GradCAM, [[50 / 206, 0], [1, 26 / 206]]),
+    ],
+)
+def test_weights_of_elements_by_hand(make, expected):
+    explainer = make(flattened())
+    actual = explainer(IMAGE, 0)[0, ..., 0]
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+    assert explainer.passes == (1, 1)
+    assert explainer.class_specific
+
+
+@pytest.mark.usefixtures("untraced")
+def test_hires_cam_is_cam_behind_global_average_pooling(rng):
+    # Of positive features and weights, so that a ReLU changes nothing.
+    images = rng.uniform(1, 2, (3, 2, 2, 3)).astype("float32")
+    model = small_classifiers.of_channels([[1, 2], [2, 1], [3, 5]])
+    expected = CAM(model)(images, [0, 1, 1])
+    for make in (HiResCAM, GradCAM):
+        maps = make(model)(images, [0, 1, 1])
+        np.testing.assert_allclose(maps, expected, atol=1e-5)
+    # Of any sign it is that of the weighted sum with a ReLU.
+    kernel = [[1, 0], [-1, 2], [0, 0]]
+    model = small_classifiers.of_channels(kernel)
+    first = HiResCAM(model)(IMAGE, 0)
+    np.testing.assert_allclose(
+        first[0, ..., 0], [[0, 2 / 3], [1, 1]], atol=1e-6
+    )
+    np.testing.assert_allclose(first, GradCAM(model)(IMAGE, 0), atol=1e-6)
+    # LayerCAM leaves out green, which speaks against the class.
+    layer_cam = LayerCAM(model)(IMAGE, 0)[0, ..., 0]
+    np.testing.assert_allclose(layer_cam, [[0, 1 / 3], [2 / 3, 1]], atol=1e-6)
+
+
+class ConstantCAM(GradientExplainer):
+    """Weighs the channels by 1, 2 and 0, whatever the gradients."""
+
+    @staticmethod
+    def weights(features, gradients):
+        return keras.ops.ones_like(gradients) * np.array([1.0, 2.0, 0.0])
+
+
+@pytest.mark.usefixtures("untraced")
+def test_explainer_of_ones_own_is_one_function():
+    # Red and twice green is 9, 2, 3 and 6.
+    actual = ConstantCAM(flattened())(IMAGE, 0)[0, ..., 0]
+    np.testing.assert_allclose(actual, [[1, 0], [1 / 7, 4 / 7]], atol=1e-6)
+    with pytest.raises(TypeError, match="abstract"):
+        GradientExplainer(flattened())
+
+
 @pytest.mark.usefixtures("untraced")
 def test_zero_denominators_become_one():
     # Red sums to 10 and has the slope -1/5: 2 g^2 + 10 g^3 is 0. It counts
@@ -63,7 +142,7 @@ def test_zero_denominators_become_one():
 
 
 @pytest.mark.usefixtures("untraced")
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", EVERY)
 def test_missing_relu(make):
     # Nothing speaks for the class: zero, and not the stretched negative.
     model = small_classifiers.of_channels([[-1, 0], [-1, 0], [-1, 0]])
@@ -91,16 +170,17 @@ def test_gradients_of_the_probability_although_the_logit_was_asked_for(
 
 @pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("scale", [1e-20, 1e-3, 1e4])
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", EVERY)
 def test_size_of_the_logits_does_not_matter(make, scale):
     # exp(10000) would overflow, slopes of 1e-20 squared would vanish.
     kernel = np.array([[8, 0], [-1, 0], [1, 0]])
     maps = make(small_classifiers.of_channels(scale * kernel))(IMAGE, 0)
     slopes = scale * kernel[:, 0] / 4
-    if make is GradCAM:
-        weights = slopes
-    else:
-        weights = np.maximum(slopes, 0) / (2 + np.array([10, 5, 8]) * slopes)
+    weights = slopes
+    if make in (GradCAMPlusPlus, LayerCAM):
+        weights = np.maximum(slopes, 0)
+    if make is GradCAMPlusPlus:
+        weights = weights / (2 + np.array([10, 5, 8]) * slopes)
     expected = reference.activation_map(IMAGE, weights[np.newaxis])
     np.testing.assert_allclose(maps, expected, atol=1e-5)
 
@@ -156,7 +236,22 @@ def grad_cam_plus_plus(
     return weights
 
 
-REWRITES = [(GradCAM, grad_cam), (GradCAMPlusPlus, grad_cam_plus_plus)]
+def hires_cam(slopes, features, scores):
+    del features, scores
+    return slopes
+
+
+def layer_cam(slopes, features, scores):
+    del features, scores
+    return np.maximum(slopes, 0)
+
+
+REWRITES = [
+    (GradCAM, grad_cam),
+    (GradCAMPlusPlus, grad_cam_plus_plus),
+    (HiResCAM, hires_cam),
+    (LayerCAM, layer_cam),
+]
 
 
 @pytest.mark.parametrize(("make", "weigh"), REWRITES)
@@ -173,7 +268,7 @@ def test_agrees_with_a_rewrite(make, weigh, rng):
 
 
 @pytest.mark.usefixtures("untraced")
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", EVERY)
 def test_coarse_map_is_interpolated_to_the_size_of_the_image(make, rng):
     inner = small_classifiers.of_channels(
         [[1, 0], [2, 1], [0, 1]], size=4, activation=None
@@ -190,7 +285,7 @@ def test_coarse_map_is_interpolated_to_the_size_of_the_image(make, rng):
 
 
 @pytest.mark.usefixtures("untraced")
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", EVERY)
 def test_named_layer(make, rng):
     model = keras.Sequential(
         [
@@ -218,7 +313,7 @@ class Cooled(keras.layers.Layer):
 
 
 @pytest.mark.usefixtures("untraced")
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", EVERY)
 def test_model_that_does_not_show_its_logits(make):
     plain = small_classifiers.of_channels(
         [[1, 0], [-1, 2], [0, 0]], activation=None
@@ -231,7 +326,7 @@ def test_model_that_does_not_show_its_logits(make):
     assert np.abs(told - make(plain)(IMAGE, 0)).max() < 0.05
 
 
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", EVERY)
 def test_model_trained_further_is_explained_as_it_then_is(make):
     model = small_classifiers.of_channels([[1, 0], [-1, 2], [0, 0]])
     explainer = make(model)
@@ -248,7 +343,7 @@ def test_model_trained_further_is_explained_as_it_then_is(make):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("make", [*BOTH, ScoreCAM])
+@pytest.mark.parametrize("make", [*EVERY, ScoreCAM])
 def test_mixed_precision(make, policy, rng):
     images = rng.normal(size=(3, 6, 6, 3)).astype("float32")
     exact, rounded = hidden(), hidden(policy=policy)
@@ -265,7 +360,7 @@ def test_mixed_precision(make, policy, rng):
 # Each of 32x32 places has a slope of 2e-8 to 6e-8, which float16 has not; and
 # a thousand times the slope 150 of a flattened map is more than it has.
 @pytest.mark.parametrize(("pooled", "size"), [(True, 32), (False, 8)])
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", EVERY)
 def test_slopes_of_float16_neither_vanish_nor_overflow(make, pooled, size, rng):
     kernel = np.array([[3.0, 0], [-1, 1], [2, 0]])
     kernel = 2e-5 * kernel if pooled else np.tile(50 * kernel, (64, 1))
@@ -290,7 +385,7 @@ def test_grad_cam_that_differs_between_a_model_and_its_own_reload(
     model.save(tmp_path / "spliced.keras")
     loaded = keras.models.load_model(tmp_path / "spliced.keras")
     images = rng.uniform(0, 255, (3, 16, 12, 3))
-    for make in BOTH:
+    for make in EVERY:
         np.testing.assert_array_equal(make(model)(images), make(loaded)(images))
     # What is explained is what the head sees: the attended features.
     features = keras.Model(model.input, model.get_layer("attention").output)
@@ -339,10 +434,11 @@ def test_last_convolution_as_default_layer_is_silently_wrong(
 
 
 def in_the_form_of_theirs(library, model, images, classes):
-    """Grad-CAM and Grad-CAM++ of another library, not interpolated."""
+    """Grad-CAM, Grad-CAM++ and LayerCAM of another, not interpolated."""
     if library == "tf-keras-vis":
         from tf_keras_vis.gradcam import Gradcam
         from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
+        from tf_keras_vis.layercam import Layercam
         from tf_keras_vis.utils.scores import CategoricalScore
 
         options = {
@@ -354,7 +450,7 @@ def in_the_form_of_theirs(library, model, images, classes):
         score = CategoricalScore(classes.tolist())
         return [
             np.asarray(kind(model)(score, images, **options))[..., None]
-            for kind in (Gradcam, GradcamPlusPlus)
+            for kind in (Gradcam, GradcamPlusPlus, Layercam)
         ]
     from xplique.attributions import GradCAM as TheirGradCAM
     from xplique.attributions import GradCAMPP
@@ -372,9 +468,15 @@ def test_agrees_with_another_library_where_that_follows_the_paper(library, rng):
     model = hidden(activation=None)  # They explain what the model gives.
     images = rng.normal(size=(4, 6, 6, 3)).astype("float32")
     classes = np.array([2, 0, 1, 2])
-    plain, plus_plus = in_the_form_of_theirs(library, model, images, classes)
+    plain, plus_plus, *layered = in_the_form_of_theirs(
+        library, model, images, classes
+    )
     ours = GradCAM(model)(images, classes)
     np.testing.assert_allclose(ours, reference.stretch(plain), atol=1e-3)
+    assert len(layered) == (library == "tf-keras-vis")
+    for theirs in layered:
+        ours = LayerCAM(model)(images, classes)
+        np.testing.assert_allclose(ours, reference.stretch(theirs), atol=1e-3)
     # tf-keras-vis divides each channel's alpha by their sum, which is in the
     # authors' release and not in their paper; xplique takes the mean of the
     # channel for its sum. With that the rewrite is theirs, without it ours.

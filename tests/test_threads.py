@@ -22,6 +22,8 @@ MAKERS = {
     "AttentionMap": explainers.AttentionMap,
     "GradCAM": explainers.GradCAM,
     "GradCAMPlusPlus": explainers.GradCAMPlusPlus,
+    "HiResCAM": explainers.HiResCAM,
+    "LayerCAM": explainers.LayerCAM,
     "ScoreCAM": explainers.ScoreCAM,
     "ScoreCAM of logits": lambda model: explainers.ScoreCAM(
         model, form="increase"
@@ -134,6 +136,30 @@ def test_threads_change_neither_the_model_nor_its_answers(rng):
     after = state_of(model, images)
     assert not [key for key in before if after[key] != before[key]]
     assert global_state() == around
+
+
+def test_no_attribute_of_a_layer_is_set_while_it_is_explained(rng):
+    """What is set for a moment is what another thread may see."""
+    watched, seen = [], []
+
+    class Watched(keras.layers.Dense):
+        def __setattr__(self, name, value):
+            same = getattr(self, name, None) is value  # Keras sets `built`.
+            if self in watched and name[0] != "_" and not same:
+                seen.append((name, value))
+            super().__setattr__(name, value)
+
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(image)
+    scores = Watched(3, "softmax")
+    x = scores(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(image, x)
+    images = rng.uniform(0, 1, (1, 8, 8, 3)).astype("float32")
+    watched.append(scores)
+    for name, make in MAKERS.items():
+        if name != "AttentionMap":
+            make(model)(images)
+    assert not seen
 
 
 def test_file_is_the_same_after_explanations(tmp_path, rng):

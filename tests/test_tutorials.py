@@ -150,3 +150,26 @@ def _write(path, cells):
         "nbformat_minor": 5,
     }
     path.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def test_training_is_compared_after_equal_epochs():
+    """Of two runs in one figure, the longer one would look better."""
+    name = "02_train_on_your_own_pictures.ipynb"
+    notebook = json.loads((FOLDER / name).read_text(encoding="utf-8"))
+    source = "\n".join(text(cell["source"]) for cell in code(notebook))
+    given = re.findall(r"\bepochs=(\w+)", source)
+    assert len(given) == 2  # Of `fit` and of the recipe.
+    assert len(set(given)) == 1, given
+
+
+def test_gradients_are_not_said_to_need_python():
+    """A SavedModel serves them, see `test_serving`; two formats cannot."""
+    pages = FOLDER.parent / "docs" / "serving.md", FOLDER / "05_serve_it.ipynb"
+    for page in pages:
+        words = page.read_text(encoding="utf-8")
+        words = " ".join(re.sub(r'\\n",\s*"', " ", words).split())
+        sentence = re.search(
+            r"An explanation that needs gradients [^.:]*", words
+        )
+        assert "cannot be served" not in sentence.group(), page
+        assert "by a SavedModel" in sentence.group(), page

@@ -15,6 +15,8 @@ EXPLAINERS = (
     "CAM",
     "GradCAM",
     "GradCAMPlusPlus",
+    "HiResCAM",
+    "LayerCAM",
     "ScoreCAM",
     "RISE",
     "LIME",

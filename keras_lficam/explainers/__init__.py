@@ -2,16 +2,27 @@
 
 from keras_lficam.explainers.activation import CAM, AttentionMap, ScoreCAM
 from keras_lficam.explainers.base import Explainer
-from keras_lficam.explainers.gradient import GradCAM, GradCAMPlusPlus
+from keras_lficam.explainers.gradient import (
+    GradCAM,
+    GradCAMPlusPlus,
+    GradientExplainer,
+    HiResCAM,
+    LayerCAM,
+)
 from keras_lficam.explainers.perturbation import LIME, RISE
 
+# From the one that is part of the model to those that ask it most often; so
+# are the columns of tables.
 __all__ = [
-    "CAM",
-    "LIME",
-    "RISE",
-    "AttentionMap",
     "Explainer",
+    "GradientExplainer",
+    "AttentionMap",
+    "CAM",
     "GradCAM",
     "GradCAMPlusPlus",
+    "HiResCAM",
+    "LayerCAM",
     "ScoreCAM",
+    "RISE",
+    "LIME",
 ]

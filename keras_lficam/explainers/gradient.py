@@ -1,5 +1,6 @@
 """Explainers that differentiate the score of a class by the feature map."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.classifier import Classifier, CompiledFunction
+from keras_lficam.classifier import CompiledFunction
 from keras_lficam.explainers.base import Explainer
 from keras_lficam.functional import Tensor
 
@@ -15,7 +16,92 @@ from keras_lficam.functional import Tensor
 _SCALE_OF_HALF = 1024.0
 
 
-class GradCAM(Explainer):
+class GradientExplainer(Explainer):
+    """Base of the explainers that weigh the feature map by gradients.
+
+    A subclass says how gradients become weights. This class differentiates
+    the logit of the class by the feature map, and computes
+
+        map = s(ReLU(sum_k w_k F_k))
+
+    of the weights, with the min-max normalization `s`.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images, and of three
+            times their feature map.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or the model does not show its logits.
+
+    Examples:
+        class AbsoluteCAM(GradientExplainer):
+            @staticmethod
+            def weights(features, gradients):
+                return keras.ops.mean(abs(gradients), axis=(1, 2))
+
+        maps = AbsoluteCAM(model)(images)
+    """
+
+    class_specific = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        layer: str | None = None,
+        activation: str | None = None,
+        chunk_size: int = 32,
+    ):
+        super().__init__(model, activation=activation, chunk_size=chunk_size)
+        self.classifier.check_logits()
+        cut = self.classifier.cut(layer)
+
+        def maps(images, classes=None):
+            features = cut.features(images)
+            gradients = _slopes(cut.logits, features, classes)
+            # In float16 the small numbers below would count as no contrast.
+            features = ops.cast(features, "float32")
+            weights = self.weights(features, gradients)
+            # The map does not depend on their size, which may be tiny.
+            axes = tuple(range(1, len(weights.shape)))
+            largest = ops.max(ops.abs(weights), axis=axes, keepdims=True)
+            weights = weights / ops.where(largest == 0, 1.0, largest)
+            coarse = functional.class_activation_map(features, weights)
+            return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
+
+        self._step = CompiledFunction(self.classifier.model, maps)
+
+    @staticmethod
+    @abc.abstractmethod
+    def weights(features: Tensor, gradients: Tensor) -> Tensor:
+        """Turns gradients into weights.
+
+        Args:
+            features: Feature maps `(B, h, w, C)`, float32.
+            gradients: Gradients of the logits by them, of the same shape.
+
+        Returns:
+            Weights `(B, C)` of the channels, or `(B, h, w, C)` of the elements.
+            A factor that an image's weights share has no effect.
+        """
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1, 1
+
+    def _explain(self, images, classes):
+        return self._step.run(images, classes)
+
+
+class GradCAM(GradientExplainer):
     """Weighs each channel by how the logit of the class grows with it.
 
     One forward pass of the model, and one backward pass from the logit to the
@@ -52,28 +138,13 @@ class GradCAM(Explainer):
         maps = GradCAM(model)(images)
     """
 
-    class_specific = True
-
-    def __init__(
-        self,
-        model: keras.Model,
-        *,
-        layer: str | None = None,
-        activation: str | None = None,
-        chunk_size: int = 32,
-    ):
-        super().__init__(model, activation=activation, chunk_size=chunk_size)
-        self._step = _step(self.classifier, layer, _mean_slopes)
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        return 1, 1
-
-    def _explain(self, images, classes):
-        return self._step.run(images, classes)
+    @staticmethod
+    def weights(features, gradients):
+        del features
+        return ops.mean(gradients, axis=(1, 2))  # (B, C)
 
 
-class GradCAMPlusPlus(Explainer):
+class GradCAMPlusPlus(GradientExplainer):
     """Weighs each channel by its positive slopes, the rarer the more.
 
     One forward pass of the model, and one backward pass as of `GradCAM`. With
@@ -110,63 +181,95 @@ class GradCAMPlusPlus(Explainer):
         maps = GradCAMPlusPlus(model)(images)
     """
 
-    class_specific = True
-
-    def __init__(
-        self,
-        model: keras.Model,
-        *,
-        layer: str | None = None,
-        activation: str | None = None,
-        chunk_size: int = 32,
-    ):
-        super().__init__(model, activation=activation, chunk_size=chunk_size)
-        self._step = _step(self.classifier, layer, _weighted_slopes)
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        return 1, 1
-
-    def _explain(self, images, classes):
-        return self._step.run(images, classes)
+    @staticmethod
+    def weights(features, gradients):
+        total = ops.sum(features, axis=(1, 2), keepdims=True)  # (B, 1, 1, C)
+        # The fraction without the square, which tiny gradients would lose.
+        below = 2 + total * gradients
+        zero = below == 0  # As published, a denominator of zero becomes 1.
+        alpha = ops.where(zero, gradients**2, 1 / ops.where(zero, 1.0, below))
+        return ops.sum(alpha * ops.relu(gradients), axis=(1, 2))  # (B, C)
 
 
-def _mean_slopes(features, slopes):
-    del features
-    return ops.mean(slopes, axis=(1, 2))  # (B, C)
+class HiResCAM(GradientExplainer):
+    """Weighs each element of the feature map by its own gradient.
+
+    One forward pass of the model, and one backward pass as of `GradCAM`. With
+    the gradient `g` of the logit,
+
+        map = s(ReLU(sum_k g_kij F_kij))
+
+    `GradCAM` averages the gradients of a channel before, and may highlight
+    locations that the model did not use. Where the head is a global average
+    pooling and one dense layer the gradients of a channel are equal, and the
+    two maps are, too: both are that of `CAM` with a ReLU.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images, and of four
+            times their feature map.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or the model does not show its logits.
+
+    Reference:
+        Draelos and Carin, 2020, https://arxiv.org/abs/2011.08891.
+
+    Examples:
+        maps = HiResCAM(model)(images)
+    """
+
+    @staticmethod
+    def weights(features, gradients):
+        del features
+        return gradients  # (B, h, w, C)
 
 
-def _weighted_slopes(features, slopes):
-    total = ops.sum(features, axis=(1, 2), keepdims=True)  # (B, 1, 1, C)
-    # The fraction without the square, which tiny slopes would lose.
-    below = 2 + total * slopes
-    nothing = below == 0  # As published, a denominator of zero becomes 1.
-    alpha = ops.where(nothing, slopes**2, 1 / ops.where(nothing, 1.0, below))
-    return ops.sum(alpha * ops.relu(slopes), axis=(1, 2))  # (B, C)
+class LayerCAM(GradientExplainer):
+    """Weighs each element of the feature map by its positive gradient.
 
+    One forward pass of the model, and one backward pass as of `GradCAM`. With
+    the gradient `g` of the logit,
 
-def _step(
-    classifier: Classifier,
-    layer: str | None,
-    weigh: Callable[[Tensor, Tensor], Tensor],
-) -> CompiledFunction:
-    """Compiles what maps the images, given how slopes become weights."""
-    classifier.check_logits()
-    cut = classifier.cut(layer)
+        map = s(ReLU(sum_k ReLU(g_kij) F_kij))
 
-    def maps(images, classes=None):
-        features = cut.features(images)
-        slopes = _slopes(cut.logits, features, classes)
-        # In float16 the small numbers below would count as no contrast.
-        features = ops.cast(features, "float32")
-        weights = weigh(features, slopes)
-        # The map does not depend on the size of the weights, which may be tiny.
-        largest = ops.max(ops.abs(weights), axis=1, keepdims=True)
-        weights = weights / ops.where(largest == 0, 1.0, largest)
-        coarse = functional.class_activation_map(features, weights)
-        return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
+    Made for early layers as well, by `layer="..."`: their maps are finer, and
+    the average of a channel's gradients says little about a single location.
+    The authors also merge the maps of several layers, which this does not.
 
-    return CompiledFunction(classifier.model, maps)
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images, and of four
+            times their feature map.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or the model does not show its logits.
+
+    Reference:
+        Jiang et al., 2021, https://doi.org/10.1109/TIP.2021.3089943.
+
+    Examples:
+        maps = LayerCAM(model)(images)
+    """
+
+    @staticmethod
+    def weights(features, gradients):
+        del features
+        return ops.relu(gradients)  # (B, h, w, C)
 
 
 def _slopes(logits, features, classes):
