@@ -7,11 +7,12 @@ BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest
 SPREAD = -n 3 --dist loadfile
 # Files of tests that bear a mark; to read all of them takes a while.
-MARKED = $(shell grep -l "mark.$(1)" tests/test_*.py)
+MARKED = $(shell grep -l "mark.$(1)" tests/test_*.py tests/*/test_*.py)
 # What runs on every backend of Keras.
-PORTABLE = $(addprefix tests/test_, layers.py functional.py metrics.py \
-	attach.py classifier.py explainers.py cam.py gradient.py perturbation.py \
-	faithfulness.py evaluation.py threads.py)
+PORTABLE = $(addprefix tests/, test_layers.py test_functional.py test_attach.py \
+	$(addprefix classifier/test_, classifier.py threads.py) \
+	$(addprefix explainers/test_, cam.py explainers.py gradient.py \
+	perturbation.py) evaluation metrics)
 
 # JAX compiles more than it computes here, and much of it more than once. At
 # level 0 training gives NaN.
@@ -55,7 +56,8 @@ test: setup
 
 backends: .venv/with-backends
 	$(QUICK) KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
-	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE) tests/test_geometry.py
+	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE) \
+		tests/classifier/test_geometry.py
 	$(QUICK) $(PYTEST) $(SPREAD) -m across_backends \
 		$(call MARKED,across_backends)
 

@@ -22,7 +22,7 @@ from small_classifiers import backbone
 
 import keras_lficam
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "keras_lficam"
 
 # Who may import whom; what is not named imports nothing of ours.

@@ -10,7 +10,7 @@ import pytest
 import keras_lficam
 from keras_lficam import cli, metrics
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "backbones.md"
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "backbones.md"
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="TensorFlow serves"
 )

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_lficam.data import augmentation
 
-TESTS = pathlib.Path(__file__).parent
+TESTS = pathlib.Path(__file__).parents[1]
 IMAGE_NAMES = ("pad_crop", "random_resized_crop", "flip", "rand_augment")
 BATCH_NAMES = [("mix_up",), ("cut_mix",), ("mix_up", "cut_mix")]
 

@@ -1,6 +1,5 @@
 """Runs of `fit`: what they compute, write, and how they go on."""
 
-import csv
 import dataclasses
 import json
 import os
@@ -13,6 +12,7 @@ import numpy as np
 import processes
 import pytest
 import tensorflow as tf
+from logs import rows
 from small_classifiers import normalized_backbone, pictures
 
 import keras_lficam
@@ -100,14 +100,6 @@ def run(folder, source, recipe=RECIPE, *, model=None, **options):
     options = {"heat_maps_every": 0, "verbose": 0, "seed": 3} | options
     history = keras_lficam.fit(model, source, recipe, folder=folder, **options)
     return model, history
-
-
-def rows(folder):
-    with open(folder / "log.csv", newline="") as file:
-        return [
-            {name: float(value) for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
 
 
 # ----------------------------------------------------------- what is computed

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import processes
 import pytest
-from test_training import rows
+from logs import rows
 
 from keras_lficam import cli
 from keras_lficam.training import _state as state

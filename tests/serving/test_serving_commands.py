@@ -13,8 +13,8 @@ import PIL.Image
 import pytest
 import serving_server
 import tensorflow as tf
+from served import load
 from small_classifiers import backbone
-from test_serving import load, one_signature  # noqa: F401
 
 import keras_lficam
 from keras_lficam import cli
@@ -22,7 +22,7 @@ from keras_lficam.data import digits_in_photos
 from keras_lficam.serving import exporting as exporting_module
 
 NAMES = ["cat", "dog", "bird"]
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SHIPPED = ROOT / "saved_models" / "digits_in_photos"
 
 

@@ -13,8 +13,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 from processes import free_ports
-from serving_server import serving
-from test_serving import (
+from served import (
     DAMAGED,
     NAMES,
     answers_of,
@@ -23,6 +22,7 @@ from test_serving import (
     file_of,
     load,
 )
+from serving_server import serving
 
 import keras_lficam
 from keras_lficam import cli

@@ -15,7 +15,7 @@ from keras_lficam.explainers import ScoreCAM
 
 untraced = explainer_contract.untraced
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # Red stretched is [[0, 1/2], [1, 1/2]], green [[0, 1], [0, 0]], blue constant.
 IMAGE = np.stack(
     [[[0, 3.0], [6, 3]], [[0, 4.0], [0, 0]], [[-10.0, -10], [-10, -10]]],

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-FOLDER = pathlib.Path(__file__).parents[1] / "tutorials"
+FOLDER = pathlib.Path(__file__).parents[2] / "tutorials"
 RULES = FOLDER / "sanitize.cfg"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 

@@ -22,8 +22,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
+from image_files import damaged
 from small_classifiers import backbone
-from test_pictures import damaged
 
 import keras_lficam
 from keras_lficam import cli, comparison, data, explainers, metrics

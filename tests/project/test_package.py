@@ -12,7 +12,7 @@ import pytest
 
 import keras_lficam
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 NAME = f"keras_lficam-{keras_lficam.__version__}"
 SHIPPED = {"model.keras", "labels.txt"}
 MEGABYTE = 1_000_000

@@ -13,7 +13,7 @@ import urllib.parse
 import pytest
 
 pytestmark = pytest.mark.site
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SITE = ROOT / "site"
 PAGES = sorted(
     path.parent.relative_to(SITE).as_posix() + "/"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 sys.path += [str(BENCHMARKS), str(BENCHMARKS / "evidence")]
 
 import measuring  # noqa: E402

@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+from image_files import damaged
 
 from keras_lficam.data import pictures
 from keras_lficam.data.pictures import read_picture
@@ -241,21 +242,6 @@ def test_first_frame_of_an_animation(tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     actual = read_picture(tmp_path / "a.gif")
     np.testing.assert_array_equal(actual[0, 0], [255, 0, 0])
-
-
-def damaged(folder, pixels):
-    """Writes files that cannot be read; the reason by the name."""
-    PIL.Image.fromarray(np.tile(pixels, (9, 9, 1))).save(folder / "good.jpg")
-    jpeg = (folder / "good.jpg").read_bytes()
-    (folder / "truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
-    PIL.Image.fromarray(pixels).save(folder / "good.png")
-    png = (folder / "good.png").read_bytes()
-    (folder / "truncated.png").write_bytes(png[: len(png) // 2])
-    (folder / "empty.png").write_bytes(b"")
-    (folder / "text.png").write_text("This is no picture.")
-    PIL.Image.fromarray(np.eye(3, dtype="float32")).save(folder / "float.tif")
-    PIL.Image.fromarray(np.full((2, 2), 70000, "int32")).save(folder / "i.tif")
-    (folder / "folder.png").mkdir()
 
 
 @pytest.mark.parametrize(

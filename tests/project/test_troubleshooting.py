@@ -19,7 +19,7 @@ import keras_lficam
 from keras_lficam.cli import main
 from keras_lficam.cli._models import classifier_of
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 
 
