@@ -42,17 +42,23 @@ __all__ = [
     "synchronize_batch_normalization",
 ]
 
-__getattr__, __dir__, _ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "batches": ["distribute", "evaluation_batch_size", "for_evaluation"],
-        "peers": ["check_agreement", "is_lost_peer"],
-        "strategies": [
-            "DataParallel",
-            "MultiWorkerMirroredStrategy",
-            "is_chief",
-            "strategy",
-            "synchronize_batch_normalization",
-        ],
-    },
-)
+# A type checker must not take unknown names for anything.
+if not TYPE_CHECKING:
+    __getattr__, __dir__, _ = lazy_loader.attach(
+        __name__,
+        submod_attrs={
+            "batches": [
+                "distribute",
+                "evaluation_batch_size",
+                "for_evaluation",
+            ],
+            "peers": ["check_agreement", "is_lost_peer"],
+            "strategies": [
+                "DataParallel",
+                "MultiWorkerMirroredStrategy",
+                "is_chief",
+                "strategy",
+                "synchronize_batch_normalization",
+            ],
+        },
+    )

@@ -68,6 +68,8 @@ class Limits:
 
 
 # A client needs neither what writes models nor TensorFlow.
-__getattr__, __dir__, _ = lazy_loader.attach(
-    __name__, submod_attrs={"exporting": ["ExportError", "export"]}
-)
+# A type checker must not take unknown names for anything.
+if not TYPE_CHECKING:
+    __getattr__, __dir__, _ = lazy_loader.attach(
+        __name__, submod_attrs={"exporting": ["ExportError", "export"]}
+    )

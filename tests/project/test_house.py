@@ -113,6 +113,31 @@ def test_arrows_point_down():
         assert not wrong, f"{path} imports {wrong}"
 
 
+def test_page_on_architecture_shows_the_arrows():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.split("| room | may import |\n|---|---|\n")[1].split("\n\n")[0]
+    shown = {}
+    for line in table.split("\n"):
+        room, allowed = line.strip("| ").split(" | ")
+        names = set(re.findall("`(.*?)`", allowed))
+        shown[room.strip("`")] = names or {"*"}
+        assert names or allowed == "every room"
+    expected = {
+        room: {"*"} if "*" in allowed else allowed
+        for room, allowed in ARROWS.items()
+        if not room.startswith("_")
+    }
+    assert shown == expected
+
+
+def test_page_on_architecture_shows_the_tree():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    tree = page.split("```text\nkeras_lficam/\n")[1].split("```")[0]
+    shown = set(re.findall(r"(?:^| ) (\w+)(?:/|\.py)(?=\s)", tree, re.M))
+    rooms = {room for _, room in modules()}
+    assert shown | {"__init__", "__main__"} == rooms
+
+
 def test_tensorflow_is_imported_only_where_it_is_the_point():
     for path, room in modules():
         roots = {name.split(".")[0] for name in imports(path)}
