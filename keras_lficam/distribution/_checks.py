@@ -2,13 +2,14 @@
 
 import json
 import numbers
+from typing import Any
 
-from keras_lficam._checks import check_mapping
+from keras_lficam._checks import as_float, check_mapping
 
 _LONGEST_WAIT = 10**8  # Seconds, three years.
 
 
-def check_strategy(strategy, asked="cluster_resolver"):
+def check_strategy(strategy: Any, asked: str = "cluster_resolver") -> None:
     # By what is asked of it, as strategies of others are no subclasses.
     if not hasattr(strategy, asked):
         raise TypeError(
@@ -18,7 +19,7 @@ def check_strategy(strategy, asked="cluster_resolver"):
         )
 
 
-def check_integer(name, value, least):
+def check_integer(name: str, value: Any, least: int) -> None:
     if (
         not isinstance(value, numbers.Integral)
         or isinstance(value, bool)
@@ -30,11 +31,11 @@ def check_integer(name, value, least):
         )
 
 
-def check_wait(seconds):
+def check_wait(seconds: Any) -> None:
     if (
         not isinstance(seconds, numbers.Real)
         or isinstance(seconds, bool)
-        or not 0 <= seconds <= _LONGEST_WAIT
+        or not 0 <= as_float(seconds) <= _LONGEST_WAIT
     ):
         raise ValueError(
             "Argument `wait` must be a number of seconds from 0 to "
@@ -42,7 +43,7 @@ def check_wait(seconds):
         )
 
 
-def check_told(name, about):
+def check_told(name: str, about: Any) -> None:
     """Refuses what workers cannot tell one another."""
     check_mapping(name, about)
     try:

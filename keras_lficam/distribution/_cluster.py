@@ -12,8 +12,8 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 _LOG = logging.getLogger("keras_lficam")
 _GREETING = "keras_lficam worker"
@@ -23,6 +23,10 @@ _PAUSE = 0.2  # Seconds between two tries.
 _SLURM_PORT = 8888  # Of a node's first task; the next has the next.
 _MOST_TASKS = 100_000  # Of a range in a node list, so that memory is bounded.
 _REMIND = 60.0  # Seconds between two lines that say who is missing.
+
+_Read = TypeVar("_Read", str, int)
+# Of each worker its connection, what it is about to do, and its host.
+_Heard: TypeAlias = dict[str, tuple[socket.socket, dict[str, Any], str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +88,9 @@ def read(text: str) -> Cluster:
     return Cluster(names, addresses, names.index(f"{kind} {number}"))
 
 
-def _task(config, cluster, text):
+def _task(
+    config: Mapping[str, Any], cluster: Mapping[str, list[str]], text: str
+) -> tuple[str, int]:
     task = config.get("task")
     if not isinstance(task, dict) or not {"type", "index"} <= task.keys():
         raise _wrong(text, 'a "task" with "type" and "index"')
@@ -105,7 +111,7 @@ def _task(config, cluster, text):
     return kind, int(number)
 
 
-def _wrong(text, expected):
+def _wrong(text: str, expected: str) -> ValueError:
     example = {
         "cluster": {"worker": ["one:12345", "two:12345"]},
         "task": {"type": "worker", "index": 0},
@@ -195,7 +201,11 @@ def slurm_number(
     return int(text or 0)
 
 
-def _slurm_list(environment, name, read):
+def _slurm_list(
+    environment: Mapping[str, str],
+    name: str,
+    read: Callable[[str], list[_Read]],
+) -> list[_Read]:
     text = environment.get(name)
     form = {
         "SLURM_STEP_NODELIST": "names of nodes such as node[7-8,10], each once",
@@ -210,7 +220,7 @@ def _slurm_list(environment, name, read):
     return found
 
 
-def _not_of_slurm(name, expected, text):
+def _not_of_slurm(name: str, expected: str, text: str | None) -> ValueError:
     received = "none" if text is None else f"{text!r:.200}"
     return ValueError(
         f"The environment variable {name} must hold {expected}. Received: "
@@ -219,11 +229,11 @@ def _not_of_slurm(name, expected, text):
     )
 
 
-def _hosts(text):
+def _hosts(text: str) -> list[str]:
     """Expands `"a[1-2],b"` to `["a1", "a2", "b"]`."""
     if not re.fullmatch(r"([^\s,\[\]:]|\[[-0-9,]+\]|,)+", text):
         raise ValueError
-    hosts = []
+    hosts: list[str] = []
     # At commas outside of brackets.
     for part in re.split(r",(?![^\[]*\])", text):
         hosts += _expanded(part)
@@ -232,12 +242,12 @@ def _hosts(text):
     return hosts
 
 
-def _expanded(part):
+def _expanded(part: str) -> list[str]:
     before, bracket, rest = part.partition("[")
     if not bracket:
         return [part]
     ranges, _, behind = rest.partition("]")
-    numbers = []
+    numbers: list[str] = []
     for span in ranges.split(","):
         first, _, last = span.partition("-")
         last = last or first
@@ -253,9 +263,9 @@ def _expanded(part):
     return [f"{before}{number}{tail}" for number in numbers for tail in tails]
 
 
-def _repeated(text):
+def _repeated(text: str) -> list[int]:
     """Expands `"2(x3),1"` to `[2, 2, 2, 1]`."""
-    tasks = []
+    tasks: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"([0-9]{1,6})(?:\(x([0-9]{1,6})\))?", part)
         if found is None or int(found[1]) == 0:
@@ -292,7 +302,7 @@ def meet(
 
 
 @contextlib.contextmanager
-def _listening(cluster):
+def _listening(cluster: Cluster) -> Iterator[socket.socket]:
     """Listens on this worker's port, which so is seen to be free."""
     name, address = (
         cluster.names[cluster.index],
@@ -318,7 +328,13 @@ def _listening(cluster):
 
 
 class _Meeting:
-    def __init__(self, cluster, about, wait, say):
+    def __init__(
+        self,
+        cluster: Cluster,
+        about: dict[str, Any],
+        wait: float,
+        say: Callable[[str], None],
+    ):
         self.cluster = cluster
         self.about = about
         self.wait = wait
@@ -326,10 +342,10 @@ class _Meeting:
         self.end = time.monotonic() + wait
         self.reminded = time.monotonic() + _PATIENCE - _REMIND
 
-    def lead(self, own):
+    def lead(self, own: socket.socket) -> None:
         """Hears all others, and tells them whether they agree."""
         own.settimeout(_PAUSE)
-        heard = {}
+        heard: _Heard = {}
         try:
             while len(heard) < len(self.cluster.names) - 1:
                 missing = set(self.cluster.names[1:]) - heard.keys()
@@ -347,8 +363,10 @@ class _Meeting:
             raise
         self._answer(heard, "")
 
-    def _hear(self, connection, host, heard):
-        message = None
+    def _hear(
+        self, connection: socket.socket, host: str, heard: _Heard
+    ) -> None:
+        message: Any = None
         with contextlib.suppress(OSError, ValueError):
             message = _receive(connection)
         if not self._is_of_a_worker(message):  # Of one who looks at ports.
@@ -361,11 +379,11 @@ class _Meeting:
                 f"{name} came twice, from {heard[name][2]} and from {host}. To "
                 "fix this: give each worker an index of its own in TF_CONFIG."
             )
-            self._answer({name: (connection,)}, problem)
+            self._answer({name: (connection, about, host)}, problem)
             raise ValueError(problem)
         heard[name] = connection, about, host
 
-    def _is_of_a_worker(self, message):
+    def _is_of_a_worker(self, message: Any) -> bool:
         if not isinstance(message, list) or len(message) != 3:
             return False
         greeting, name, about = message
@@ -375,7 +393,7 @@ class _Meeting:
             and isinstance(about, dict)
         )
 
-    def _forget_the_gone(self, heard):
+    def _forget_the_gone(self, heard: _Heard) -> None:
         for name, (connection, *_) in [*heard.items()]:
             connection.setblocking(False)
             try:
@@ -389,12 +407,12 @@ class _Meeting:
                 heard.pop(name)
                 connection.close()
 
-    def _compare(self, heard):
+    def _compare(self, heard: _Heard) -> None:
         mine = self.cluster.names[0]
         for name, (_, about, _) in sorted(heard.items()):
             check_agreement({mine: self.about, name: about})
 
-    def _answer(self, heard, problem):
+    def _answer(self, heard: _Heard, problem: str) -> None:
         for connection, *_ in heard.values():
             with contextlib.suppress(OSError):
                 _send(connection, problem)
@@ -404,7 +422,7 @@ class _Meeting:
                 connection.recv(1)
             connection.close()
 
-    def follow(self):
+    def follow(self) -> None:
         """Tells the first worker who this is, and hears what it says."""
         leader, address = self.cluster.names[0], self.cluster.addresses[0]
         host, _, port = address.rpartition(":")
@@ -423,7 +441,7 @@ class _Meeting:
         if problem:
             raise ValueError(problem)
 
-    def _ask(self, connection):
+    def _ask(self, connection: socket.socket) -> str | None:
         """Gives what the first worker says; None if it is gone."""
         name = self.cluster.names[self.cluster.index]
         try:
@@ -435,7 +453,7 @@ class _Meeting:
             return None
         return answer if isinstance(answer, str) else None
 
-    def _remind(self, missing):
+    def _remind(self, missing: Iterable[str]) -> None:
         names = ", ".join(
             f"{name} ({self.cluster.addresses[self.cluster.names.index(name)]})"
             for name in missing
@@ -477,11 +495,11 @@ def check_agreement(told: Mapping[str, Mapping[str, Any]]) -> None:
                 )
 
 
-def _send(connection, message):
+def _send(connection: socket.socket, message: Any) -> None:
     connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _receive(connection, seconds=_PATIENCE):
+def _receive(connection: socket.socket, seconds: float = _PATIENCE) -> Any:
     end = time.monotonic() + seconds
     text = b""
     while not text.endswith(b"\n"):

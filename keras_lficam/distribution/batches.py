@@ -73,7 +73,7 @@ def distribute(
     ):
         return batches(0, 1)
 
-    def worker(context):
+    def worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         # Each replica of a worker takes the next element of what it gets.
         return batches(
             context.input_pipeline_id, context.num_input_pipelines
@@ -170,7 +170,7 @@ def evaluation_batch_size(batch_size: int, count: int) -> int:
     return batch_size + 1 if uneven else batch_size
 
 
-def _devices(distribution):
+def _devices(distribution: Any) -> int:
     """Counts the devices that a batch is shared among under Keras's own."""
     if distribution is None:
         return 1

@@ -59,12 +59,13 @@ def check_agreement(
     ]
     mine = np.frombuffer(b"".join(digests), "int32")[np.newaxis]
 
-    @tf.function
-    def gathered():
+    def gathered() -> Any:
         context = tf.distribute.get_replica_context()
         return context.all_gather(tf.constant(mine), axis=0)
 
-    every = strategy.experimental_local_results(strategy.run(gathered))[0]
+    every = strategy.experimental_local_results(
+        strategy.run(tf.function(gathered))
+    )[0]
     for name, values in zip(about, every.numpy().T, strict=True):
         if len(set(values.tolist())) > 1:
             others = [n for n, v in enumerate(values) if v != values[0]]

@@ -7,7 +7,7 @@ The engines are TensorFlow's `tf.distribute` and, on the JAX backend, Keras's
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -24,6 +24,8 @@ from keras_lficam.distribution._checks import (
 
 class _Reductions:
     """Answers what Keras 3 asks of a strategy and TensorFlow's cannot."""
+
+    experimental_local_results: Callable[[Any], Any]  # Of the strategy.
 
     def reduce(
         self, reduce_op: Any, value: Any, axis: int | None = None
@@ -44,7 +46,7 @@ class _Reductions:
             axis = None
         return super().reduce(reduce_op, value, axis)  # type: ignore[misc]
 
-    def _own(self, value):
+    def _own(self, value: Any) -> Any:
         return self.experimental_local_results(value)[0]
 
 
@@ -249,7 +251,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return "chief" not in jobs and resolver.task_id == 0
 
 
-def _workers():
+def _workers() -> int:
     """Counts the processes that are to train together; 0 if none are named."""
     if "TF_CONFIG" in os.environ:
         return len(_cluster.read(os.environ["TF_CONFIG"]).names)
@@ -258,7 +260,7 @@ def _workers():
     return 0
 
 
-def _cluster_of(resolver):
+def _cluster_of(resolver: Any) -> _cluster.Cluster:
     """Names the workers that meet."""
     if resolver is None:
         return _cluster.read(os.environ["TF_CONFIG"])
@@ -267,7 +269,7 @@ def _cluster_of(resolver):
     return _cluster.Cluster(names, addresses, resolver.task_id)
 
 
-def _slurm():
+def _slurm() -> Any:
     """Makes a resolver of what Slurm says, and gives each task its GPUs."""
     resolvers = tf.distribute.cluster_resolver
     cluster = _cluster.read_slurm(os.environ)

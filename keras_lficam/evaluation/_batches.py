@@ -1,14 +1,16 @@
 """Batches as arrays, and the classes that are explained in them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_lficam._checks import array_of
+from keras_lficam.evaluation._metric import NamedMetric
 
 
-def unpacked(batch):
+def unpacked(batch: Any) -> dict[str, np.ndarray]:
     """Arrays of a batch by their names."""
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         shown = f"one of type {type(batch).__name__}"
@@ -43,12 +45,16 @@ def unpacked(batch):
     return arrays
 
 
-def chosen_classes(classes, images, labels):
+def chosen_classes(
+    classes: str | Callable[[np.ndarray], Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> np.ndarray | None:
     """Classes to explain, `(B,)`, or None for those that are predicted."""
     if classes == "predicted":
         return None
     found = labels
-    if classes != "label":
+    if not isinstance(classes, str):
         found = np.asarray(keras.ops.convert_to_numpy(classes(images)))
     if found.shape != (len(images),) or found.dtype.kind not in "iu":
         raise ValueError(
@@ -60,7 +66,7 @@ def chosen_classes(classes, images, labels):
     return found
 
 
-def check_batches(data):
+def check_batches(data: object) -> None:
     """Refuses what holds no batches, before anything is asked of it."""
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(
         data, Iterable
@@ -72,7 +78,7 @@ def check_batches(data):
         )
 
 
-def check_classes(classes):
+def check_classes(classes: object) -> None:
     """Refuses what is no way to choose classes."""
     is_word = isinstance(classes, str) and classes in ("predicted", "label")
     if not is_word and not callable(classes):
@@ -82,7 +88,9 @@ def check_classes(classes):
         )
 
 
-def check_masks(asked, given):
+def check_masks(
+    asked: Iterable[NamedMetric], given: Mapping[str, np.ndarray]
+) -> None:
     """Refuses metrics of masks, if a batch has none."""
     without = [metric.name for metric in asked if "masks" in metric.needs]
     if without and "masks" not in given:

@@ -1,6 +1,8 @@
 """A metric, and what of a batch it is called with."""
 
 import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,10 +17,11 @@ _OFFERED = ("images", "maps", "classes", "masks", "other_maps")
 class NamedMetric:
     """A metric that knows what it is called with."""
 
-    def __init__(self, name, metric):
+    def __init__(self, name: str, metric: Metric):
         self.name = name
         self.better = metric.better
-        self.others = others = metric.others
+        others = metric.others
+        self.others = others or {}
         self._function = metric.function
         self._reduction = metric.reduction
         parameters = _parameters(name, metric.function)
@@ -29,7 +32,7 @@ class NamedMetric:
         )
         self._check(others)
 
-    def __call__(self, explainer, given):
+    def __call__(self, explainer: str, given: Mapping[str, Any]) -> np.ndarray:
         """Values of one batch, `(B,)`, or `(B, ...)` if they are reduced."""
         if self.compares:
             other = self.others[explainer]
@@ -41,27 +44,29 @@ class NamedMetric:
         count = len(given["images"])
         return self._checked(values, count, self._reduction is not None)
 
-    def reduce(self, values):
+    def reduce(self, values: np.ndarray) -> np.ndarray:
         """Values of all images, `(N,)`, float64."""
         if self._reduction is not None:
             values = self._checked(self._reduction(values), len(values), False)
         return values.astype("float64")
 
-    def _checked(self, values, count, may_be_many):
-        values = np.asarray(keras.ops.convert_to_numpy(values))
+    def _checked(
+        self, values: Any, count: int, may_be_many: bool
+    ) -> np.ndarray:
+        found = np.asarray(keras.ops.convert_to_numpy(values))
         if not (
-            values.shape == (count,)
-            or (may_be_many and values.shape[:1] == (count,))
+            found.shape == (count,)
+            or (may_be_many and found.shape[:1] == (count,))
         ):
             raise ValueError(
                 f"Metric {self.name!r} must give a value for each of the "
-                f"{count} images. Received: shape {values.shape}. To fix this, "
+                f"{count} images. Received: shape {found.shape}. To fix this, "
                 "if it gives several for each: evaluation.Metric(function, "
                 "reduction=...), with a function that makes one of them."
             )
-        return values
+        return found
 
-    def _check(self, others):
+    def _check(self, others: Mapping[str, Callable[..., Any]] | None) -> None:
         if "maps" not in self._wanted:
             raise ValueError(
                 f"Metric {self.name!r} must have a parameter `maps`. "
@@ -89,7 +94,9 @@ class NamedMetric:
             )
 
 
-def named_metrics(metrics):
+def named_metrics(
+    metrics: Mapping[str, Callable[..., Any] | Metric],
+) -> list[NamedMetric]:
     """Knows each metric by its name; a plain function is one, too."""
     check_mapping("metrics", metrics)
     if not metrics:
@@ -102,7 +109,7 @@ def named_metrics(metrics):
     ]
 
 
-def _as_metric(name, metric):
+def _as_metric(name: str, metric: Callable[..., Any] | Metric) -> Metric:
     if isinstance(metric, Metric):
         return metric
     if not callable(metric):
@@ -113,7 +120,7 @@ def _as_metric(name, metric):
     return Metric(metric)
 
 
-def _parameters(name, function):
+def _parameters(name: str, function: Callable[..., Any]) -> dict[str, bool]:
     """Names of the parameters of a metric, and whether each is needed."""
     try:
         parameters = inspect.signature(function).parameters
@@ -133,7 +140,9 @@ def _parameters(name, function):
     }
 
 
-def check_known(argument, names, known, what):
+def check_known(
+    argument: str, names: Iterable[str], known: Collection[str], what: str
+) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(

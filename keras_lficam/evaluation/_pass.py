@@ -3,6 +3,8 @@
 import functools
 import statistics
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,17 +15,31 @@ from keras_lficam.evaluation._batches import (
     chosen_classes,
     unpacked,
 )
+from keras_lficam.evaluation._metric import NamedMetric
 
 
-def measured(explainers, asked, data, classes, progress):
+def measured(
+    explainers: Mapping[str, Callable[..., Any]],
+    asked: Sequence[NamedMetric],
+    data: Iterable[Any],
+    classes: str | Callable[[np.ndarray], Any],
+    progress: bool,
+) -> tuple[
+    dict[str, dict[str, np.ndarray]],
+    dict[str, "Clock"],
+    np.ndarray,
+    np.ndarray | None,
+]:
     """Goes through the data, once.
 
     Returns:
         Values of each explainer and metric, clocks of the explainers, labels,
         and the classes that were explained.
     """
-    clocks = {name: _Clock(name, call) for name, call in explainers.items()}
-    found = {name: {} for name in explainers}
+    clocks = {name: Clock(name, call) for name, call in explainers.items()}
+    found: dict[str, dict[str, list[np.ndarray]]] = {
+        name: {} for name in explainers
+    }
     labels, explained = [], []
     bar = tqdm.tqdm(
         total=_length(data, len(explainers)),
@@ -34,7 +50,7 @@ def measured(explainers, asked, data, classes, progress):
     )
     with bar:
         for number, batch in enumerate(data):
-            given = unpacked(batch)
+            given: dict[str, Any] = unpacked(batch)
             if number == 0:
                 check_masks(asked, given)
             labels.append(given.pop("labels"))
@@ -64,21 +80,23 @@ def measured(explainers, asked, data, classes, progress):
         }
         for name in explainers
     }
-    classes = None if explained[0] is None else np.concatenate(explained)
-    return values, clocks, np.concatenate(labels), classes
+    known = None if explained[0] is None else np.concatenate(explained)
+    return values, clocks, np.concatenate(labels), known
 
 
-class _Clock:
+class Clock:
     """Calls an explainer, and knows what that costs."""
 
-    def __init__(self, name, explainer):
+    def __init__(self, name: str, explainer: Callable[..., Any]):
         self._name = name
         self._explainer = explainer
-        self._shapes = set()
-        self._seconds = []
-        self._last = None
+        self._shapes: set[tuple[int, ...]] = set()
+        self._seconds: list[float] = []
+        self._last: tuple[Any, ...] = ()
 
-    def __call__(self, images, classes):
+    def __call__(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> np.ndarray:
         start = time.perf_counter()
         maps = self._explainer(images, classes)
         maps = np.asarray(keras.ops.convert_to_numpy(maps))
@@ -95,17 +113,17 @@ class _Clock:
         return maps
 
     @functools.cached_property
-    def seconds_per_image(self):
+    def seconds_per_image(self) -> float:
         if not self._seconds:
             self(*self._last)
         return statistics.median(self._seconds)
 
     @property
-    def passes(self):
+    def passes(self) -> tuple[int | None, int | None]:
         return getattr(self._explainer, "passes", (None, None))
 
 
-def _length(data, count):
+def _length(data: Any, count: int) -> int | None:
     """Number of steps of the bar, or None if that is not known."""
     try:
         return len(data) * count
@@ -113,7 +131,7 @@ def _length(data, count):
         return None
 
 
-def mean_of(values):
+def mean_of(values: np.ndarray) -> float:
     """Mean of the values that are there, NaN if none is."""
     there = values[~np.isnan(values)]
     return float(there.mean()) if len(there) else float("nan")

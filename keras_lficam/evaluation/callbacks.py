@@ -94,11 +94,11 @@ class MapQuality(keras.callbacks.Callback):
             check_masks(self._asked, unpacked(batch))
             break
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
         self._explain = self.explainer(self.model)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         del epoch
         values, *_ = measured(
             {"model": self._explain},

@@ -6,7 +6,8 @@ import io
 import os
 import pathlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from keras_lficam._files import whole
 
+_Column: TypeAlias = tuple[str, list[str]]  # Title and cells.
 _ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 
 
@@ -169,7 +171,7 @@ class Evaluation:
             self._lines(metrics),
         )
 
-    def _lines(self, metrics):
+    def _lines(self, metrics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         labels = self.labels.tolist()
         classes = [""] * len(labels)
         if self.classes is not None:
@@ -184,7 +186,7 @@ class Evaluation:
                     *(values[m][image] if m in values else "" for m in metrics),
                 )
 
-    def _columns(self) -> list[tuple[str, list[str]]]:
+    def _columns(self) -> list[_Column]:
         """Title and cells of every column of a table."""
         found = {(row.explainer, row.metric): row for row in self.rows}
         titles = {
@@ -221,20 +223,20 @@ class Evaluation:
         return notes
 
 
-def _width(columns):
+def _width(columns: Iterable[_Column]) -> int:
     return sum(_width_of(*column) + 2 for column in columns) - 2
 
 
-def _width_of(title, cells):
+def _width_of(title: str, cells: Iterable[str]) -> int:
     return max(map(len, [*cells, *_words(title).split(" ")]))
 
 
-def _words(title):
+def _words(title: str) -> str:
     # The arrow is not to stand alone on a line.
     return title.replace(" ", "\xa0").replace("_", " ")
 
 
-def _block(columns):
+def _block(columns: Sequence[_Column]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, (title, cells) in enumerate(columns):
         width = _width_of(title, cells)
@@ -245,12 +247,12 @@ def _block(columns):
             width=width,
             justify="right" if number else "left",
         )
-    for cells in zip(*(cells for _, cells in columns), strict=True):
-        table.add_row(*map(Text, cells))
+    for row in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*map(Text, row))
     return table
 
 
-def _cell(row):
+def _cell(row: Row | None) -> str:
     if row is None or np.isnan(row.mean):
         return "-"
     if np.isnan(row.high):
@@ -258,18 +260,22 @@ def _cell(row):
     return f"{row.mean:.3f} ± {row.high - row.mean:.3f}"
 
 
-def _count(number):
+def _count(number: int | None) -> str:
     return "-" if number is None else str(number)
 
 
-def _digits(number):
+def _digits(number: float) -> str:
     """Writes a number with three digits, never as a power of ten."""
     return np.format_float_positional(
         number, precision=3, unique=False, fractional=False, trim="-"
     )
 
 
-def _write_csv(path, header, lines):
+def _write_csv(
+    path: str | os.PathLike[str],
+    header: Sequence[str],
+    lines: Iterable[Iterable[Any]],
+) -> None:
     path = pathlib.Path(path)
     if path.exists():
         raise ValueError(

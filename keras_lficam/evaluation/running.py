@@ -8,8 +8,8 @@ from scipy import special
 
 from keras_lficam._checks import check_mapping
 from keras_lficam.evaluation._batches import check_batches, check_classes
-from keras_lficam.evaluation._metric import named_metrics
-from keras_lficam.evaluation._pass import mean_of, measured
+from keras_lficam.evaluation._metric import NamedMetric, named_metrics
+from keras_lficam.evaluation._pass import Clock, mean_of, measured
 from keras_lficam.evaluation.metric import Metric
 from keras_lficam.evaluation.results import Evaluation, Row
 
@@ -92,7 +92,9 @@ def evaluate(
     return Evaluation(tuple(rows), values, labels, explained)
 
 
-def _check_explainers(explainers, asked):
+def _check_explainers(
+    explainers: Mapping[str, Callable[..., Any]], asked: Iterable[NamedMetric]
+) -> None:
     if not explainers:
         raise ValueError(
             "Argument `explainers` must hold at least one explainer. "
@@ -100,7 +102,7 @@ def _check_explainers(explainers, asked):
         )
     named = dict(explainers)
     for metric in asked:
-        for name, explainer in (metric.others or {}).items():
+        for name, explainer in metric.others.items():
             if name not in explainers:
                 raise ValueError(
                     f"`others` of metric {metric.name!r} must use names of "
@@ -117,7 +119,9 @@ def _check_explainers(explainers, asked):
             )
 
 
-def _row(explainer, metric, values, clock):
+def _row(
+    explainer: str, metric: NamedMetric, values: np.ndarray, clock: Clock
+) -> Row:
     there = values[~np.isnan(values)]
     mean, half = mean_of(values), float("nan")
     if len(there) > 1:

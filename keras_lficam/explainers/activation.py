@@ -1,14 +1,16 @@
 """Explainers that read the activations of a forward pass."""
 
 import math
+from collections.abc import Iterable
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.classifier import CompiledFunction
+from keras_lficam.classifier import CompiledFunction, Cut, Geometry
 from keras_lficam.explainers.base import Explainer
+from keras_lficam.functional import Tensor
 
 
 class AttentionMap(Explainer):
@@ -45,7 +47,7 @@ class AttentionMap(Explainer):
                 f"keras_lficam.build does. Received: {channels} channels."
             )
 
-        def maps(images):
+        def maps(images: Tensor) -> Tensor:
             coarse = view.function(images)
             return view.geometry.upsample(coarse, ops.shape(images)[1:3])
 
@@ -55,7 +57,9 @@ class AttentionMap(Explainer):
     def passes(self) -> tuple[int, int]:
         return 1, 0
 
-    def _explain(self, images, classes):
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
         del classes  # The map is made before the classes are.
         return self._step.run(images)
 
@@ -102,7 +106,7 @@ class CAM(Explainer):
         cut = self.classifier.cut()
         dense = _dense_behind_pooling(cut, model)
 
-        def maps(images, classes=None):
+        def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
             features = cut.features(images)
             if classes is None:
                 classes = ops.argmax(cut.scores(features), axis=-1)
@@ -119,7 +123,9 @@ class CAM(Explainer):
     def passes(self) -> tuple[int, int]:
         return 1, 0
 
-    def _explain(self, images, classes):
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
         return self._step.run(images, classes)
 
 
@@ -196,17 +202,17 @@ class ScoreCAM(Explainer):
         else:
             self.classifier.check_logits()
 
-            def score(images):
+            def score(images: Tensor) -> Tensor:
                 return cut.logits(cut.features(images))
 
-        def look(images):
+        def look(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             features = cut.features(images)
             predicted = ops.argmax(cut.scores(features), axis=-1)
             features = ops.cast(features, "float32")
             contrast = ops.max(functional.min_max(features), axis=(1, 2))
             return features, contrast > 0, predicted
 
-        def scores(image, maps, classes):
+        def scores(image: Tensor, maps: Tensor, classes: Tensor) -> Tensor:
             masked = _masked(image, maps, cut.geometry)
             return ops.take(score(masked), classes, axis=1)
 
@@ -217,7 +223,9 @@ class ScoreCAM(Explainer):
     def passes(self) -> tuple[int, int]:
         return 1 + self._channels, 0
 
-    def _explain(self, images, classes):
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
         features, alive, predicted = self._look.run(images)
         if classes is None:
             classes = predicted
@@ -238,14 +246,16 @@ class ScoreCAM(Explainer):
         seen = functional.upsample(np.ones_like(summed), size, placements)
         return fine * ops.cast(seen, fine.dtype)
 
-    def _weights(self, image, maps, category):
+    def _weights(
+        self, image: np.ndarray, maps: np.ndarray, category: np.ndarray
+    ) -> np.ndarray | float:
         """Weighs the maps `(n, h, w)` of one image."""
         if not len(maps):
             return 0.0
         # As many chunks as needed, of one size: nothing is compiled again.
         chunks = math.ceil(self._channels / self.chunk_size)
         size = math.ceil(self._channels / chunks)
-        scores = []
+        parts = []
         for start in range(0, len(maps), size):
             chunk = np.zeros((size, *maps.shape[1:]), "float32")
             part = maps[start : start + size]
@@ -253,14 +263,17 @@ class ScoreCAM(Explainer):
             found = self._scores.run(
                 image[np.newaxis], chunk, category[np.newaxis]
             )
-            scores.append(found[: len(part), 0])
-        scores = np.concatenate(scores)
+            parts.append(found[: len(part), 0])
+        scores: np.ndarray = np.concatenate(parts)
         if self.form == "increase":
             scores = np.exp(scores - scores.max())
-        return scores / max(scores.max(), np.finfo("float32").tiny)
+        weights: np.ndarray = scores / max(
+            scores.max(), np.finfo("float32").tiny
+        )
+        return weights
 
 
-def _dense_behind_pooling(cut, model):
+def _dense_behind_pooling(cut: Cut, model: keras.Model) -> keras.layers.Dense:
     """Finds the dense layer of a head that a CAM can be read off."""
     dense = cut.dense_behind_pooling()
     if dense is None:
@@ -275,15 +288,18 @@ def _dense_behind_pooling(cut, model):
     return dense
 
 
-def _clamped(placements):
+def _clamped(
+    placements: Iterable[functional.Placement],
+) -> tuple[functional.Placement, functional.Placement]:
     """Lets the nearest cell count beyond what is seen, too."""
-    return [
+    rows, columns = (
         placement._replace(low=-0.5, high=placement.length - 0.5)
         for placement in placements
-    ]
+    )
+    return rows, columns
 
 
-def _masked(image, maps, geometry):
+def _masked(image: Tensor, maps: Tensor, geometry: Geometry) -> Tensor:
     """Multiplies an image `(1, H, W, 3)` by each of the maps `(n, h, w)`."""
     (height, width), size = ops.shape(image)[1:3], ops.shape(maps)[1:]
     rows, columns = _clamped(
@@ -305,7 +321,9 @@ def _masked(image, maps, geometry):
     return ops.reshape(products, (-1, height, width, colors))
 
 
-def _interpolation(length, new_length, placement):
+def _interpolation(
+    length: Tensor, new_length: Tensor, placement: functional.Placement
+) -> Tensor:
     """Makes the matrix `(new_length, length)` that upsamples an axis."""
     basis = ops.eye(length, dtype="float32")[..., None, None]  # (l, l, 1, 1)
     alone = functional.Placement(1, 0.0, 1.0, -0.5, 0.5)

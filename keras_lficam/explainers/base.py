@@ -94,7 +94,10 @@ class Explainer(abc.ABC):
             made = keras.ops.convert_to_numpy(made)
             maps.append(self.classifier.checked_answers(made))
         # Interpolation rounds, and may leave [0, 1] by a last digit.
-        return np.clip(np.concatenate(maps), 0, 1, dtype="float32")
+        clipped: np.ndarray = np.clip(
+            np.concatenate(maps), 0, 1, dtype="float32"
+        )
+        return clipped
 
     def _of_chunks(
         self,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_lficam import functional
@@ -64,7 +65,7 @@ class GradientExplainer(Explainer):
         self.classifier.check_logits()
         cut = self.classifier.cut(layer)
 
-        def maps(images, classes=None):
+        def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
             features = cut.features(images)
             gradients = _slopes(cut.logits, features, classes)
             # In float16 the small numbers below would count as no contrast.
@@ -97,7 +98,9 @@ class GradientExplainer(Explainer):
     def passes(self) -> tuple[int, int]:
         return 1, 1
 
-    def _explain(self, images, classes):
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
         return self._step.run(images, classes)
 
 
@@ -139,7 +142,7 @@ class GradCAM(GradientExplainer):
     """
 
     @staticmethod
-    def weights(features, gradients):
+    def weights(features: Tensor, gradients: Tensor) -> Tensor:
         del features
         return ops.mean(gradients, axis=(1, 2))  # (B, C)
 
@@ -182,7 +185,7 @@ class GradCAMPlusPlus(GradientExplainer):
     """
 
     @staticmethod
-    def weights(features, gradients):
+    def weights(features: Tensor, gradients: Tensor) -> Tensor:
         total = ops.sum(features, axis=(1, 2), keepdims=True)  # (B, 1, 1, C)
         # The fraction without the square, which tiny gradients would lose.
         below = 2 + total * gradients
@@ -227,7 +230,7 @@ class HiResCAM(GradientExplainer):
     """
 
     @staticmethod
-    def weights(features, gradients):
+    def weights(features: Tensor, gradients: Tensor) -> Tensor:
         del features
         return gradients  # (B, h, w, C)
 
@@ -267,15 +270,17 @@ class LayerCAM(GradientExplainer):
     """
 
     @staticmethod
-    def weights(features, gradients):
+    def weights(features: Tensor, gradients: Tensor) -> Tensor:
         del features
         return ops.relu(gradients)  # (B, h, w, C)
 
 
-def _slopes(logits, features, classes):
+def _slopes(
+    logits: Callable[[Tensor], Tensor], features: Tensor, classes: Tensor | None
+) -> Tensor:
     """Differentiates the logits of the classes, `(B, h, w, C)`, float32."""
 
-    def total(features, scale=1.0):
+    def total(features: Tensor, scale: float = 1.0) -> Tensor:
         scores = logits(features)
         chosen = ops.argmax(scores, axis=-1) if classes is None else classes
         chosen = ops.expand_dims(ops.cast(chosen, "int32"), axis=-1)
@@ -303,7 +308,9 @@ def _gradient(function: Callable[[Any], Any], x: Tensor) -> Tensor:
     return gradients[keras.backend.backend()](function, x)
 
 
-def _gradient_by_tensorflow(function, x):
+def _gradient_by_tensorflow(
+    function: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
     import tensorflow as tf
 
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -312,13 +319,15 @@ def _gradient_by_tensorflow(function, x):
     return tape.gradient(value, x)
 
 
-def _gradient_by_jax(function, x):
+def _gradient_by_jax(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     import jax
 
     return jax.grad(function)(x)
 
 
-def _gradient_by_torch(function, x):
+def _gradient_by_torch(
+    function: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
     import torch
 
     with torch.enable_grad():

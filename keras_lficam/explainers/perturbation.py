@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -113,10 +114,12 @@ class RISE(Explainer):
         self.grids = for_grids.random((samples, cells, cells)) < keep
         self.shifts = for_shifts.random((samples, 2))
 
-        def predicted(images):
+        def predicted(images: Tensor) -> Tensor:
             return ops.argmax(self.classifier.scores(images), axis=-1)
 
-        def partial_sum(image, down, across, category):
+        def partial_sum(
+            image: Tensor, down: Tensor, across: Tensor, category: Tensor
+        ) -> Tensor:
             masked = _masked(image, down, across)
             probabilities = self.classifier.probabilities(masked)
             weights = ops.take(probabilities, category, axis=1)  # (n, 1)
@@ -155,10 +158,14 @@ class RISE(Explainer):
         parts = self._of_chunks(self._saliency, *checked, context)
         return np.concatenate(list(parts)).astype("float32")
 
-    def _explain(self, images, classes):
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
         return functional.min_max(self._saliency(images, classes))
 
-    def _saliency(self, images, classes):
+    def _saliency(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> np.ndarray:
         if classes is None:
             classes = np.concatenate(
                 [self._predicted.run(image[None]) for image in images]
@@ -175,7 +182,9 @@ class RISE(Explainer):
         saliency = total[..., None] / (self.samples * self.keep)
         return self.classifier.checked_answers(saliency)
 
-    def _factors(self, part, size):
+    def _factors(
+        self, part: slice, size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Makes `(n, H, cells)` and `(n, cells, W)`, whose products are masks.
 
         Interpolation is linear along each axis, so a mask is the product of
@@ -294,7 +303,9 @@ class LIME(Explainer):
         self.segments = segments
         self.seed = seed
 
-        def look(image, fill, kept):
+        def look(
+            image: Tensor, fill: Tensor, kept: Tensor
+        ) -> tuple[Tensor, Tensor]:
             """Shows the samples `(n, H, W * 3)` of an image to the model."""
             flat = (1, ops.shape(image)[1], -1)
             mixed = ops.where(
@@ -338,39 +349,44 @@ class LIME(Explainer):
         parts = self._of_chunks(self._surrogates, *checked, context)
         return [found for part in parts for found in part]
 
-    def _explain(self, images, classes):
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
         return np.stack(
             [_painted(found) for found in self._surrogates(images, classes)]
         )
 
-    def _surrogates(self, images, classes):
+    def _surrogates(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> list[Surrogate]:
         # First, because what is refused is to cost no pass.
         segments = [self._superpixels(image) for image in images]
-        if classes is None:
-            classes = [None] * len(images)
+        categories: Iterable[Any] = (
+            [None] * len(images) if classes is None else classes
+        )
         return [
             self._surrogate(*each)
-            for each in zip(images, segments, classes, strict=True)
+            for each in zip(images, segments, categories, strict=True)
         ]
 
-    def _surrogate(self, image, segments, category):
+    def _surrogate(
+        self, image: np.ndarray, segments: np.ndarray, category: int | None
+    ) -> Surrogate:
         number = segments.max() + 1
         rng = np.random.default_rng(self.seed)
         samples = rng.integers(0, 2, (self.samples, number), "uint8") > 0
         samples[0] = True
         fill = _means(image, segments)
         triple = np.repeat(segments, image.shape[-1], axis=1)
-        probabilities = []
+        parts = []
         for start in range(0, self.samples, self.chunk_size):
             part = samples[start : start + self.chunk_size]
             kept = np.take(part, triple, axis=1)  # (n, H, W * 3)
             found, best = self._look.run(image[None], fill[None], kept)
             if category is None:
                 category = best[0]
-            probabilities.append(found[:, category])
-        probabilities = self.classifier.checked_answers(
-            np.concatenate(probabilities)
-        )
+            parts.append(found[:, category])
+        probabilities = self.classifier.checked_answers(np.concatenate(parts))
         distances = 1 - np.sqrt(samples.mean(axis=1))  # Cosine, of 0 and 1.
         weights = np.sqrt(np.exp(-((distances / _KERNEL_WIDTH) ** 2)))
         coefficients, intercept = _ridge(samples, probabilities, weights)
@@ -378,7 +394,7 @@ class LIME(Explainer):
             segments, samples, probabilities, weights, coefficients, intercept
         )
 
-    def _superpixels(self, image):
+    def _superpixels(self, image: np.ndarray) -> np.ndarray:
         scaled = image.astype("float64")  # What it spans may be no float32.
         scaled -= scaled.min()
         scaled /= max(scaled.max(), 1e-30)
@@ -405,7 +421,7 @@ class LIME(Explainer):
             )
         return segments.reshape(image.shape[:2])
 
-    def _quickshift(self, image):
+    def _quickshift(self, image: np.ndarray) -> np.ndarray:
         from skimage.segmentation import quickshift
         from skimage.transform import resize
 
@@ -418,7 +434,7 @@ class LIME(Explainer):
             image = resize(image, large, order=1, mode="edge")
         kernel = _QUICKSHIFT_KERNEL * min(1, times * side / _QUICKSHIFT_SIDE)
         is_rgb = bands == 3
-        segments = quickshift(
+        segments: np.ndarray = quickshift(
             # From black to white it is 100, as in Lab.
             image if is_rgb else 100 / math.sqrt(bands) * image,
             ratio=_QUICKSHIFT_RATIO,
@@ -430,18 +446,18 @@ class LIME(Explainer):
         return segments[times // 2 :: times, times // 2 :: times]
 
 
-def _interpolation(cells, length, shifts):
+def _interpolation(cells: int, length: int, shifts: np.ndarray) -> np.ndarray:
     """Makes the matrices `(n, length, cells)` that enlarge and cut an axis."""
     cell = math.ceil(length / cells)
     size = (cells + 1) * cell
     centers = (np.arange(size) + 0.5) * cells / size - 0.5
     centers = np.clip(centers, 0, cells - 1)[:, None]
-    whole = np.maximum(0, 1 - np.abs(centers - np.arange(cells)))
+    whole: np.ndarray = np.maximum(0, 1 - np.abs(centers - np.arange(cells)))
     first = (shifts * cell).astype(int)[:, None]
     return whole.astype("float32")[first + np.arange(length)]
 
 
-def _masked(image, down, across):
+def _masked(image: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """Multiplies an image `(1, H, W, 3)` by masks given as two factors."""
     shape = ops.shape(image)
     # In triplicate, for the colors lie beside one another: a broadcast over
@@ -452,7 +468,7 @@ def _masked(image, down, across):
     return ops.reshape(products, (-1, *shape[1:]))
 
 
-def _weighted_sum(weights, down, across):
+def _weighted_sum(weights: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """Sums masks by weights `(n, 1)` into `(H, W)`, without making them."""
     width = ops.shape(across)[2]
     weighted = ops.transpose(weights[..., None] * down, (1, 0, 2))
@@ -462,17 +478,20 @@ def _weighted_sum(weights, down, across):
     )
 
 
-def _means(image, segments):
+def _means(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
     """Paints every superpixel in its mean color, `(H, W, 3)`, float32."""
     labels = segments.ravel()
     sums = [
         np.bincount(labels, color.ravel()) for color in np.rollaxis(image, 2)
     ]
     means = np.stack(sums, axis=-1) / np.bincount(labels)[:, None]
-    return means.astype("float32")[segments]
+    painted: np.ndarray = means.astype("float32")[segments]
+    return painted
 
 
-def _ridge(samples, probabilities, weights):
+def _ridge(
+    samples: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, float]:
     """Solves the weighted ridge regression, whose intercept is free."""
     shares = weights / weights.sum()
     centers = shares @ samples  # (S,)
@@ -485,11 +504,12 @@ def _ridge(samples, probabilities, weights):
     return coefficients, float(mean - centers @ coefficients)
 
 
-def _painted(surrogate):
+def _painted(surrogate: Surrogate) -> np.ndarray:
     """Paints positive coefficients, the largest 1, `(H, W, 1)`."""
     positive = np.maximum(surrogate.coefficients, 0)
     largest = positive.max()
     rounding = _SMALLEST_COEFFICIENT * surrogate.probabilities.max()
     if largest <= rounding:
         largest = np.inf
-    return (positive / largest)[surrogate.segments][..., None]
+    painted: np.ndarray = (positive / largest)[surrogate.segments]
+    return painted[..., None]

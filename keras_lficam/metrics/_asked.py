@@ -1,13 +1,15 @@
 """Asks a model about images whose pixels are changed by their maps."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_lficam._checks import check_finite, check_integer, real_array
 from keras_lficam.classifier import Classifier, holding
+from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
 
 
@@ -15,7 +17,14 @@ class Asked:
     """Images and their maps, and the class that is asked about in each."""
 
     def __init__(
-        self, model, images, maps, classes, activation, chunk_size, context
+        self,
+        model: keras.Model,
+        images: Tensor,
+        maps: Tensor,
+        classes: Tensor | None,
+        activation: str | None,
+        chunk_size: int,
+        context: Mapping[str, Tensor] | None,
     ):
         self._classifier = Classifier(model, activation)
         self._classifier.check_probabilities()
@@ -26,14 +35,13 @@ class Asked:
         self._context = self._classifier.checked_context(
             context, len(self.images)
         )
-        self._classes = self._classifier.checked_classes(
-            classes, len(self.images)
-        )
-        if classes is None:
-            self._classes = self._whole_scores.argmax(axis=-1)
+        chosen = self._classifier.checked_classes(classes, len(self.images))
+        if chosen is None:
+            chosen = self._whole_scores.argmax(axis=-1)
+        self._classes = chosen
 
     @functools.cached_property
-    def _whole_scores(self):
+    def _whole_scores(self) -> np.ndarray:
         chunks = self._chunks(len(self.images))
         return np.concatenate(
             [self._scores(self.images[chunk], chunk) for chunk in chunks]
@@ -67,7 +75,7 @@ class Asked:
         numbers = np.repeat(np.arange(count), steps + 1)
         limits = np.tile(limits, count)[:, None, None, None]
 
-        def pictures(chunk):
+        def pictures(chunk: slice) -> np.ndarray:
             image = numbers[chunk]
             changed = places[image] < limits[chunk]
             return np.where(changed, after[image], before[image])
@@ -88,24 +96,30 @@ class Asked:
             ]
         )
 
-    def _probability(self, scores, classes):
-        every = self._classifier.as_probabilities(ops.convert_to_tensor(scores))
-        every = ops.convert_to_numpy(every)
+    def _probability(
+        self, scores: np.ndarray, classes: np.ndarray
+    ) -> np.ndarray:
+        tensor = self._classifier.as_probabilities(
+            ops.convert_to_tensor(scores)
+        )
+        every: np.ndarray = ops.convert_to_numpy(tensor)
         return np.take_along_axis(every, classes[:, None], axis=-1)[:, 0]
 
-    def _scores(self, pictures, numbers):
+    def _scores(
+        self, pictures: np.ndarray, numbers: slice | np.ndarray
+    ) -> np.ndarray:
         """What the model gives, `(B, K)`, for changed images `numbers`."""
         held = {name: rows[numbers] for name, rows in self._context.items()}
         with holding(held):
             scores = self._classifier.predicted_scores(pictures)
         return self._classifier.checked_answers(scores)
 
-    def _chunks(self, count):
+    def _chunks(self, count: int) -> Iterator[slice]:
         for start in range(0, count, self._chunk_size):
             yield slice(start, start + self._chunk_size)
 
 
-def _places(values):
+def _places(values: np.ndarray) -> np.ndarray:
     """Place of every value in its row, 0 for the highest, `(B, H * W)`."""
     order = np.argsort(-values, axis=-1, kind="stable")
     places = np.empty_like(order)
@@ -113,20 +127,20 @@ def _places(values):
     return places
 
 
-def pixels_replaced(shape, steps):
+def pixels_replaced(shape: tuple[int, ...], steps: int) -> np.ndarray:
     """Number of pixels replaced at every point of a curve."""
     _, height, width, _ = shape
     return np.rint(np.linspace(0, height * width, steps + 1)).astype("int64")
 
 
-def _checked_maps(maps, shape):
-    maps = real_array("maps", maps)
-    if maps.shape != (*shape[:3], 1):
+def _checked_maps(maps: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    found = real_array("maps", maps)
+    if found.shape != (*shape[:3], 1):
         raise ValueError(
             "Argument `maps` must have one map for each image, of its size: "
             f"{(*shape[:3], 1)} for images of shape {shape}. Ways out: "
             "maps[..., None] adds the last axis, and an explainer gives maps "
-            f"of the size of the image. Received: maps.shape={maps.shape}"
+            f"of the size of the image. Received: maps.shape={found.shape}"
         )
-    check_finite("maps", maps)
-    return maps
+    check_finite("maps", found)
+    return found

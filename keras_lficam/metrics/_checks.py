@@ -99,4 +99,5 @@ def stretched(maps: np.ndarray) -> np.ndarray:
     # The span of what is so large would overflow; a power of two is exact.
     large = np.abs(maps).max(axis=(1, 2, 3), keepdims=True) > 1e30
     maps = np.where(large, np.float32(2**-10), np.float32(1)) * maps
-    return ops.convert_to_numpy(functional.min_max(maps))
+    found: np.ndarray = ops.convert_to_numpy(functional.min_max(maps))
+    return found

@@ -79,7 +79,8 @@ def average_drop(
     asked = Asked(model, images, maps, classes, activation, chunk_size, context)
     whole, shown = asked.whole(), asked.shown()
     lost = np.maximum(0, whole - shown)
-    return lost / np.where(whole > 0, whole, 1)
+    shares: np.ndarray = lost / np.where(whole > 0, whole, 1)
+    return shares
 
 
 @higher_is_better
@@ -363,8 +364,10 @@ def insertion_auc(
     return _area_under(curve, np.shape(maps))
 
 
-def _area_under(curve, shape):
+def _area_under(curve: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Area by the trapezoid rule, with the whole image as unit."""
     pixels = pixels_replaced(shape, curve.shape[1] - 1)
-    area = np.trapezoid(curve.astype("float64"), pixels / pixels[-1], axis=-1)
+    area: np.ndarray = np.trapezoid(
+        curve.astype("float64"), pixels / pixels[-1], axis=-1
+    )
     return area.astype("float32")

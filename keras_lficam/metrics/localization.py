@@ -1,6 +1,7 @@
 """Does the heat map find the object? Metrics against a mask of it."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from scipy import ndimage
@@ -9,6 +10,9 @@ from keras_lficam._checks import check_finite, real_array
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
 from keras_lficam.metrics._direction import higher_is_better
+
+# Slices of its rows and of its columns.
+_Box: TypeAlias = tuple[slice, slice]
 
 _THRESHOLDS = tuple(percent / 100 for percent in range(1, 101))
 
@@ -45,7 +49,8 @@ def pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     maps, masks = _checks.map_arrays(maps, masks, other_name="masks")
     brightest = maps == maps.max(axis=(1, 2, 3), keepdims=True)
     hits = (brightest & (masks != 0)).sum(axis=(1, 2, 3))
-    return (hits / brightest.sum(axis=(1, 2, 3))).astype("float32")
+    shares: np.ndarray = hits / brightest.sum(axis=(1, 2, 3))
+    return shares.astype("float32")
 
 
 @higher_is_better
@@ -88,7 +93,8 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     maps = maps.astype("float64")  # The sum may be no float32.
     inside = (maps * (masks != 0)).sum(axis=(1, 2, 3))
     energy = maps.sum(axis=(1, 2, 3))
-    return (inside / np.where(energy == 0, 1, energy)).astype("float32")
+    shares: np.ndarray = inside / np.where(energy == 0, 1, energy)
+    return shares.astype("float32")
 
 
 def box_masks(masks: Tensor) -> np.ndarray:
@@ -113,7 +119,8 @@ def box_masks(masks: Tensor) -> np.ndarray:
     on = _checks.map_array("masks", masks) != 0
     rows = _filled(on.any(axis=2, keepdims=True), axis=1)
     columns = _filled(on.any(axis=1, keepdims=True), axis=2)
-    return (rows & columns).astype("float32")
+    boxes: np.ndarray = rows & columns
+    return boxes.astype("float32")
 
 
 @higher_is_better
@@ -241,7 +248,9 @@ def max_box_accuracy(accuracies: Tensor) -> np.ndarray:
     return answers[:, answers.mean(axis=0, dtype="float64").argmax()]
 
 
-def _box_ious(maps, masks, thresholds):
+def _box_ious(
+    maps: Tensor, masks: Tensor, thresholds: Sequence[float]
+) -> np.ndarray:
     """Overlap of the boxes of maps and masks at every threshold, `(B, T)`."""
     maps, masks = _checks.map_arrays(maps, masks, other_name="masks")
     maps = _checks.stretched(maps)[..., 0]  # (B, H, W)
@@ -257,7 +266,7 @@ def _box_ious(maps, masks, thresholds):
     return ious
 
 
-def _box_of_the_largest(regions):
+def _box_of_the_largest(regions: np.ndarray) -> _Box | None:
     """Slices of rows and columns of the region with the most pixels.
 
     `regions` holds the number of the region of each pixel, or 0 off them.
@@ -266,7 +275,7 @@ def _box_of_the_largest(regions):
     return ndimage.find_objects(regions)[sizes.argmax()] if sizes.size else None
 
 
-def _overlap(box, other):
+def _overlap(box: _Box | None, other: _Box | None) -> float:
     """Intersection over union of two boxes, each a pair of slices."""
     if box is None or other is None:
         return 0.0
@@ -279,12 +288,12 @@ def _overlap(box, other):
     return shared / (_area(box) + _area(other) - shared)
 
 
-def _area(box):
+def _area(box: Sequence[slice]) -> int:
     rows, columns = (max(0, side.stop - side.start) for side in box)
-    return rows * columns
+    return int(rows * columns)
 
 
-def _filled(line, axis):
+def _filled(line: np.ndarray, axis: int) -> np.ndarray:
     """Sets what lies between the first and the last True along an axis."""
     forward = np.logical_or.accumulate(line, axis=axis)
     backward = np.logical_or.accumulate(np.flip(line, axis), axis=axis)

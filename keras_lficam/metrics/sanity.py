@@ -109,13 +109,13 @@ def randomized(model: keras.Model, *, seed: int) -> keras.Model:
     return copy
 
 
-def _correlation(x, y):
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     x, y = x - x.mean(), y - y.mean()
     scale = np.sqrt((x @ x) * (y @ y))
     return np.clip(x @ y / scale, -1, 1) if scale > 0 else 0.0
 
 
-def _starts_at_random(variable):
+def _starts_at_random(variable: keras.Variable) -> bool:
     """Whether a weight of a new model holds what was drawn for it."""
     if not keras.backend.is_float_dtype(variable.dtype):
         return False

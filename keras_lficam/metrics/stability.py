@@ -52,4 +52,5 @@ def map_iou(
     one, other = (_checks.stretched(each) >= threshold for each in pair)
     shared = (one & other).sum(axis=(1, 2, 3))
     either = (one | other).sum(axis=(1, 2, 3))
-    return (shared / np.maximum(either, 1)).astype("float32")
+    ious: np.ndarray = shared / np.maximum(either, 1)
+    return ious.astype("float32")

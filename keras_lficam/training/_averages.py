@@ -1,7 +1,7 @@
 """Averaged weights, and the batch statistics that belong to weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -37,31 +37,38 @@ class Shown(keras.callbacks.Callback):
         self._trained: list[np.ndarray] | None = None
         self._shown: list[np.ndarray] | None = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
         self._statistics = BatchStatistics(self.model)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self, epoch: int, logs: Mapping[str, Any] | None = None
+    ) -> None:
         del epoch, logs
         self._hide()
         self._shown = None
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
         self._show()
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
         self._hide()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self, epoch: int, logs: Mapping[str, Any] | None = None
+    ) -> None:
         del epoch, logs
         self._show()
 
-    def _variables(self):
-        return self.model.trainable_variables + self._statistics.variables
+    def _variables(self) -> list[keras.Variable]:
+        return [
+            *self.model.trainable_variables,
+            *self._statistics.variables,
+        ]
 
-    def _show(self):
+    def _show(self) -> None:
         if self._trained is not None:
             return
         self._trained = state.read(self._variables())
@@ -72,13 +79,13 @@ class Shown(keras.callbacks.Callback):
             self._shown = values + self._statistics.of(self.batches)
         state.assign(self._variables(), self._shown)
 
-    def _averages(self):
+    def _averages(self) -> list[keras.Variable]:
         optimizer = self.model.optimizer
         # In mixed precision another optimizer scales the loss around it.
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        return optimizer._model_variables_moving_average
+        return [*optimizer._model_variables_moving_average]
 
-    def _hide(self):
+    def _hide(self) -> None:
         if self._trained is not None:
             state.assign(self._variables(), self._trained)
             self._trained = None
@@ -128,7 +135,7 @@ class BatchStatistics:
         for images in batches:
             if self._calls is None:
                 self._calls = self._count_calls(images)
-            moments.append(self._moments(images))
+            moments.append(self._moments(images, self._calls))
         values = state.read(self.variables)
         for number, calls in enumerate(self._calls or ()):
             if calls:
@@ -142,14 +149,17 @@ class BatchStatistics:
                 values[2 * number : 2 * number + 2] = mean, variance
         return values
 
-    def _moments(self, images):
+    def _moments(
+        self, images: np.ndarray, counts: Sequence[int]
+    ) -> list[np.ndarray]:
         """Mean and variance of a batch, for each layer in float64.
 
-        A moving average that begins at zero is a known share of them.
+        A moving average that begins at zero is a known share of them, as each
+        layer is called `counts` times.
         """
         shares = [
             1 - layer.momentum**calls
-            for layer, calls in zip(self.layers, self._calls, strict=True)
+            for layer, calls in zip(self.layers, counts, strict=True)
             for _ in range(2)
         ]
         updated = self._run(images, 0.0)
@@ -158,7 +168,7 @@ class BatchStatistics:
             for value, share in zip(updated, shares, strict=True)
         ]
 
-    def _count_calls(self, images):
+    def _count_calls(self, images: np.ndarray) -> list[int]:
         """Finds how often each layer updates its statistics in a step.
 
         Layers may be shared, or be called with `training=False`. Each call
@@ -175,13 +185,13 @@ class BatchStatistics:
             for share, layer in zip(kept[::2], self.layers, strict=True)
         ]
 
-    def _run(self, images, start):
+    def _run(self, images: np.ndarray, start: float) -> list[np.ndarray]:
         updated = self._step.run(
             np.asarray(images), np.array([start], "float32")
         )
         return [np.asarray(value, "float64") for value in updated]
 
-    def _updated(self, images, start):
+    def _updated(self, images: Any, start: Any) -> list[Any]:
         """The moving statistics after a step that they begin at one value."""
         places = {id(variable) for variable in self.variables}
         others = self.model.non_trainable_variables
@@ -225,15 +235,15 @@ def first_images(stream: Any, batch_size: int, steps: int) -> Any:
 class _Images:
     """Images of a data set, iterated anew each time."""
 
-    def __init__(self, batches):
+    def __init__(self, batches: Any):
         self.batches = batches
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[np.ndarray]:
         for images, *_ in self.batches.as_numpy_iterator():
             yield images
 
 
-def _logarithm(share, momentum):
+def _logarithm(share: float, momentum: float) -> int:
     """How often a share was multiplied by the momentum."""
     if momentum == 0:
         return int(share < 0.5)

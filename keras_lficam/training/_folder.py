@@ -4,15 +4,19 @@ import dataclasses
 import json
 import logging
 import numbers
+import pathlib
 import platform
 import zipfile
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 import keras
 
 from keras_lficam import _labels
 from keras_lficam._files import whole
 from keras_lficam.training import _state as state
+from keras_lficam.training._run import Run
 
 _LOG = logging.getLogger("keras_lficam")
 RUN, STATE, ROWS = "run.json", "checkpoint.npz", "log.csv"
@@ -22,7 +26,7 @@ DAMAGED = "damaged.txt"
 _FILES = (RUN, STATE, ROWS, MODEL, LABELS, METRICS, DAMAGED)
 
 
-def about_run(run):
+def about_run(run: Run) -> dict[str, Any]:
     """What a run is, as JSON holds it."""
     about = {
         "data": {
@@ -42,16 +46,18 @@ def about_run(run):
         "class_weights": run.class_weights,
         "steps_per_epoch": run.steps,
     }
-    return json.loads(json.dumps(about, default=_of_python))
+    # As it is read back.
+    found: dict[str, Any] = json.loads(json.dumps(about, default=_of_python))
+    return found
 
 
-def _of_python(number):
+def _of_python(number: Any) -> int | float:
     """Makes of a number, as one of NumPy, what JSON can hold."""
     integer = isinstance(number, numbers.Integral)
     return int(number) if integer else float(number)
 
 
-def versions():
+def versions() -> dict[str, str]:
     """The versions that numbers may hang on."""
     names = ("keras", "tensorflow", "numpy")
     return {name: version(name) for name in names} | {
@@ -60,7 +66,7 @@ def versions():
     }
 
 
-def begin(run, resume):
+def begin(run: Run, resume: bool) -> state.State | None:
     """Makes the folder, or finds the state of the run in it."""
     about = about_run(run)
     path = run.folder / RUN
@@ -81,7 +87,7 @@ def begin(run, resume):
     return None
 
 
-def _write_names(run):
+def _write_names(run: Run) -> None:
     """Writes the names of the classes and of the damaged images."""
     if not run.writes:
         return
@@ -95,14 +101,14 @@ def _write_names(run):
             partial.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def check_model(run, begun):
+def check_model(run: Run, begun: state.State | None) -> None:
     """Refuses a run whose best model, of the epochs before, is damaged."""
     path = run.folder / MODEL
     if begun is None or not begun.rows:
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            damaged: object = archive.testzip()
     except (OSError, zipfile.BadZipFile) as error:
         damaged = error
     if damaged is not None:
@@ -114,7 +120,7 @@ def check_model(run, begun):
         )
 
 
-def _check_free(folder):
+def _check_free(folder: pathlib.Path) -> None:
     found = [name for name in _FILES if (folder / name).exists()]
     if found:
         raise ValueError(
@@ -123,7 +129,7 @@ def _check_free(folder):
         )
 
 
-def _check_same_run(path, about):
+def _check_same_run(path: pathlib.Path, about: Mapping[str, Any]) -> None:
     before = _read(path)
     for name, value in about.items():
         if before.get(name) != value:
@@ -134,9 +140,9 @@ def _check_same_run(path, about):
             )
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read: object = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         read = error
     if not isinstance(read, dict):
@@ -148,7 +154,7 @@ def _read(path):
     return read
 
 
-def _difference(before, now):
+def _difference(before: Any, now: Any) -> str:
     """Words two values, of dictionaries only what differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [key for key in now if before.get(key) != now[key]]

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -27,7 +27,7 @@ class State:
 
     step: int
     finished: bool
-    rows: list[dict[str, float]]
+    rows: list[dict[str, float | str]]
     values: list[np.ndarray]
     metrics: list[np.ndarray]
 
@@ -122,7 +122,9 @@ def load(path: pathlib.Path) -> State:
         ) from error
 
 
-def _numbered(arrays, kind, count):
+def _numbered(
+    arrays: Mapping[str, np.ndarray], kind: str, count: int
+) -> list[np.ndarray]:
     return [arrays[f"{kind}_{number}"] for number in range(count)]
 
 
@@ -162,5 +164,5 @@ def assign(
         variable.assign(value)
 
 
-def _size(shapes):
+def _size(shapes: Iterable[tuple[int, ...]]) -> int:
     return sum(int(np.prod(shape)) for shape in shapes)

@@ -3,8 +3,8 @@
 import csv
 import os
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -24,6 +24,9 @@ from keras_lficam._checks import (
 from keras_lficam._files import whole
 from keras_lficam.classifier import Classifier
 from keras_lficam.training import _state as state
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class HeatMaps(keras.callbacks.Callback):
@@ -110,32 +113,34 @@ class HeatMaps(keras.callbacks.Callback):
         logs = None if log_dir is None else path_of("log_dir", log_dir)
         self.draw = draw
         self.activation = activation
-        self._writer = None
+        self._writer: Any = None  # Of TensorBoard's logs.
         if logs is not None and draw:
             import tensorflow as tf
 
             self._writer = tf.summary.create_file_writer(os.fspath(logs))
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
         self._explain = self.explainer(self.model)
         self._classifier = Classifier(self.model, self.activation)
         self._classifier.check_probabilities()
-        self._drawn = None
+        self._drawn: int | None = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self, epoch: int, logs: Mapping[str, Any] | None = None
+    ) -> None:
         del logs
         self._epoch = epoch
         if epoch == 0 or (epoch + 1) % self.every == 0:
             self._show(epoch)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
         epoch = getattr(self, "_epoch", None)
         if epoch is not None and epoch != self._drawn:
             self._show(epoch)
 
-    def _show(self, epoch):
+    def _show(self, epoch: int) -> None:
         self._drawn = epoch
         maps = keras.ops.convert_to_numpy(self._explain(self.images))
         images = self.images.astype("float32")
@@ -153,11 +158,11 @@ class HeatMaps(keras.callbacks.Callback):
         if self._writer is not None:
             self._write(figure, epoch)
 
-    def _write(self, figure, epoch):
+    def _write(self, figure: "Figure", epoch: int) -> None:
         import tensorflow as tf
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
         picture = np.asarray(canvas.buffer_rgba())[np.newaxis, ..., :3]
         with self._writer.as_default():
@@ -165,7 +170,7 @@ class HeatMaps(keras.callbacks.Callback):
         self._writer.flush()
 
 
-def _checked_images(images):
+def _checked_images(images: npt.ArrayLike) -> np.ndarray:
     images = numbers_of("images", images)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(
@@ -177,7 +182,7 @@ def _checked_images(images):
     return images
 
 
-def _checked_labels(labels, count):
+def _checked_labels(labels: npt.ArrayLike, count: int) -> np.ndarray:
     labels = array_of("labels", labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(
@@ -214,7 +219,7 @@ class Checkpoints(keras.callbacks.Callback):
         steps: int,
         every: int,
         begun: state.State | None,
-        rows: list[dict[str, float]],
+        rows: list[dict[str, float | str]],
         build_metrics: Callable[[], None],
         write: bool,
     ):
@@ -229,7 +234,9 @@ class Checkpoints(keras.callbacks.Callback):
         self._metrics = [] if begun is None else begun.metrics
         self._last = self._begun
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self, epoch: int, logs: Mapping[str, Any] | None = None
+    ) -> None:
         # What belongs to the epoch before, its line in the log among it, is
         # done by now; at its end it would not be.
         del logs
@@ -241,23 +248,31 @@ class Checkpoints(keras.callbacks.Callback):
                 self.build_metrics()
             state.assign(self._of_metrics(), self._metrics)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(
+        self, batch: int, logs: Mapping[str, Any] | None = None
+    ) -> None:
         del logs
         done = batch + 1
         step = self._epoch * self.steps + done
         if step - self._last >= self.every and done < self.steps:
             self._save(step, state.read(self._of_metrics()))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         del epoch
         logs["learning_rate"] = float(
             keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         )
 
-    def _of_metrics(self):
-        return self.model.metrics_variables
+    def _of_metrics(self) -> list[keras.Variable]:
+        return [*self.model.metrics_variables]
 
-    def _save(self, step, metrics=(), *, finished=False):
+    def _save(
+        self,
+        step: int,
+        metrics: Sequence[np.ndarray] = (),
+        *,
+        finished: bool = False,
+    ) -> None:
         self._last = step
         values = state.read(state.variables(self.model))
         if self.write:
@@ -266,7 +281,7 @@ class Checkpoints(keras.callbacks.Callback):
                 self.path,
             )
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
         self._save((self._epoch + 1) * self.steps, finished=True)
 
@@ -283,14 +298,18 @@ class Log(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, path: pathlib.Path, rows: list[dict[str, float]], *, write: bool
+        self,
+        path: pathlib.Path,
+        rows: list[dict[str, float | str]],
+        *,
+        write: bool,
     ):
         super().__init__()
         self.path = path
         self.rows = rows
         self.write = write
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         del epoch
         self.rows.append({name: _plain(logs[name]) for name in sorted(logs)})
         if self.write:
@@ -309,7 +328,7 @@ class Log(keras.callbacks.Callback):
                 table.writerow({"epoch": epoch} | row)
 
 
-def _plain(value):
+def _plain(value: Any) -> float | str:
     """What JSON reads back as it was; callbacks of the user log anything."""
     try:
         return float(value)
@@ -335,7 +354,7 @@ class BestModel(keras.callbacks.Callback):
         path: pathlib.Path,
         *,
         accuracy: str,
-        rows: Sequence[dict[str, float]],
+        rows: Sequence[dict[str, float | str]],
         write: bool,
     ):
         super().__init__()
@@ -344,10 +363,11 @@ class BestModel(keras.callbacks.Callback):
         self.write = write
         self.weights: list[np.ndarray] | None = None
         scores = [self._score(row) for row in rows]
-        self._best = max(scores, default=None)
-        self.epoch = scores.index(self._best) if scores else None
+        best = max(scores, default=None)
+        self._best = best
+        self.epoch = None if best is None else scores.index(best)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         score = self._score(logs)
         if self._best is None or score > self._best:
             self._best, self.epoch = score, epoch
@@ -356,7 +376,7 @@ class BestModel(keras.callbacks.Callback):
                 with whole(self.path) as partial:
                     for_use(self.model).save(partial)
 
-    def _score(self, logs):
+    def _score(self, logs: Mapping[str, Any]) -> tuple[float, float]:
         loss = logs["val_loss"]
         # A comparison with NaN is always false: such an epoch is the worst.
         return (logs[self.accuracy], -np.inf if np.isnan(loss) else -loss)
@@ -373,13 +393,13 @@ class Replay(keras.callbacks.Callback):
     def __init__(
         self,
         stopping: keras.callbacks.EarlyStopping,
-        rows: Sequence[dict[str, float]],
+        rows: Sequence[dict[str, float | str]],
     ):
         super().__init__()
         self.stopping = stopping
         self.rows = rows
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
         for epoch, row in enumerate(self.rows):
             self.stopping.on_epoch_end(epoch, row)

@@ -1,5 +1,6 @@
 """Optimizers and learning rates of a recipe."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -18,7 +19,14 @@ class _WarmedAverage:
     on, is `min(ema_momentum, t / (9 + t))`.
     """
 
-    def _update_model_variables_moving_average(self, trainable_variables):
+    # Of the optimizer.
+    iterations: keras.Variable
+    ema_momentum: float
+    _model_variables_moving_average: list[keras.Variable | None]
+
+    def _update_model_variables_moving_average(
+        self, trainable_variables: Sequence[keras.Variable]
+    ) -> None:
         step = keras.ops.cast(self.iterations, "float32")
         momentum = keras.ops.minimum(self.ema_momentum, step / (9.0 + step))
         pairs = zip(
@@ -117,13 +125,15 @@ class SGDWithL2(_WarmedAverage, keras.optimizers.SGD):
         )
         self.l2 = l2
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Any, variable: keras.Variable, learning_rate: Any
+    ) -> None:
         penalty = keras.ops.multiply(self.l2, variable)
         gradient = keras.ops.add(gradient, penalty)
         super().update_step(gradient, variable, learning_rate)
 
-    def get_config(self):
-        return super().get_config() | {"l2": self.l2}
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "l2": self.l2}
 
 
 def make_optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
@@ -160,7 +170,9 @@ def make_optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     return adamw
 
 
-def _learning_rate(recipe, steps):
+def _learning_rate(
+    recipe: Recipe, steps: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
     schedules = keras.optimizers.schedules
     total = recipe.epochs * steps
     if recipe.schedule == "constant":

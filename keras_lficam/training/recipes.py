@@ -4,6 +4,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 from keras_lficam._checks import (
     as_float,
@@ -22,8 +23,18 @@ _NOT_TO_BE_MIRRORED = frozenset(
 )
 
 
-def _check_number(name, value, *, above=None, below=math.inf):
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    below: float = math.inf,
+) -> None:
+    if not _is_number(value):
         raise TypeError(
             f"`{name}` must be a number. Received: {name}={value!r} of type "
             f"{type(value).__name__}."
@@ -38,14 +49,14 @@ def _check_number(name, value, *, above=None, below=math.inf):
         )
 
 
-def _check_numbers(name, values):
+def _check_numbers(name: str, values: Any) -> None:
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise TypeError(
             f"Argument `{name}` must be a tuple of numbers. Received: "
             f"{name}={values!r:.80} of type {type(values).__name__}"
         )
     for value in values:
-        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        if not _is_number(value):
             raise TypeError(
                 f"Argument `{name}` must hold numbers. Received: {value!r} in "
                 f"{name}={values!r:.80}"
@@ -108,7 +119,7 @@ class Recipe:
     resizing: str = "stretch"
     patience: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_numbers("decay_at", self.decay_at)
         augmentations.check(self.augmentation)
         object.__setattr__(self, "decay_at", tuple(self.decay_at))

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,12 +24,12 @@ from keras_lficam._checks import (
 )
 from keras_lficam._files import whole
 from keras_lficam.classifier import grouped_gradients_explained
-from keras_lficam.data import augmentation
 from keras_lficam.data.loading import found_source
 from keras_lficam.data.targets import with_targets, with_weights
 from keras_lficam.training import _folder
 from keras_lficam.training import _state as state
 from keras_lficam.training._averages import Shown, first_images
+from keras_lficam.training._run import Run
 from keras_lficam.training._weights import class_weights
 from keras_lficam.training.callbacks import (
     BestModel,
@@ -153,7 +153,9 @@ def fit(
         )
 
 
-def _check_for_keras(jit_compile, callbacks, verbose):
+def _check_for_keras(
+    jit_compile: object, callbacks: object, verbose: object
+) -> None:
     """Checks what only Keras looks at, which does so behind our first file."""
     if not isinstance(jit_compile, str) or jit_compile != "auto":
         check_boolean("jit_compile", jit_compile)
@@ -172,7 +174,7 @@ def _check_for_keras(jit_compile, callbacks, verbose):
         )
 
 
-def _check_workers(run, writing):
+def _check_workers(run: Run, writing: Sequence[int]) -> None:
     """Refuses workers that would not train one model on one data set."""
     if run.strategy is None or run.strategy.cluster_resolver is None:
         return
@@ -193,15 +195,15 @@ def _check_workers(run, writing):
 
 
 def _trained(
-    run,
-    begun,
+    run: Run,
+    begun: state.State | None,
     *,
-    checkpoint_every,
-    heat_maps_every,
-    compilation,
-    callbacks,
-    verbose,
-):
+    checkpoint_every: int,
+    heat_maps_every: int,
+    compilation: Mapping[str, Any],
+    callbacks: Sequence[keras.callbacks.Callback],
+    verbose: int | str,
+) -> keras.callbacks.History:
     _folder.check_model(run, begun)
     rows = [] if begun is None else begun.rows
     log = Log(run.folder / _folder.ROWS, rows, write=run.writes)
@@ -247,7 +249,7 @@ def _trained(
 
 
 @contextlib.contextmanager
-def _naming_images(folder):
+def _naming_images(folder: pathlib.Path) -> Iterator[None]:
     """Says in one line what TensorFlow says of an image it could not read."""
     try:
         yield
@@ -262,51 +264,14 @@ def _naming_images(folder):
         ) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What is known of a run before its first step."""
-
-    model: keras.Model
-    source: data_sets.Source
-    recipe: Recipe
-    folder: pathlib.Path
-    seed: int
-    image_size: tuple[int, int]
-    steps: int  # In an epoch.
-    strategy: Any  # None on other backends than TensorFlow.
-    writes: bool
-    class_weights: list[float] | None = None
-
-    @property
-    def classes(self):
-        return len(self.source.class_names)
-
-    @property
-    def outputs(self):
-        """Names of the outputs where there are several, all for the label."""
-        output = self.model.output
-        return tuple(output) if isinstance(output, dict) else ()
-
-    @property
-    def accuracy(self):
-        return "predictions_accuracy" if self.outputs else "accuracy"
-
-    @property
-    def activation(self):
-        return surgery.last_activation(self.model)
-
-    @property
-    def shares_labels(self):
-        """Whether labels are shares `(B, K)` of the classes, not numbers."""
-        return (
-            self.source.multi_label
-            or self.recipe.label_smoothing > 0
-            or augmentation.mixes_labels(self.recipe.augmentation)
-            or self.activation is keras.activations.sigmoid
-        )
-
-
-def _plan(model, data, recipe, folder, seed, steps_per_execution):
+def _plan(
+    model: keras.Model,
+    data: Any,
+    recipe: Recipe | str,
+    folder: pathlib.Path,
+    seed: int,
+    steps_per_execution: int,
+) -> Run:
     """Checks what was asked, and finds what follows from it."""
     _check_model(model)
     if isinstance(recipe, str):
@@ -329,7 +294,7 @@ def _plan(model, data, recipe, folder, seed, steps_per_execution):
     _check_labels(model, source)
     strategy = getattr(model, "distribute_strategy", None)
     batches = math.ceil(source.count("train") / recipe.batch_size)
-    return _Run(
+    return Run(
         model=model,
         source=source,
         recipe=recipe,
@@ -343,7 +308,7 @@ def _plan(model, data, recipe, folder, seed, steps_per_execution):
     )
 
 
-def _source(data):
+def _source(data: Any) -> data_sets.Source:
     if isinstance(data, data_sets.Source):
         return data
     if not isinstance(data, (str, os.PathLike)):
@@ -359,7 +324,7 @@ def _source(data):
     return found_source(data, argument="data")
 
 
-def _compile(run, compilation):
+def _compile(run: Run, compilation: Mapping[str, Any]) -> None:
     logits = run.activation is keras.activations.linear
     smoothing = run.recipe.label_smoothing
     if run.activation is keras.activations.sigmoid:
@@ -381,7 +346,7 @@ def _compile(run, compilation):
     run.model.optimizer.build(run.model.trainable_variables)
 
 
-def _accuracy(run):
+def _accuracy(run: Run) -> keras.metrics.Metric:
     if run.source.multi_label:
         return keras.metrics.BinaryAccuracy(name="accuracy")
     if run.shares_labels:
@@ -389,7 +354,7 @@ def _accuracy(run):
     return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
 
-def _build_metrics(run):
+def _build_metrics(run: Run) -> None:
     """Makes the variables of the metrics by a label and a prediction."""
     label = np.zeros((1, run.classes) if run.shares_labels else 1, "int64")
     scores = np.full((1, run.classes), 1 / run.classes, "float32")
@@ -400,7 +365,7 @@ def _build_metrics(run):
     run.model.reset_metrics()
 
 
-def _training(run, begun):
+def _training(run: Run, begun: state.State | None) -> Any:
     """Makes the batches of all epochs that are left."""
     first_step = 0 if begun is None else begun.step
     done = first_step % run.steps
@@ -410,14 +375,14 @@ def _training(run, begun):
     if done:
         _pass_over(run.model, done)
 
-    def batches(shard, shards):
+    def batches(shard: int, shards: int) -> Any:
         stream = _stream(run, first_step=first_step, shard=(shard, shards))
         return _with_targets(run, stream, run.class_weights)
 
     return distribution.distribute(run.strategy, batches, run.recipe.batch_size)
 
 
-def _stream(run, **part):
+def _stream(run: Run, **part: Any) -> Any:
     """The endless stream of a run's training images, or a part of it."""
     return run.source.stream(
         "train",
@@ -429,7 +394,7 @@ def _stream(run, **part):
     )
 
 
-def _pass_over(model, steps):
+def _pass_over(model: keras.Model, steps: int) -> None:
     """Lets `fit` count steps that were done before without doing them.
 
     It knows of no epoch that begins in its middle. So its train function, an
@@ -439,7 +404,7 @@ def _pass_over(model, steps):
     train = model.train_function
     left = steps
 
-    def train_function(*arguments):
+    def train_function(*arguments: Any) -> Any:
         nonlocal left
         left -= model.steps_per_execution
         if left <= 0:
@@ -451,7 +416,7 @@ def _pass_over(model, steps):
     model.train_function = train_function
 
 
-def _evaluation(run, split):
+def _evaluation(run: Run, split: str) -> Any:
     count = run.source.count(split)
     batch_size = distribution.evaluation_batch_size(
         run.recipe.batch_size, count
@@ -470,7 +435,9 @@ def _evaluation(run, split):
     return distribution.for_evaluation(run.strategy, batches, count, batch_size)
 
 
-def _with_targets(run, batches, class_weights=None):
+def _with_targets(
+    run: Run, batches: Any, class_weights: Sequence[float] | None = None
+) -> Any:
     return with_targets(
         batches,
         shares_of=run.classes if run.shares_labels else None,
@@ -479,7 +446,12 @@ def _with_targets(run, batches, class_weights=None):
     )
 
 
-def _before(run, begun, rows, every):
+def _before(
+    run: Run,
+    begun: state.State | None,
+    rows: list[dict[str, float | str]],
+    every: int,
+) -> Iterator[keras.callbacks.Callback]:
     """Callbacks that stand before those of the caller."""
     averaged = run.recipe.ema_epochs > 0
     if averaged or run.recipe.recompute_statistics:
@@ -498,7 +470,12 @@ def _before(run, begun, rows, every):
     )
 
 
-def _after(run, rows, best, heat_maps_every):
+def _after(
+    run: Run,
+    rows: Sequence[dict[str, float | str]],
+    best: BestModel,
+    heat_maps_every: int,
+) -> Iterator[keras.callbacks.Callback]:
     """Callbacks that stand behind those of the caller."""
     yield best
     if run.recipe.patience is not None:
@@ -515,7 +492,7 @@ def _after(run, rows, best, heat_maps_every):
         )
 
 
-def _heat_maps(run, every):
+def _heat_maps(run: Run, every: int) -> Iterator[HeatMaps]:
     names = {layer.name for layer in run.model.layers}
     explainer: Any = explainers.GradCAM
     if "attention_map" in names:
@@ -550,7 +527,9 @@ def _heat_maps(run, every):
     )
 
 
-def _put_first(rows, history):
+def _put_first(
+    rows: Sequence[Mapping[str, Any]], history: keras.callbacks.History
+) -> None:
     """Completes a history with the epochs before the run was resumed."""
     history.epoch[:0] = range(len(rows))
     for name in rows[0] if rows else ():
@@ -558,7 +537,9 @@ def _put_first(rows, history):
         history.history[name] = earlier + history.history.get(name, [])
 
 
-def _finish(run, history, best):
+def _finish(
+    run: Run, history: keras.callbacks.History, best: BestModel
+) -> None:
     """Gives the model its best weights, and writes how good it is."""
     if best.weights is None:
         saved = keras.models.load_model(
@@ -566,11 +547,12 @@ def _finish(run, history, best):
         )
         best.weights = saved.get_weights()
     run.model.set_weights(best.weights)
+    epoch: Any = best.epoch  # Of a run that has ended there is one.
     metrics = {
         "epochs": len(history.epoch),
-        "best_epoch": best.epoch + 1,
-        "validation_accuracy": history.history[best.accuracy][best.epoch],
-        "validation_loss": history.history["val_loss"][best.epoch],
+        "best_epoch": epoch + 1,
+        "validation_accuracy": history.history[best.accuracy][epoch],
+        "validation_loss": history.history["val_loss"][epoch],
     }
     if "test" in run.source.splits:
         tested = run.model.evaluate(
@@ -583,7 +565,7 @@ def _finish(run, history, best):
             partial.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
 
 
-def _check_model(model):
+def _check_model(model: keras.Model) -> None:
     """Refuses what is no classifier of RGB images, or not built."""
     surgery.check_graph(model)
     surgery.check_one("input", model, model.inputs)
@@ -608,20 +590,22 @@ def _check_model(model):
         )
 
 
-def _image_size(model, source):
+def _image_size(
+    model: keras.Model, source: data_sets.Source
+) -> tuple[int, int]:
     sizes = zip(model.input_shape[1:3], source.image_shape[:2], strict=True)
-    found = tuple(asked or given for asked, given in sizes)
-    if None in found:
+    height, width = (asked or given for asked, given in sizes)
+    if height is None or width is None:
         raise ValueError(
             "Argument `model` must take images of one size where those of the "
             f"data have many. Received: {model.name!r} with the input shape "
             f"{model.input_shape}. Way out: build it with input_shape, such "
             "as (224, 224, 3)."
         )
-    return found
+    return height, width
 
 
-def _check_classes(model, source):
+def _check_classes(model: keras.Model, source: data_sets.Source) -> None:
     output = model.output
     outputs = output.values() if isinstance(output, dict) else [output]
     for tensor in outputs:
@@ -634,7 +618,7 @@ def _check_classes(model, source):
             )
 
 
-def _check_labels(model, source):
+def _check_labels(model: keras.Model, source: data_sets.Source) -> None:
     activation = surgery.last_activation(model)
     if source.multi_label and activation is not keras.activations.sigmoid:
         raise ValueError(

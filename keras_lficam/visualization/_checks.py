@@ -1,14 +1,20 @@
 """Checks of what is shown."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_lficam._checks import numbers_of
 
 
-def checked_figure(pixels, heat, titles, masks):
+def checked_figure(
+    pixels: np.ndarray,
+    heat: np.ndarray,
+    titles: Sequence[str] | None,
+    masks: npt.ArrayLike | None,
+) -> np.ndarray | None:
     """Checks what is drawn beside images and maps; returns the masks."""
     if len(pixels) == 0:
         raise ValueError(
@@ -32,37 +38,39 @@ def checked_figure(pixels, heat, titles, masks):
     return masks
 
 
-def checked(images, maps):
-    images = numbers_of("images", images)
-    maps = numbers_of("maps", maps).astype("float64")
-    if images.ndim == 3 and maps.ndim == 4 and len(maps) == 1:
-        maps = maps[0]  # What an explainer gives for a single image.
+def checked(
+    images: npt.ArrayLike, maps: npt.ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    pixels = numbers_of("images", images)
+    heat = numbers_of("maps", maps).astype("float64")
+    if pixels.ndim == 3 and heat.ndim == 4 and len(heat) == 1:
+        heat = heat[0]  # What an explainer gives for a single image.
     if (
-        images.ndim not in (3, 4)
-        or images.shape[-1] not in (1, 3)
-        or maps.shape != (*images.shape[:-1], 1)
+        pixels.ndim not in (3, 4)
+        or pixels.shape[-1] not in (1, 3)
+        or heat.shape != (*pixels.shape[:-1], 1)
     ):
         raise ValueError(
             "Argument `images` must have shape (batch, height, width, 3), or "
             "(batch, height, width, 1) if they are gray, and `maps` (batch, "
             "height, width, 1), or both lack the batch. Received: "
-            f"images.shape={images.shape}, maps.shape={maps.shape}"
+            f"images.shape={pixels.shape}, maps.shape={heat.shape}"
         )
-    check_within("images", images, 255)
-    check_within("maps", maps, 1)
-    if images.dtype.kind == "f" and images.size and 0 < images.max() <= 1:
+    check_within("images", pixels, 255)
+    check_within("maps", heat, 1)
+    if pixels.dtype.kind == "f" and pixels.size and 0 < pixels.max() <= 1:
         warnings.warn(
             "Argument `images` should be pixels from 0 to 255, and these are "
-            f"black. Received: maximum {images.max():.3g}. Way out: 255 * "
+            f"black. Received: maximum {pixels.max():.3g}. Way out: 255 * "
             "images.",
             stacklevel=3,
         )
     # Of one channel matplotlib would make colors.
-    rgb = np.broadcast_to(images, (*images.shape[:-1], 3))
-    return rgb.astype("float64").clip(0, 255), maps.clip(0, 1)
+    rgb = np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
+    return rgb.astype("float64").clip(0, 255), heat.clip(0, 1)
 
 
-def check_lines(name, lines):
+def check_lines(name: str, lines: object) -> None:
     if isinstance(lines, str) or not (
         isinstance(lines, Iterable)
         and hasattr(lines, "__len__")
@@ -74,7 +82,7 @@ def check_lines(name, lines):
         )
 
 
-def check_within(name, values, highest):
+def check_within(name: str, values: np.ndarray, highest: float) -> None:
     # Written so that NaN, which compares false to everything, is refused.
     # A last digit of rounding is let through.
     slack = 1e-5 * highest

@@ -17,6 +17,7 @@ from keras_lficam.visualization._checks import (
 from keras_lficam.visualization.overlays import COLORMAP, overlay
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -226,7 +227,7 @@ def prediction_titles(
     return titles
 
 
-def _outline(axis, mask):
+def _outline(axis: "Axes", mask: np.ndarray) -> None:
     """Draws the edge of a mask, also where it meets the edge of the image."""
     height, width = mask.shape
     axis.contour(

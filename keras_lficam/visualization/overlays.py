@@ -46,10 +46,11 @@ def overlay(
     gray = pixels.mean(axis=-1, keepdims=True)
     # The square root lifts the middle of the map, which would else be faint.
     cover = opacity * np.sqrt(heat)
-    return np.rint(gray * (1 - cover) + colors * cover).astype("uint8")
+    mixed: np.ndarray = np.rint(gray * (1 - cover) + colors * cover)
+    return mixed.astype("uint8")
 
 
-def _colors(maps, colormap):
+def _colors(maps: np.ndarray, colormap: str) -> np.ndarray:
     """Returns RGB colors `(..., 3)` in [0, 1] of maps `(..., 1)`."""
     import matplotlib
 
@@ -58,4 +59,5 @@ def _colors(maps, colormap):
             "Argument `colormap` must be a color map of matplotlib, such as "
             f"'inferno' or 'viridis'. Received: colormap={colormap!r}"
         )
-    return matplotlib.colormaps[colormap](maps[..., 0])[..., :3]
+    colors: np.ndarray = matplotlib.colormaps[colormap](maps[..., 0])
+    return colors[..., :3]

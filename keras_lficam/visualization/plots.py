@@ -1,13 +1,15 @@
 """Plots what explainers are worth and what they cost."""
 
 import itertools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import BboxBase
 
 # Of points: dark enough to be read as names, and told apart when color-blind.
 _COLORS = (
@@ -95,13 +97,19 @@ def quality_against_time(
     return figure
 
 
-def _name_points(axis, seconds, points, colors):
+def _name_points(
+    axis: "Axes",
+    seconds: Mapping[str, float],
+    points: Mapping[str, tuple[float, float, float]],
+    colors: Mapping[str, str],
+) -> None:
     """Writes each name where it covers neither points nor other names."""
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     pixel = axis.figure.dpi / 72  # Of a typographic point.
-    places, taken = {}, []
+    places: dict[str, np.ndarray] = {}
+    taken: list[BboxBase] = []
     for name, (mean, *ends) in points.items():
         if np.isnan(mean):
             continue
@@ -113,9 +121,10 @@ def _name_points(axis, seconds, points, colors):
     for names in _covering(places, _DOT * pixel):
         place = np.mean([places[name] for name in names], axis=0)
         others = [places[name] for name in places if name not in names]
+        x, y = axis.transData.inverted().transform(place)
         text = axis.annotate(
             ", ".join(names),
-            axis.transData.inverted().transform(place),
+            (x, y),
             xytext=(0, 0),
             textcoords="offset points",
             ha="center",
@@ -135,7 +144,8 @@ def _name_points(axis, seconds, points, colors):
         for x, y in _offsets(size.width / pixel):
             corner = place + pixel * np.array([x, y])
             corner -= [size.width / 2, size.height / 2]
-            box = Bbox.from_bounds(*corner, size.width, size.height).padded(1)
+            bounds = (*corner, size.width, size.height)
+            box = Bbox.from_bounds(*bounds).padded(1)
             covered = sum(_shared_area(box, other) for other in taken)
             outside = box.width * box.height - _shared_area(box, panel)
             near = min((_distance(box, at) for at in others), default=np.inf)
@@ -150,13 +160,16 @@ def _name_points(axis, seconds, points, colors):
         # Of the best the first, which is the nearest.
         _, offset, box, led = min(choices, key=lambda choice: choice[0])
         text.set_position(offset)
-        text.arrow_patch.set_visible(led)
+        arrow: Any = text.arrow_patch  # There is one, by `arrowprops`.
+        arrow.set_visible(led)
         taken.append(box)
 
 
-def _covering(places, reach):
+def _covering(
+    places: Mapping[str, np.ndarray], reach: float
+) -> list[list[str]]:
     """Groups names whose points are nearer to one another than `reach`."""
-    groups = []
+    groups: list[list[str]] = []
     for name in sorted(places, key=lambda name: places[name][0]):
         for group in groups:
             spans = [places[name] - places[other] for other in group]
@@ -168,21 +181,23 @@ def _covering(places, reach):
     return groups
 
 
-def _distance(box, point):
+def _distance(box: "BboxBase", point: np.ndarray) -> float:
     """Distance of a point from a box, 0 inside."""
     beyond = np.maximum(box.min - point, point - box.max)
-    return np.hypot(*np.maximum(beyond, 0))
+    return float(np.hypot(*np.maximum(beyond, 0)))
 
 
-def _passes(place, box, point, reach):
+def _passes(
+    place: np.ndarray, box: "BboxBase", point: np.ndarray, reach: float
+) -> bool:
     """Whether the line from a box to a place comes near a point."""
     start = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
     along = place - start
     share = np.clip((point - start) @ along / (along @ along), 0, 1)
-    return np.hypot(*(start + share * along - point)) < reach
+    return bool(np.hypot(*(start + share * along - point)) < reach)
 
 
-def _offsets(width):
+def _offsets(width: float) -> Iterator[tuple[float, float]]:
     """Places around a point for a name, the nearest first."""
     aside = width / 2 + 7
     yield from [(aside, 0), (-aside, 0)]
@@ -191,13 +206,17 @@ def _offsets(width):
         yield from [(0, y + 4), (0, -y - 4)]
 
 
-def _shared_area(box, other):
+def _shared_area(box: "BboxBase", other: "BboxBase") -> float:
     width = min(box.x1, other.x1) - max(box.x0, other.x0)
     height = min(box.y1, other.y1) - max(box.y0, other.y0)
     return max(0, width) * max(0, height)
 
 
-def _check_points(seconds, quality, columns):
+def _check_points(
+    seconds: Mapping[str, float],
+    quality: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    columns: int,
+) -> None:
     if not quality or not any(quality.values()):
         raise ValueError(
             "Argument `quality` must hold a metric with an explainer at "

@@ -1,0 +1,56 @@
+"""What a run is, before its first step."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_lficam import surgery
+from keras_lficam.data import Source, augmentation
+from keras_lficam.training.recipes import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is known of a run before its first step."""
+
+    model: keras.Model
+    source: Source
+    recipe: Recipe
+    folder: pathlib.Path
+    seed: int
+    image_size: tuple[int, int]
+    steps: int  # In an epoch.
+    strategy: Any  # None on other backends than TensorFlow.
+    writes: bool
+    class_weights: list[float] | None = None
+
+    @property
+    def classes(self) -> int:
+        return len(self.source.class_names)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs where there are several, all for the label."""
+        output = self.model.output
+        return tuple(output) if isinstance(output, dict) else ()
+
+    @property
+    def accuracy(self) -> str:
+        return "predictions_accuracy" if self.outputs else "accuracy"
+
+    @property
+    def activation(self) -> Callable[..., Any]:
+        return surgery.last_activation(self.model)
+
+    @property
+    def shares_labels(self) -> bool:
+        """Whether labels are shares `(B, K)` of the classes, not numbers."""
+        return (
+            self.source.multi_label
+            or self.recipe.label_smoothing > 0
+            or augmentation.mixes_labels(self.recipe.augmentation)
+            or self.activation is keras.activations.sigmoid
+        )
