@@ -74,32 +74,34 @@ __all__ = [
     "visualization",
 ]
 
-__getattr__, __dir__, _ = lazy_loader.attach(
-    __name__,
-    submodules=[
-        "architectures",
-        "backbones",
-        "comparison",
-        "data",
-        "distribution",
-        "evaluation",
-        "explainers",
-        "explanation",
-        "functional",
-        "layers",
-        "metrics",
-        "pretrained",
-        "serving",
-        "training",
-        "visualization",
-    ],
-    submod_attrs={
-        "architectures": ["attach", "attention_view", "build"],
-        "layers": ["AttentionMechanism", "FeatureImportanceNetwork"],
-        "serving.exporting": ["export"],
-        "training": ["Recipe", "fit"],
-    },
-)
+# A type checker must not take unknown names for anything.
+if not TYPE_CHECKING:
+    __getattr__, __dir__, _ = lazy_loader.attach(
+        __name__,
+        submodules=[
+            "architectures",
+            "backbones",
+            "comparison",
+            "data",
+            "distribution",
+            "evaluation",
+            "explainers",
+            "explanation",
+            "functional",
+            "layers",
+            "metrics",
+            "pretrained",
+            "serving",
+            "training",
+            "visualization",
+        ],
+        submod_attrs={
+            "architectures": ["attach", "attention_view", "build"],
+            "layers": ["AttentionMechanism", "FeatureImportanceNetwork"],
+            "serving.exporting": ["export"],
+            "training": ["Recipe", "fit"],
+        },
+    )
 
 # Keras can load a saved model only if its layers are registered, and that is
 # done by importing them. The command does it after it checked its arguments.
