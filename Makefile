@@ -48,6 +48,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(PYTEST) -m types $(call MARKED,types)
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows \
 		.github/workflows/*.yml
 

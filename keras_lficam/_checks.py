@@ -266,7 +266,7 @@ def check_mapping(name: str, value: Any) -> None:
         )
 
 
-def _wrong_kind(values):
+def _wrong_kind(values: object) -> tuple[str, str] | None:
     """What is wrong with a container, and the way out; None if nothing is."""
     if isinstance(values, np.ma.MaskedArray):
         if np.ma.is_masked(values):

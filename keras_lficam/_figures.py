@@ -7,6 +7,7 @@ the user's would so become another's neighbor. These belong to their caller.
 
 import io
 import sys
+from typing import Any
 
 import matplotlib.figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,7 +23,7 @@ class Figure(matplotlib.figure.Figure):
         figsize: Width and height in inches.
     """
 
-    def __init__(self, figsize: tuple[float, float]):
+    def __init__(self, figsize: tuple[float, float]) -> None:
         super().__init__(figsize=figsize, layout="constrained")
         FigureCanvasAgg(self)
 
@@ -35,9 +36,9 @@ class Figure(matplotlib.figure.Figure):
         return content.getvalue()
 
 
-def _are_shown_otherwise():
+def _are_shown_otherwise() -> bool:
     """Whether a notebook shows all figures in a format that was asked for."""
-    shell = None
+    shell: Any = None
     if "IPython" in sys.modules:
         shell = sys.modules["IPython"].get_ipython()
     for name in _OTHER_FORMATS if shell is not None else ():

@@ -68,13 +68,13 @@ def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _partial_name(path):
+def _partial_name(path: pathlib.Path) -> str:
     """A hidden name for each name, no longer than a file system takes."""
     digest = zlib.crc32(os.fsencode(path.name))
     return f".{path.stem[:20]}-{digest:08x}.partial{path.suffix}"
 
 
-def _way_out(error):
+def _way_out(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space, and run it again."
     return "choose another folder or a shorter name."

@@ -104,14 +104,14 @@ def check(names: Sequence[str]) -> None:
         )
 
 
-def _line(name):
+def _line(name: str) -> str:
     plain = name.splitlines() == [name] and name == name.strip()
     if plain and name[0] not in '"\ufeff':
         return name
     return json.dumps(name)
 
 
-def _name(line):
+def _name(line: str) -> str:
     if line.startswith('"'):
         try:
             name = json.loads(line)

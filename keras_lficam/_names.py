@@ -30,9 +30,9 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return sorted(like, key=likeness.__getitem__, reverse=True)[:3]
 
 
-def _folded(name):
+def _folded(name: str) -> str:
     return re.sub(r"[\W_]", "", name).casefold()
 
 
-def _ratio(one, other):
+def _ratio(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other).ratio()

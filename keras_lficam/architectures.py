@@ -284,7 +284,12 @@ def probabilities(
     return classifier.as_probabilities(scores)
 
 
-def _assembled(split, architecture, network, activation):
+def _assembled(
+    split: surgery.Split,
+    architecture: str,
+    network: Any,
+    activation: str | Callable[..., Any] | None,
+) -> keras.Model:
     logits = _WIRINGS[architecture](split, network)
     outputs = {
         name: keras.layers.Activation(activation, dtype="float32", name=name)(
@@ -303,7 +308,9 @@ def _assembled(split, architecture, network, activation):
 # not all of them use, to the logits of every output that has a label.
 
 
-def _lfi_cam(split, network):
+def _lfi_cam(
+    split: surgery.Split, network: Any
+) -> dict[str, keras.KerasTensor]:
     seen = surgery.seen_image(split)
     importance = network([seen, split.features])
     attention_map = layers.ClassActivationMap(name="attention_map")(
@@ -315,7 +322,7 @@ def _lfi_cam(split, network):
     return {"predictions": split.head(attended)}
 
 
-def _abn(split, network):
+def _abn(split: surgery.Split, network: Any) -> dict[str, keras.KerasTensor]:
     """Attention branch network, Fukui et al., 2019.
 
     The branch is a copy of the backbone's last stage that keeps the size of
@@ -359,7 +366,7 @@ def _abn(split, network):
     }
 
 
-def _cam(split, network):
+def _cam(split: surgery.Split, network: Any) -> dict[str, keras.KerasTensor]:
     del network
     classes = split.head.output_shape[-1]
     head = surgery.new_head(
@@ -368,7 +375,7 @@ def _cam(split, network):
     return {"predictions": head(split.features)}
 
 
-def _plain(split, network):
+def _plain(split: surgery.Split, network: Any) -> dict[str, keras.KerasTensor]:
     del network
     return {"predictions": split.head(split.features)}
 
@@ -376,7 +383,7 @@ def _plain(split, network):
 _WIRINGS = {"lfi_cam": _lfi_cam, "abn": _abn, "cam": _cam, "plain": _plain}
 
 
-def _bottleneck_block(x):
+def _bottleneck_block(x: keras.KerasTensor) -> keras.KerasTensor:
     channels = x.shape[-1]
     shortcut = x
     narrow = max(1, channels // 4)
@@ -391,7 +398,9 @@ def _bottleneck_block(x):
     return keras.layers.ReLU(name="attention_stage_relu")(x)
 
 
-def _convolution(x, filters, kernel, name):
+def _convolution(
+    x: keras.KerasTensor, filters: int, kernel: int, name: str
+) -> keras.KerasTensor:
     return keras.layers.Conv2D(
         filters,
         kernel,
@@ -402,13 +411,16 @@ def _convolution(x, filters, kernel, name):
     )(x)
 
 
-def _normalization(x, name):
+def _normalization(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return keras.layers.BatchNormalization(name=f"{name}_normalization")(x)
 
 
-def _checked_activation(activation):
+def _checked_activation(
+    activation: str | Callable[..., Any] | None,
+) -> Callable[..., Any]:
     try:
-        return keras.activations.get(activation)
+        known: Callable[..., Any] = keras.activations.get(activation)
+        return known
     except (TypeError, ValueError) as error:
         raise ValueError(
             "Argument `classifier_activation` must be the name of an "
@@ -417,15 +429,19 @@ def _checked_activation(activation):
         ) from error
 
 
-def _importance_layer(network, value_range=(0, 255)):
+def _importance_layer(
+    network: str | layers.FeatureImportanceNetwork,
+    value_range: tuple[float, float] = (0, 255),
+) -> layers.FeatureImportanceNetwork:
     if isinstance(network, str):
         return layers.FeatureImportanceNetwork(
             network, value_range=value_range, name="importance"
         )
     if isinstance(network, layers.FeatureImportanceNetwork):
-        return type(network).from_config(
+        copy: layers.FeatureImportanceNetwork = type(network).from_config(
             {**network.get_config(), "name": "importance"}
         )
+        return copy
     raise TypeError(
         "Argument `importance_network` must be the name of a form, such as "
         "'bottleneck', or a FeatureImportanceNetwork. Received: "
@@ -433,7 +449,7 @@ def _importance_layer(network, value_range=(0, 255)):
     )
 
 
-def _number_of_classes(classes):
+def _number_of_classes(classes: Any) -> int:
     names = getattr(classes, "class_names", classes)
     if isinstance(names, (list, tuple)):
         if not names or not all(isinstance(name, str) for name in names):
@@ -461,7 +477,7 @@ def _number_of_classes(classes):
     return int(classes)
 
 
-def _check_architecture(architecture):
+def _check_architecture(architecture: object) -> None:
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
             "Images are (batch, height, width, channels) here. Received: "
@@ -475,7 +491,7 @@ def _check_architecture(architecture):
         )
 
 
-def _check_dropout(dropout):
+def _check_dropout(dropout: float | None) -> None:
     if dropout is None:
         return
     real = isinstance(dropout, numbers.Real) and not isinstance(dropout, bool)
@@ -486,7 +502,7 @@ def _check_dropout(dropout):
         )
 
 
-def _check_no_attention(model, split):
+def _check_no_attention(model: keras.Model, split: surgery.Split) -> None:
     of_ours = layers.ClassActivationMap, layers.AttentionMechanism
     every = [*split.trunk.layers, *split.head.layers]
     if any(isinstance(one, of_ours) for one in every):
@@ -496,7 +512,7 @@ def _check_no_attention(model, split):
         )
 
 
-def _check_output_stride(output_stride):
+def _check_output_stride(output_stride: int | None) -> None:
     if output_stride is not None and not _is_size(output_stride):
         raise ValueError(
             "Argument `output_stride` must be None, or an integer of at least "
@@ -505,11 +521,11 @@ def _check_output_stride(output_stride):
         )
 
 
-def _is_size(size):
+def _is_size(size: Any) -> bool:
     return is_integer(size) and size >= 1
 
 
-def _check_input_shape(input_shape):
+def _check_input_shape(input_shape: Any) -> None:
     if (
         not isinstance(input_shape, (tuple, list))
         or len(input_shape) != 3

@@ -309,7 +309,7 @@ def standard_metrics(
     return asked
 
 
-def _of_boxes(metric):
+def _of_boxes(metric: Any) -> Metric:
     """Asks a metric of masks about the boxes around the objects."""
     return Metric(
         lambda maps, masks: metric(maps, measures.box_masks(masks)),
@@ -317,17 +317,18 @@ def _of_boxes(metric):
     )
 
 
-def _predicted(classifier, images):
+def _predicted(classifier: Classifier, images: Any) -> np.ndarray:
     scores = classifier.scores(np.asarray(images, "float32"))
-    return keras.ops.convert_to_numpy(scores).argmax(axis=-1)
+    labels: np.ndarray = keras.ops.convert_to_numpy(scores).argmax(axis=-1)
+    return labels
 
 
-def _makers(explainers, options):
+def _makers(explainers: Any, options: Any) -> dict[str, Maker]:
     """Functions that make the explainers of a model, by their names."""
     if isinstance(explainers, Mapping):
         return dict(explainers)
     chosen = _KINDS if explainers is None else _names("explainers", explainers)
-    makers = {}
+    makers: dict[str, Maker] = {}
     for name in chosen:
         check_choice("explainers", name, _KINDS)
         taken = inspect.signature(_KINDS[name]).parameters
@@ -346,7 +347,7 @@ def _source(data: Any) -> data_sets.Source:
     )
 
 
-def _names(argument, names):
+def _names(argument: str, names: Any) -> Sequence[str]:
     if isinstance(names, str) or not isinstance(names, (list, tuple)):
         raise TypeError(
             f"Argument `{argument}` must be a list of names, or a dictionary. "
@@ -356,7 +357,9 @@ def _names(argument, names):
     return names
 
 
-def _made(makers, model, *, must):
+def _made(
+    makers: Mapping[str, Maker], model: keras.Model, *, must: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Makes the explainers that can explain a model; else says why not."""
     made, left_out = {}, {}
     for name, make in makers.items():
@@ -384,18 +387,18 @@ def _chosen(names: Any, standard: dict[str, Metric]) -> dict[str, Metric]:
     return {name: standard[name] for name in names}
 
 
-def _have_masks(batches):
+def _have_masks(batches: Any) -> bool:
     if isinstance(batches, (list, tuple)):
         return len(batches) > 0 and len(batches[0]) == 3
     spec = getattr(batches, "element_spec", None)
     return isinstance(spec, tuple) and len(spec) == 3
 
 
-def _gives_probabilities(model):
+def _gives_probabilities(model: keras.Model) -> bool:
     return Classifier(model).gives == "probabilities"
 
 
-def _check_same(classifier, other):
+def _check_same(classifier: Classifier, other: Classifier) -> None:
     mine = classifier.image_shape, classifier.num_classes
     its = other.image_shape, other.num_classes
     if mine != its:
@@ -406,7 +409,9 @@ def _check_same(classifier, other):
         )
 
 
-def _image_size(classifier, source, asked):
+def _image_size(
+    classifier: Classifier, source: Any, asked: Any
+) -> tuple[int, int] | None:
     """Size of the images for a model, which must fit the data."""
     *size, channels = classifier.image_shape
     if channels not in (3, None):

@@ -32,7 +32,9 @@ class AttentionOutputs:
         shown["probabilities"], shown["attention_map"], shown["importance"]
     """
 
-    def __init__(self, model: keras.Model, activation: str | None = None):
+    def __init__(
+        self, model: keras.Model, activation: str | None = None
+    ) -> None:
         self.view = attention_view(model)
         self._classifier = Classifier(self.view, activation)
         self._classifier.check_probabilities()
@@ -82,7 +84,12 @@ class AttentionOutputs:
         shown = self.view(images, training=False)
         return self._classifier.as_probabilities(shown["predictions"])
 
-    def _together(self, shown, image_size, size):
+    def _together(
+        self,
+        shown: Any,
+        image_size: Any,
+        size: Any,
+    ) -> dict[str, Any]:
         image_size = tuple(image_size)
         maps = keras.ops.cast(shown["attention_map"], "float32")
         together = {

@@ -5,6 +5,7 @@ feature map, `C` channels of the feature map, `K` classes.
 """
 
 import numbers
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -65,7 +66,7 @@ def min_max(
     return (x - low) * scale
 
 
-def gray(images: Tensor, value_range: tuple[float, float] = (0, 255)) -> Tensor:
+def gray(images: Tensor, value_range: Sequence[float] = (0, 255)) -> Tensor:
     """Turns RGB images into gray ones: the plain mean of the channels.
 
     Args:
@@ -173,7 +174,7 @@ def upsample(
 def importance_masks(
     images: Tensor,
     features: Tensor,
-    value_range: tuple[float, float] = (0, 255),
+    value_range: Sequence[float] = (0, 255),
 ) -> Tensor:
     """Masks the gray image with every normalised channel, `M = s(F) * G`.
 
@@ -199,7 +200,7 @@ def importance_masks(
 def importance_mask_factors(
     images: Tensor,
     features: Tensor,
-    value_range: tuple[float, float] = (0, 255),
+    value_range: Sequence[float] = (0, 255),
 ) -> tuple[Tensor, Tensor]:
     """Computes the two factors of the masks, `s(F)` and `G`.
 
@@ -230,7 +231,7 @@ def importance_mask_factors(
 def pooled_importance_masks(
     images: Tensor,
     features: Tensor,
-    value_range: tuple[float, float] = (0, 255),
+    value_range: Sequence[float] = (0, 255),
 ) -> Tensor:
     """Averages the masks over space without making them.
 
@@ -300,7 +301,7 @@ def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:
     return min_max(positive, smallest_span=_default_span(features))
 
 
-def _check_size(size):
+def _check_size(size: Any) -> None:
     """Refuses what is no height and width; a graph has some as tensors."""
     lengths = list(size) if isinstance(size, (tuple, list)) else []
     if len(lengths) != 2 or any(
@@ -314,7 +315,9 @@ def _check_size(size):
         )
 
 
-def _low_and_scale(x, axis, smallest_span):
+def _low_and_scale(
+    x: Tensor, axis: int | Sequence[int] | None, smallest_span: float | None
+) -> tuple[Tensor, Tensor]:
     """Minimum, and what to multiply with; 0 where `x` is constant."""
     low = ops.min(x, axis=axis, keepdims=True)
     high = ops.max(x, axis=axis, keepdims=True)
@@ -327,19 +330,21 @@ def _low_and_scale(x, axis, smallest_span):
     return low, scale
 
 
-def _resize_axis(images, axis, new_length):
+def _resize_axis(images: Tensor, axis: int, new_length: Any) -> Tensor:
     """Spreads the pixels of an axis evenly over its new length."""
     centers = _centers(ops.shape(images)[axis], new_length)
     return _interpolate(images, axis, centers)
 
 
-def _centers(length, new_length):
+def _centers(length: Any, new_length: Any) -> Tensor:
     """Coordinates, among `length` pixels, of the centers of the new ones."""
     ratio = ops.cast(length, "float32") / ops.cast(new_length, "float32")
     return (ops.cast(ops.arange(new_length), "float32") + 0.5) * ratio - 0.5
 
 
-def _upsample_axis(maps, axis, new_length, placement):
+def _upsample_axis(
+    maps: Tensor, axis: int, new_length: Any, placement: Placement
+) -> Tensor:
     length, center, stride, low, high = placement
     if _is_even(placement, ops.shape(maps)[axis]):
         return _resize_axis(maps, axis, new_length)
@@ -351,7 +356,7 @@ def _upsample_axis(maps, axis, new_length, placement):
     return ops.where(_along(seen, axis), fine, 0.0)
 
 
-def _is_even(placement, count):
+def _is_even(placement: Placement, count: Any) -> bool:
     """Whether it is known that `count` cells divide the image evenly."""
     if not all(isinstance(x, numbers.Real) for x in (*placement, count)):
         return False
@@ -361,16 +366,16 @@ def _is_even(placement, count):
     ) and _are_small(count * stride - length)
 
 
-def _are_small(*distances):
+def _are_small(*distances: Any) -> bool:
     """Whether distances are known and are no more than rounding."""
     return all(
         isinstance(distance, numbers.Real)
-        and abs(distance) < _SMALLEST_DISTANCE
+        and abs(float(distance)) < _SMALLEST_DISTANCE
         for distance in distances
     )
 
 
-def _interpolate(images, axis, centers):
+def _interpolate(images: Tensor, axis: int, centers: Tensor) -> Tensor:
     """Interpolates between the two pixels nearest to each new center."""
     length = ops.shape(images)[axis]
     centers = ops.clip(centers, 0, ops.cast(length - 1, "float32"))
@@ -383,16 +388,16 @@ def _interpolate(images, axis, centers):
     return near + (far - near) * share
 
 
-def _along(values, axis):
+def _along(values: Tensor, axis: int) -> Tensor:
     """Shapes values as an axis of images."""
     return ops.reshape(values, [-1 if a == axis else 1 for a in range(4)])
 
 
-def _default_span(x):
+def _default_span(x: Tensor) -> float:
     half = keras.backend.standardize_dtype(x.dtype) == "float16"
     return _SMALLEST_SPAN_OF_HALF if half else _SMALLEST_SPAN
 
 
-def _widen(x):
+def _widen(x: Tensor) -> Tensor:
     dtype = keras.backend.standardize_dtype(x.dtype)
     return ops.cast(x, keras.backend.result_type(dtype, "float32"))

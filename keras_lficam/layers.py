@@ -22,12 +22,15 @@ Reference:
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_lficam import functional
 from keras_lficam._checks import check_range
+from keras_lficam.functional import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_lficam")
@@ -57,24 +60,26 @@ class ImportanceMask(keras.layers.Layer):
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
     """
 
-    def __init__(self, value_range: tuple[float, float] = (0, 255), **kwargs):
+    def __init__(
+        self, value_range: tuple[float, float] = (0, 255), **kwargs: Any
+    ) -> None:
         # Without autocast the pixels reach the gray image unrounded.
         super().__init__(autocast=False, **kwargs)
         self.value_range = _checked_range(value_range)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         _check_image_and_features(self, input_shape)
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         image, features = inputs
         masks = functional.importance_masks(image, features, self.value_range)
         return ops.cast(masks, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return tuple(input_shape[1])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "value_range": self.value_range}
 
 
@@ -161,8 +166,8 @@ class FeatureImportanceNetwork(keras.layers.Layer):
         reduction: int = 32,
         relu_every: int | None = None,
         value_range: tuple[float, float] = (0, 255),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.form = form
         self.reduction = reduction
@@ -183,7 +188,7 @@ class FeatureImportanceNetwork(keras.layers.Layer):
                 )
         self.relu_every = relu_every or _FORMS[form].relu_every
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         _check_image_and_features(self, input_shape)
         form = _FORMS[self.form]
         channels = input_shape[1][-1]
@@ -216,12 +221,14 @@ class FeatureImportanceNetwork(keras.layers.Layer):
             self.normalizations.append(normalization)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         masks, factor = self._masks(*inputs)
         x = self._convolved(masks, factor, training)
         return ops.softmax(_mean(x)[:, 0, 0], axis=-1)
 
-    def _masks(self, image, features):
+    def _masks(
+        self, image: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """The masks, and a factor of them that may follow a convolution."""
         form = _FORMS[self.form]
         arguments = image, features, self.value_range
@@ -236,7 +243,9 @@ class FeatureImportanceNetwork(keras.layers.Layer):
             masks = functional.importance_masks(*arguments)
         return ops.cast(masks, self.compute_dtype), factor
 
-    def _convolved(self, x, factor, training):
+    def _convolved(
+        self, x: Tensor, factor: Tensor, training: bool | None
+    ) -> Tensor:
         steps = zip(self.convolutions, self.normalizations, strict=True)
         for number, (convolution, normalization) in enumerate(steps, start=1):
             has_relu = number % self.relu_every == 0
@@ -254,15 +263,17 @@ class FeatureImportanceNetwork(keras.layers.Layer):
                 x = ops.relu(x)
         return x
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         batch, *_, channels = input_shape[1]
         return (batch, channels)
 
-    def compute_output_spec(self, inputs, training=None):
+    def compute_output_spec(
+        self, inputs: Any, training: bool | None = None
+    ) -> Any:
         shape = self.compute_output_shape([x.shape for x in inputs])
         return keras.KerasTensor(shape, dtype="float32")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "form": self.form,
@@ -295,10 +306,10 @@ class ClassActivationMap(keras.layers.Layer):
         Lee et al., 2021, https://arxiv.org/abs/2105.00937.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         features, importance = _pair(self, input_shape, "features, importance")
         _check_features(self, features)
         if len(importance) != 2 or importance[1] != features[3]:
@@ -309,15 +320,15 @@ class ClassActivationMap(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         features, importance = inputs
         weighted = functional.class_activation_map(features, importance)
         return ops.cast(weighted, "float32")
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return (*input_shape[0][:-1], 1)
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         shape = self.compute_output_shape([x.shape for x in inputs])
         return keras.KerasTensor(shape, dtype="float32")
 
@@ -344,7 +355,7 @@ class AttentionMechanism(keras.layers.Layer):
         attended = AttentionMechanism()([features, attention_map])
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         features, attention = _pair(self, input_shape, "features, map")
         if len(features) != 4 or not _agree((*features[1:3], 1), attention[1:]):
             raise ValueError(
@@ -355,37 +366,39 @@ class AttentionMechanism(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         features, attention_map = inputs
         return features * (1 + attention_map)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return tuple(input_shape[0])
 
 
-def _mean(x):
+def _mean(x: Tensor) -> Tensor:
     """The mean over space, `(B, 1, 1, C)` in float32."""
     return ops.mean(ops.cast(x, "float32"), axis=(1, 2), keepdims=True)
 
 
-def _checked_range(value_range):
+def _checked_range(value_range: Sequence[float]) -> list[float]:
     """Returns `value_range` as a list, the form that JSON gives back."""
     check_range("value_range", value_range)
     return list(value_range)
 
 
-def _is_positive_integer(value):
+def _is_positive_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _agree(shape, other):
+def _agree(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
     """Whether two shapes can be equal, None being any size."""
     return len(shape) == len(other) and all(
         a == b or None in (a, b) for a, b in zip(shape, other, strict=True)
     )
 
 
-def _pair(layer, shapes, names):
+def _pair(
+    layer: keras.layers.Layer, shapes: Any, names: str
+) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
     """Returns the shapes of a layer's two inputs, which may be dynamic."""
     if len(shapes) == 2 and all(isinstance(s, (tuple, list)) for s in shapes):
         return tuple(shapes[0]), tuple(shapes[1])
@@ -395,7 +408,7 @@ def _pair(layer, shapes, names):
     )
 
 
-def _check_image_and_features(layer, shapes):
+def _check_image_and_features(layer: keras.layers.Layer, shapes: Any) -> None:
     image, features = _pair(layer, shapes, "image, features")
     if len(image) != 4 or image[-1] not in (1, 3):
         raise ValueError(
@@ -407,7 +420,9 @@ def _check_image_and_features(layer, shapes):
     _check_features(layer, features)
 
 
-def _check_features(layer, shape):
+def _check_features(
+    layer: keras.layers.Layer, shape: Sequence[int | None]
+) -> None:
     if len(shape) != 4 or shape[-1] is None:
         raise ValueError(
             f"Layer {layer.name!r} needs features of shape (batch, rows, "

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -119,7 +120,12 @@ def load(
     return dataclasses.replace(split, head=with_dropout(split.head, dropout))
 
 
-def _classifier(function, classes, input_shape, weights):
+def _classifier(
+    function: Callable[..., Any],
+    classes: int,
+    input_shape: tuple[int | None, int | None, int],
+    weights: str | os.PathLike[str] | None,
+) -> Split:
     refuse_keras_2("backbone", function)
     if not callable(function):
         raise TypeError(
@@ -137,7 +143,11 @@ def _classifier(function, classes, input_shape, weights):
     return split_classifier(model)
 
 
-def _trunk(model, input_shape, weights):
+def _trunk(
+    model: keras.Model,
+    input_shape: tuple[int | None, int | None, int],
+    weights: str | os.PathLike[str] | None,
+) -> keras.Model:
     """Copies a model up to its feature map, for images of another shape."""
     check_graph(model)
     check_one("input", model, model.inputs)
@@ -186,7 +196,7 @@ def _trunk(model, input_shape, weights):
     return keras.Model(image, output, name=model.name)
 
 
-def _with_new_head(trunk, classes):
+def _with_new_head(trunk: keras.Model, classes: int) -> Split:
     (image,), (features,) = trunk.inputs, trunk.outputs
     if not has_space(features):
         raise ValueError(
@@ -197,7 +207,7 @@ def _with_new_head(trunk, classes):
     return Split(trunk.name, image, features, new_head(features, classes))
 
 
-def _check_file(weights):
+def _check_file(weights: str | os.PathLike[str]) -> None:
     is_path = isinstance(weights, (str, os.PathLike))
     if not is_path or not os.path.isfile(weights):
         raise ValueError(
@@ -207,7 +217,7 @@ def _check_file(weights):
         )
 
 
-def _applications():
+def _applications() -> dict[str, Callable[..., keras.Model]]:
     return {
         name: function
         for name, function in vars(keras.applications).items()
@@ -216,7 +226,7 @@ def _applications():
     }
 
 
-def _function(name):
+def _function(name: str) -> Callable[..., keras.Model]:
     known = {**_applications(), **_OWN}
     if name in known:
         return known[name]

@@ -5,6 +5,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -34,7 +35,7 @@ class Preprocessing(keras.layers.Layer):
         ValueError: If `family` is no such module.
     """
 
-    def __init__(self, family: str, **kwargs):
+    def __init__(self, family: str, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.family = family
         if _preprocess(family) is None:
@@ -44,23 +45,25 @@ class Preprocessing(keras.layers.Layer):
                 f"Received: family={family!r}"
             )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.built = True
 
-    def call(self, images):
+    def call(self, images: Any) -> Any:
         # A copy, for with PyTorch some families write into what they are given,
         # and the gray image is made from the same tensor.
         images = keras.ops.copy(keras.ops.cast(images, "float32"))
         preprocess = _preprocess(self.family)
         return preprocess(images, data_format="channels_last")
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return tuple(input_shape)
 
-    def compute_output_spec(self, images):
+    def compute_output_spec(
+        self, images: keras.KerasTensor
+    ) -> keras.KerasTensor:
         return keras.KerasTensor(images.shape, dtype="float32")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "family": self.family}
 
 
@@ -118,7 +121,7 @@ def build_application(
     return model
 
 
-def _imagenet_donor(function):
+def _imagenet_donor(function: Callable[..., Any]) -> keras.Model:
     try:
         return function(weights="imagenet", classifier_activation=None)
     except Exception as error:
@@ -131,7 +134,12 @@ def _imagenet_donor(function):
         ) from error
 
 
-def _donor(function, classes, shape, path):
+def _donor(
+    function: Callable[..., Any],
+    classes: int,
+    shape: tuple[int | None, ...],
+    path: str | os.PathLike[str],
+) -> keras.Model:
     """Builds the model that the weights in a file are of."""
     options = [{"classes": classes}, {"classes": 1000}]
     if "include_top" in inspect.signature(function).parameters:
@@ -157,7 +165,7 @@ def _donor(function, classes, shape, path):
     )
 
 
-def _take_weights(donor, model):
+def _take_weights(donor: keras.Model, model: keras.Model) -> None:
     """Copies weights layer by layer; a head of other classes stays random."""
     theirs = [layer for layer in donor.layers if layer.weights]
     ours = [layer for layer in model.layers if layer.weights]
@@ -174,7 +182,7 @@ def _take_weights(donor, model):
     _take_scale(donor, model)
 
 
-def _take_scale(donor, model):
+def _take_scale(donor: keras.Model, model: keras.Model) -> None:
     """Folds EfficientNet's last rescaling into its normalization.
 
     Keras adds that layer only if it is to load the weights from ImageNet.
@@ -195,7 +203,7 @@ def _take_scale(donor, model):
         normalization.finalize_state()
 
 
-def _family(function):
+def _family(function: Callable[..., Any]) -> str | None:
     """Module of `keras.applications` that a function is of, or None.
 
     Any other function takes its images as they are, whatever its name.
@@ -207,7 +215,7 @@ def _family(function):
     return function.__module__.rpartition(".")[2]
 
 
-def _preprocess(family):
+def _preprocess(family: str) -> Any:
     """Returns the family's `preprocess_input`, None if there is no such."""
     module = getattr(keras.applications, family, None)
     return getattr(module, "preprocess_input", None)

@@ -94,7 +94,13 @@ def classifier(
     return model
 
 
-def stack(x, block, counts: Sequence[int], *, ahead: int | None = None):
+def stack(
+    x: keras.KerasTensor,
+    block: Callable[..., keras.KerasTensor],
+    counts: Sequence[int],
+    *,
+    ahead: int | None = None,
+) -> keras.KerasTensor:
     """Stacks blocks in stages; each but the first halves the map.
 
     Args:
@@ -138,7 +144,7 @@ def bottleneck(
 
 def residual_block(
     branch: Branch,
-    x,
+    x: keras.KerasTensor,
     *,
     scale: int,
     stride: int,
@@ -146,7 +152,7 @@ def residual_block(
     ahead: bool,
     squeeze: int | None = None,
     epsilon: float = 1e-3,
-):
+) -> keras.KerasTensor:
     """Adds a branch to its input, and normalizes after each convolution.
 
     A shortcut that changes shape is a strided 1x1 convolution. With `squeeze`
@@ -172,8 +178,14 @@ def residual_block(
 
 
 def preactivation_block(
-    branch: Branch, x, *, scale: int, stride: int, name: str, ahead: bool
-):
+    branch: Branch,
+    x: keras.KerasTensor,
+    *,
+    scale: int,
+    stride: int,
+    name: str,
+    ahead: bool,
+) -> keras.KerasTensor:
     """Adds a branch to its input, and normalizes before each convolution.
 
     A shortcut that changes shape starts behind the first normalization and
@@ -191,7 +203,9 @@ def preactivation_block(
     return keras.layers.Add(name=f"{name}_add")([shortcut, x])
 
 
-def dense_block(x, growth: int, name: str):
+def dense_block(
+    x: keras.KerasTensor, growth: int, name: str
+) -> keras.KerasTensor:
     """Puts `growth` new channels beside those of the input."""
     new = activation(x, f"{name}_1")
     new = convolve(new, Convolution(4 * growth, 1), f"{name}_1")
@@ -200,7 +214,7 @@ def dense_block(x, growth: int, name: str):
     return keras.layers.Concatenate(name=f"{name}_concatenate")([x, new])
 
 
-def transition(x, name: str):
+def transition(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     """Halves the channels, then the map."""
     filters = x.shape[-1] // 2
     x = activation(x, name)
@@ -208,7 +222,9 @@ def transition(x, name: str):
     return keras.layers.AveragePooling2D(2, name=f"{name}_pooling")(x)
 
 
-def squeeze_excitation(x, reduction: int, name: str):
+def squeeze_excitation(
+    x: keras.KerasTensor, reduction: int, name: str
+) -> keras.KerasTensor:
     """Scales each channel by what all channels are on average.
 
     Two 1x1 convolutions with biases make the scales, in (0, 1), of the means;
@@ -235,20 +251,20 @@ def squeeze_excitation(x, reduction: int, name: str):
     return keras.layers.Multiply(name=f"{name}_scale")([x, scales])
 
 
-def activation(x, name: str):
+def activation(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     """Normalizes, then sets what is negative to zero."""
     x = keras.layers.BatchNormalization(name=f"{name}_normalization")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
 def normalized_convolution(
-    x,
+    x: keras.KerasTensor,
     convolution: Convolution,
     name: str,
     *,
     ahead: bool = False,
     epsilon: float = 1e-3,
-):
+) -> keras.KerasTensor:
     """Convolves, then normalizes."""
     x = convolve(x, convolution, name, ahead=ahead)
     return keras.layers.BatchNormalization(
@@ -256,7 +272,13 @@ def normalized_convolution(
     )(x)
 
 
-def convolve(x, convolution: Convolution, name: str, *, ahead: bool = False):
+def convolve(
+    x: keras.KerasTensor,
+    convolution: Convolution,
+    name: str,
+    *,
+    ahead: bool = False,
+) -> keras.KerasTensor:
     """Convolves; the map keeps its size, but for the stride.
 
     With stride 2 each output stands for two rows, and a kernel of odd size is
@@ -284,5 +306,7 @@ def convolve(x, convolution: Convolution, name: str, *, ahead: bool = False):
     )(x)
 
 
-def _changes_shape(x, convolutions, stride):
+def _changes_shape(
+    x: keras.KerasTensor, convolutions: Sequence[Convolution], stride: int
+) -> bool:
     return stride != 1 or x.shape[-1] != convolutions[-1].filters

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -187,7 +187,9 @@ def coarsest(output: Any) -> keras.KerasTensor:
     return maps[0]
 
 
-def _token_grid(tokens, image_shape):
+def _token_grid(
+    tokens: keras.KerasTensor, image_shape: Sequence[Any]
+) -> keras.KerasTensor:
     height, width = image_shape[:2]
     count = tokens.shape[1]
     if None in (height, width, count):
@@ -215,7 +217,7 @@ def _token_grid(tokens, image_shape):
     return keras.layers.Reshape((rows, columns, -1), name="token_grid")(patches)
 
 
-def _no_feature_map(received):
+def _no_feature_map(received: str) -> ValueError:
     return ValueError(
         "A backbone must give one feature map (batch, rows, columns, "
         "channels), a pyramid of them with one coarsest, or tokens of one "
@@ -225,7 +227,9 @@ def _no_feature_map(received):
     )
 
 
-def _load_keras_cv(preset, input_shape, load_weights, explained):
+def _load_keras_cv(
+    preset: str, input_shape: Any, load_weights: bool, explained: Any
+) -> tuple[keras.Model, None]:
     models = _installed("keras_cv").models
     families = _families_of_keras_cv()
     options = {"include_rescaling": True, "input_shape": input_shape}
@@ -248,18 +252,20 @@ def _load_keras_cv(preset, input_shape, load_weights, explained):
     return backbone, None
 
 
-def _families_of_keras_cv():
+def _families_of_keras_cv() -> dict[str, Any]:
     """The class of each preset, for the base class knows none by name."""
     models = _installed("keras_cv").models
-    return {
-        preset: family
+    families: list[Any] = [
+        family
         for family in vars(models).values()
         if isinstance(family, type) and issubclass(family, models.Backbone)
-        for preset in family.presets
-    }
+    ]
+    return {preset: family for family in families for preset in family.presets}
 
 
-def _load_keras_hub(preset, input_shape, load_weights, explained):
+def _load_keras_hub(
+    preset: str, input_shape: Any, load_weights: bool, explained: Any
+) -> tuple[keras.Model, keras.layers.Layer | None]:
     keras_hub = _installed("keras_hub")
     base = keras_hub.models.Backbone
     with explained():
@@ -281,7 +287,7 @@ def _load_keras_hub(preset, input_shape, load_weights, explained):
     )
 
 
-def _shape_argument(family, preset):
+def _shape_argument(family: Any, preset: str) -> str:
     arguments = inspect.signature(family).parameters
     around = sorted(_ENCODERS.intersection(arguments))
     if around:
@@ -301,7 +307,7 @@ def _shape_argument(family, preset):
     )
 
 
-def _installed(library):
+def _installed(library: str) -> Any:
     try:
         return importlib.import_module(library)
     except ImportError as error:
@@ -341,7 +347,7 @@ def _explained(
         ) from error
 
 
-def _nearest(library, preset):
+def _nearest(library: str, preset: str) -> str:
     if library == "keras_cv":
         known = list(_families_of_keras_cv())
     else:

@@ -17,6 +17,7 @@ Numbers of weights, for ten classes, where sources disagree:
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
@@ -209,7 +210,9 @@ def densenet(
     )
 
 
-def _classifier(features, name):
+def _classifier(
+    features: Callable[..., Any], name: str
+) -> Callable[..., keras.Model]:
     return functools.partial(
         _blocks.classifier,
         features,
@@ -220,21 +223,31 @@ def _classifier(features, name):
     )
 
 
-def _residual_features(stem, branch, count, squeeze, x):
+def _residual_features(
+    stem: _blocks.Convolution,
+    branch: Any,
+    count: int,
+    squeeze: int | None,
+    x: keras.KerasTensor,
+) -> keras.KerasTensor:
     x = _blocks.normalized_convolution(x, stem, "stem")
     x = keras.layers.ReLU(name="stem_relu")(x)
     block = functools.partial(_blocks.residual_block, branch, squeeze=squeeze)
     return _blocks.stack(x, block, [count] * 3, ahead=3)
 
 
-def _preactivation_features(branch, count, x):
+def _preactivation_features(
+    branch: Any, count: int, x: keras.KerasTensor
+) -> keras.KerasTensor:
     x = _blocks.convolve(x, _blocks.Convolution(16, 3), "stem")
     block = functools.partial(_blocks.preactivation_block, branch)
     x = _blocks.stack(x, block, [count] * 3, ahead=3)
     return _blocks.activation(x, "final")
 
 
-def _dense_features(count, growth, x):
+def _dense_features(
+    count: int, growth: int, x: keras.KerasTensor
+) -> keras.KerasTensor:
     x = _blocks.convolve(x, _blocks.Convolution(2 * growth, 3), "stem")
     for stage in (1, 2, 3):
         if stage > 1:
@@ -244,7 +257,7 @@ def _dense_features(count, growth, x):
     return _blocks.activation(x, "final")
 
 
-def _blocks_per_stage(depth, step, rest):
+def _blocks_per_stage(depth: int, step: int, rest: int) -> int:
     """Solves `depth = step n + rest` for n."""
     least = step + rest
     if not is_integer(depth) or depth < least or (depth - rest) % step:

@@ -13,7 +13,8 @@ times as long for the gradient of a convolution in groups.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 
@@ -105,7 +106,12 @@ def resnet(
     )
 
 
-def _features(branch, counts, squeeze, x):
+def _features(
+    branch: Any,
+    counts: Sequence[int],
+    squeeze: int | None,
+    x: keras.KerasTensor,
+) -> keras.KerasTensor:
     stem = _blocks.Convolution(64, 7, stride=2)
     x = _blocks.normalized_convolution(x, stem, "stem", epsilon=_EPSILON)
     x = keras.layers.ReLU(name="stem_relu")(x)
@@ -118,7 +124,7 @@ def _features(branch, counts, squeeze, x):
     return _blocks.stack(x, block, counts)
 
 
-def _check_depth(depth):
+def _check_depth(depth: int) -> None:
     depths = [*_BASIC, *_BOTTLENECK]
     if not is_integer(depth) or depth not in depths:
         raise ValueError(

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_lficam.classifier._compiled import held_value
+from keras_lficam.functional import Tensor
 from keras_lficam.surgery._cloning import nodes_backwards, takes_training
 from keras_lficam.surgery._paths import Location, path
 
@@ -27,7 +28,7 @@ class Chain:
 
     def __init__(
         self, start: Location, goal: Location, image: keras.KerasTensor
-    ):
+    ) -> None:
         frames = [*start.frames, *goal.frames]
         images = {id(tensor) for tensor in (image, *(f.begin for f in frames))}
         self._parts = [
@@ -45,7 +46,9 @@ class Chain:
 class _Part:
     """The calls of one graph between two of its tensors."""
 
-    def __init__(self, begin, finish, images):
+    def __init__(
+        self, begin: keras.KerasTensor, finish: keras.KerasTensor, images: Any
+    ) -> None:
         self._begin, self._finish = begin, finish
         self._nodes = nodes_backwards(begin, finish)[::-1]
         known = {id(begin)}.union(
@@ -62,7 +65,7 @@ class _Part:
                 f"Another path goes around the tensor {begin.name!r}."
             )
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         x = ops.convert_to_tensor(x, dtype=self._begin.dtype)
         values = {id(self._begin): x}
         for tensor in self._held.values():
@@ -75,8 +78,8 @@ class _Part:
             self._compute(node, values)
         return values[id(self._finish)]
 
-    def _compute(self, node, values):
-        def given(arg):
+    def _compute(self, node: Any, values: dict[int, Any]) -> None:
+        def given(arg: Any) -> Any:
             is_symbol = isinstance(arg, keras.KerasTensor)
             return values[id(arg)] if is_symbol else arg
 

@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -69,7 +69,9 @@ class CompiledFunction(keras.Model):
             tensor or several.
     """
 
-    def __init__(self, model: keras.Model, function: Callable[..., Any]):
+    def __init__(
+        self, model: keras.Model, function: Callable[..., Any]
+    ) -> None:
         # In float32 no argument is rounded on the way in.
         super().__init__(name="compiled_function", dtype="float32")
         # The layers are not made its own: Keras forgets the losses of a layer
@@ -81,14 +83,14 @@ class CompiledFunction(keras.Model):
         if keras.backend.backend() == "jax":
             self._by_jax = _jitted(model.variables, self)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         if keras.backend.backend() == "jax":
             return self._computed(inputs)
         # Whatever a layer would write, as the loss of a regularizer, is lost.
         with keras.StatelessScope():
             return self._computed(inputs)
 
-    def _computed(self, inputs):
+    def _computed(self, inputs: Any) -> Any:
         *arguments, held = inputs
         with holding(held):
             return self.function(*arguments)
@@ -107,16 +109,18 @@ class CompiledFunction(keras.Model):
             return self.predict_on_batch(inputs)
 
 
-def _jitted(variables, function):
+def _jitted(
+    variables: Sequence[keras.Variable], function: Callable[..., Any]
+) -> Callable[..., Any]:
     import jax
 
     @jax.jit
-    def computed(values, inputs):
+    def computed(values: Any, inputs: Any) -> Any:
         pairs = list(zip(variables, values, strict=True))
         with keras.StatelessScope(state_mapping=pairs):
             return function(inputs)
 
-    def run(inputs):
+    def run(inputs: Any) -> Any:
         return computed([variable.value for variable in variables], inputs)
 
     return run

@@ -16,7 +16,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import keras
 from keras import ops
@@ -60,7 +60,7 @@ class Geometry:
 
     def __init__(
         self, pairs: Sequence[tuple[keras.KerasTensor, keras.KerasTensor]]
-    ):
+    ) -> None:
         self._plan: list[tuple[int, list[tuple[int, list[Rule]]]]] = []
         # Rows and columns that the graph declares, by the number of a tensor.
         self._declared = [tuple(pairs[0][0].shape[1:3])]
@@ -124,7 +124,7 @@ class Geometry:
         ]
         return placed[0], placed[1]
 
-    def _axes(self, height, width):
+    def _axes(self, height: Any, width: Any) -> Axes:
         found = {0: (_axis_of_image(0, height), _axis_of_image(1, width))}
         if self._goal is None:  # Nothing of the map depends on places.
             return found[0]
@@ -135,12 +135,16 @@ class Geometry:
                 for rule in rules:
                     axes = rule(*axes)
                 merged.append(axes)
-            found[number] = tuple(
-                _mean(branches) for branches in zip(*merged, strict=True)
-            )
+            rows, columns = zip(*merged, strict=True)
+            found[number] = _mean(rows), _mean(columns)
         return found[self._goal]
 
-    def _walk(self, numbers_of, begin, finish):
+    def _walk(
+        self,
+        numbers_of: dict[int, int | None],
+        begin: keras.KerasTensor,
+        finish: keras.KerasTensor,
+    ) -> None:
         """Numbers the tensors on the way, those with places."""
         for node in reversed(nodes_backwards(begin, finish)):
             if id(node.outputs[0]) in numbers_of:
@@ -162,11 +166,13 @@ class Geometry:
             for output in node.outputs:
                 numbers_of[id(output)] = self._number(node, given, output)
 
-    def _number(self, node, given, output):
+    def _number(
+        self, node: Any, numbers: list[int | None], output: keras.KerasTensor
+    ) -> int | None:
         """The number of what a call gives; None where it has no places."""
         given = [
             number
-            for number, tensor in zip(given, node.input_tensors, strict=True)
+            for number, tensor in zip(numbers, node.input_tensors, strict=True)
             if number is not None and _has_places(tensor.shape)
         ]
         # A tensor that was pooled along an axis is broadcast along it.
@@ -185,7 +191,9 @@ class Geometry:
         self._plan.append((number, sources))
         return number
 
-    def _rules(self, node, number, output):
+    def _rules(
+        self, node: Any, number: int, output: keras.KerasTensor
+    ) -> list[Rule]:
         if len(output.shape) != 4:  # Tokens keep the places of their map.
             return []
         rules = _rules_of(node.operation, node)
@@ -204,16 +212,16 @@ class Geometry:
         return rules
 
 
-def _axis_of_image(image_axis, size):
+def _axis_of_image(image_axis: int, size: Any) -> Axis:
     return Axis(image_axis, size, 0.0, 1.0, -0.5, 0.5, -0.5, size - 0.5)
 
 
-def _has_places(shape):
+def _has_places(shape: Sequence[int | None]) -> bool:
     """Whether a tensor is a map of more than one cell, or its tokens."""
     return len(shape) > 2 and (len(shape) != 4 or tuple(shape[1:3]) != (1, 1))
 
 
-def _mean(branches):
+def _mean(branches: Sequence[Axis]) -> Axis:
     if len(branches) == 1:
         return branches[0]
     first, count = branches[0], len(branches)
@@ -229,13 +237,13 @@ def _mean(branches):
     )
 
 
-def _same_image_axis(branches):
+def _same_image_axis(branches: Sequence[Axis]) -> int:
     if len({axis.image_axis for axis in branches}) > 1:
         raise _lost("a layer adds a map and a transposed one")
     return branches[0].image_axis
 
 
-def _lost(reason):
+def _lost(reason: str) -> ValueError:
     return ValueError(
         "The feature map cannot be brought back to the image: "
         f"{reason}. To fix this: explain the model behind that layer, or use "
@@ -246,7 +254,7 @@ def _lost(reason):
 # Rules -----------------------------------------------------------------------
 
 
-def _rules_of(operation, node):
+def _rules_of(operation: keras.Operation, node: Any) -> list[Rule] | None:
     """What a call does to places: a list of rules, or None if unknown."""
     if getattr(operation, "data_format", None) == "channels_first":
         return None
@@ -270,11 +278,13 @@ def _rules_of(operation, node):
     return rule and [rule]
 
 
-def _both(make_rows, make_columns) -> Rule:
+def _both(
+    make_rows: Callable[[Axis], Axis], make_columns: Callable[[Axis], Axis]
+) -> Rule:
     return lambda rows, columns: (make_rows(rows), make_columns(columns))
 
 
-def _look(axis, start, span, stride, size):
+def _look(axis: Axis, start: Any, span: Any, stride: Any, size: Any) -> Axis:
     """Cell `j` of the result looks at `span` cells from `start + j stride`."""
     ends = axis.stride * start, axis.stride * (start + span - 1)
     low = axis.low + _least(*ends)
@@ -292,7 +302,7 @@ def _look(axis, start, span, stride, size):
     )
 
 
-def _spread(axis, size):
+def _spread(axis: Axis, size: Any) -> Axis:
     """Spreads cells evenly over those there are, as a resizing does."""
     if _is_number(size) and _is_number(axis.size) and size == axis.size:
         return axis
@@ -300,7 +310,7 @@ def _spread(axis, size):
     return _look(axis, 0.0, ratio, ratio, size)
 
 
-def _spreading(before, after):
+def _spreading(before: Sequence[Any], after: Sequence[Any]) -> list[Rule]:
     """Rules for a layer of which only the sizes are known."""
     if None in (*before, *after) or before == after:
         return []
@@ -315,7 +325,9 @@ def _spreading(before, after):
     ]
 
 
-def _window(axis, kernel, stride, padding, dilation):
+def _window(
+    axis: Axis, kernel: int, stride: Any, padding: str, dilation: int
+) -> Axis:
     span = (kernel - 1) * dilation + 1
     if padding == "valid":
         size = _floor((axis.size - span) / stride) + 1
@@ -327,7 +339,9 @@ def _window(axis, kernel, stride, padding, dilation):
     return _look(axis, -_floor(missing / 2), span, stride, size)
 
 
-def _windows(kernel, strides, padding, dilation=1) -> Rule:
+def _windows(
+    kernel: Any, strides: Any, padding: str, dilation: Any = 1
+) -> Rule:
     kernel, dilation = _pair(kernel), _pair(dilation)
     strides = kernel if strides is None else _pair(strides)
     return _both(
@@ -344,18 +358,18 @@ def _windows(kernel, strides, padding, dilation=1) -> Rule:
     )
 
 
-def _convolution(layer):
+def _convolution(layer: keras.layers.Layer) -> Rule:
     return _windows(
         layer.kernel_size, layer.strides, layer.padding, layer.dilation_rate
     )
 
 
-def _pooling(layer):
+def _pooling(layer: keras.layers.Layer) -> Rule:
     return _windows(layer.pool_size, layer.strides, layer.padding)
 
 
-def _transposed(layer):
-    def turn(axis, kernel, stride):
+def _transposed(layer: keras.layers.Layer) -> Rule:
+    def turn(axis: Axis, kernel: int, stride: Any) -> Axis:
         before = 0
         size = axis.size * stride
         if layer.padding == "same":
@@ -376,12 +390,12 @@ def _transposed(layer):
     )
 
 
-def _cut(axis, before, after):
+def _cut(axis: Axis, before: Any, after: Any) -> Axis:
     """Takes cells away at both ends; adds some where that is negative."""
     return _look(axis, before, 1, 1, axis.size - before - after)
 
 
-def _cropping(margins) -> Rule:
+def _cropping(margins: Any) -> Rule:
     return _both(
         *(
             functools.partial(_cut, before=before, after=after)
@@ -390,11 +404,11 @@ def _cropping(margins) -> Rule:
     )
 
 
-def _padding(margins) -> Rule:
+def _padding(margins: Any) -> Rule:
     return _cropping([(-before, -after) for before, after in margins])
 
 
-def _upsampling(layer):
+def _upsampling(layer: keras.layers.Layer) -> Rule:
     return _both(
         *(
             lambda axis, factor=factor: _spread(axis, axis.size * factor)
@@ -403,8 +417,8 @@ def _upsampling(layer):
     )
 
 
-def _resizing(height, width, crop, pad) -> Rule:
-    def resize(rows, columns):
+def _resizing(height: Any, width: Any, crop: bool, pad: bool) -> Rule:
+    def resize(rows: Axis, columns: Axis) -> Axes:
         sizes = rows.size, columns.size
         # As Keras rounds: the sides that keep the aspect ratio of the target.
         fitting = [
@@ -437,7 +451,7 @@ def _resizing(height, width, crop, pad) -> Rule:
     return resize
 
 
-def _of_resizing(layer):
+def _of_resizing(layer: keras.layers.Layer) -> Rule:
     return _resizing(
         layer.height,
         layer.width,
@@ -446,8 +460,8 @@ def _of_resizing(layer):
     )
 
 
-def _center_crop(layer):
-    def crop(rows, columns):
+def _center_crop(layer: keras.layers.Layer) -> Rule:
+    def crop(rows: Axis, columns: Axis) -> Axes:
         sizes = layer.height, layer.width
         axes = rows, columns
         # Images that are too small are resized. Keras asks where it knows.
@@ -465,11 +479,11 @@ def _center_crop(layer):
     return crop
 
 
-def _permutation(layer):
+def _permutation(layer: keras.layers.Layer) -> Rule | None:
     return _swap if tuple(layer.dims) == (2, 1, 3) else None
 
 
-def _swap(rows, columns):
+def _swap(rows: Axis, columns: Axis) -> Axes:
     return columns, rows
 
 
@@ -493,11 +507,11 @@ _LAYERS: dict[type, Callable[[Any], Rule | None]] = {
 # Each returns None where it knows no rule.
 
 
-def _of_window(operation, node):
+def _of_window(operation: keras.Operation, node: Any) -> Rule:
     return _windows(operation.pool_size, operation.strides, operation.padding)
 
 
-def _of_convolution(operation, node):
+def _of_convolution(operation: keras.Operation, node: Any) -> Rule | None:
     kernel = _argument(node, 1, "kernel", "depthwise_kernel")
     if kernel is None:
         return None
@@ -509,17 +523,17 @@ def _of_convolution(operation, node):
     )
 
 
-def _of_pad(operation, node):
+def _of_pad(operation: keras.Operation, node: Any) -> Rule:
     widths = [tuple(width) for width in operation.pad_width]
     return _padding(widths[1:3] if len(widths) == 4 else 2 * widths[:1])
 
 
-def _of_margins(operation, node):
+def _of_margins(operation: keras.Operation, node: Any) -> Rule:
     """Of `pad_images` and `crop_images`: two of three are given an axis."""
     is_padding = type(operation).__name__ == "PadImages"
     word, sign = ("padding", -1) if is_padding else ("cropping", 1)
 
-    def change(axis, ends, target):
+    def change(axis: Axis, ends: str, target: Any) -> Axis:
         before, after = (
             getattr(operation, f"{end}_{word}") for end in ends.split()
         )
@@ -539,15 +553,17 @@ def _of_margins(operation, node):
     )
 
 
-def _of_resize(operation, node):
+def _of_resize(operation: keras.Operation, node: Any) -> Rule:
+    height, width = operation.size
     return _resizing(
-        *operation.size,
+        height,
+        width,
         operation.crop_to_aspect_ratio,
         operation.pad_to_aspect_ratio,
     )
 
 
-def _of_slices(operation, node):
+def _of_slices(operation: keras.Operation, node: Any) -> Rule | None:
     key = _argument(node, 1, "key")
     key = tuple(key) if isinstance(key, (tuple, list)) else (key,)
     if not all(one is Ellipsis or isinstance(one, slice) for one in key):
@@ -566,10 +582,10 @@ def _of_slices(operation, node):
     return _both(*(functools.partial(_sliced, key=one) for one in key))
 
 
-def _sliced(axis, key):
+def _sliced(axis: Axis, key: slice) -> Axis:
     step = key.step or 1
 
-    def place(bound, otherwise):
+    def place(bound: Any, otherwise: Any) -> Any:
         if bound is None:
             return otherwise
         bound = axis.size + bound if bound < 0 else bound
@@ -580,7 +596,7 @@ def _sliced(axis, key):
     return _look(axis, start, 1, step, -_floor((start - stop) / step))
 
 
-def _of_flip(operation, node):
+def _of_flip(operation: keras.Operation, node: Any) -> Rule:
     axes = operation.axis
     axes = range(4) if axes is None else axes
     axes = [axes] if isinstance(axes, int) else axes
@@ -589,14 +605,14 @@ def _of_flip(operation, node):
     return _both(*(mirror if axis in flipped else _as_it_is for axis in (1, 2)))
 
 
-def _of_transpose(operation, node):
+def _of_transpose(operation: keras.Operation, node: Any) -> Rule | None:
     axes = operation.axes and tuple(axis % 4 for axis in operation.axes)
     return {(0, 2, 1, 3): _swap, (0, 1, 2, 3): _both(_as_it_is, _as_it_is)}.get(
         axes
     )
 
 
-def _of_movement(operation, node):
+def _of_movement(operation: keras.Operation, node: Any) -> None:
     raise _lost(
         f"function {operation.name!r} of type {type(operation).__name__} "
         "moves its pixels in a way of its own"
@@ -624,7 +640,7 @@ _FUNCTIONS: dict[str, Callable[[Any, Any], Rule | None]] = {
 }
 
 
-def _argument(node, place, *names):
+def _argument(node: Any, place: int, *names: str) -> Any:
     """An argument of a call, by its place or one of its names."""
     given, named = node.arguments.args, node.arguments.kwargs
     if len(given) > place:
@@ -635,25 +651,25 @@ def _argument(node, place, *names):
 # Numbers of Python or scalar tensors ----------------------------------------
 
 
-def _is_number(x):
+def _is_number(x: object) -> TypeGuard[float]:
     return isinstance(x, numbers.Real)
 
 
-def _as_it_is(axis):
+def _as_it_is(axis: Axis) -> Axis:
     return axis
 
 
-def _pair(x):
+def _pair(x: Any) -> tuple[Any, ...]:
     return (x, x) if isinstance(x, int) else tuple(x)
 
 
-def _floor(x):
+def _floor(x: Any) -> Any:
     return math.floor(x) if _is_number(x) else ops.floor(x)
 
 
-def _least(x, y):
+def _least(x: Any, y: Any) -> Any:
     return min(x, y) if _is_number(x) and _is_number(y) else ops.minimum(x, y)
 
 
-def _largest(x, y):
+def _largest(x: Any, y: Any) -> Any:
     return max(x, y) if _is_number(x) and _is_number(y) else ops.maximum(x, y)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ from keras_lficam._checks import (
 from keras_lficam.classifier._chain import Chain
 from keras_lficam.classifier._compiled import CompiledFunction
 from keras_lficam.classifier._geometry import Geometry
+from keras_lficam.functional import Tensor
 from keras_lficam.surgery._cloning import check_graph, check_images
 from keras_lficam.surgery._paths import Location, path
 from keras_lficam.surgery._reading import Graph, dense_behind_pooling
@@ -72,7 +73,9 @@ class Classifier:
             that is not known.
     """
 
-    def __init__(self, model: keras.Model, activation: str | None = None):
+    def __init__(
+        self, model: keras.Model, activation: str | None = None
+    ) -> None:
         check_graph(model)
         self.model = model
         self._image = _image_of(model)
@@ -155,9 +158,10 @@ class Classifier:
         if known is not finish:  # A Sequential model may have got layers.
             compiled = CompiledFunction(self.model, self._whole)
             _compiled[self.model] = finish, compiled
-        return ops.convert_to_numpy(
+        scores: np.ndarray = ops.convert_to_numpy(
             self.of_all_classes(ops.convert_to_tensor(compiled.run(images)))
         )
+        return scores
 
     def probabilities(self, images: Any) -> Any:
         """Probabilities of the classes.
@@ -248,7 +252,8 @@ class Classifier:
                 f"Received: images.shape={given}"
             )
         check_finite("images", images, "pixels")
-        return images
+        checked: np.ndarray = images
+        return checked
 
     def checked_context(
         self, context: Mapping[str, Any] | None, count: int
@@ -386,10 +391,10 @@ class Classifier:
             raise self._graph.around(layer) from error
         before = _without_activation(end.call.operation)
 
-        def scores(features):
+        def scores(features: Tensor) -> Tensor:
             return self.of_all_classes(to_finish(features))
 
-        def logits(features):
+        def logits(features: Tensor) -> Tensor:
             self.check_logits()
             if self._found not in _PROBABILITIES:
                 return scores(features)
@@ -448,7 +453,7 @@ class Cut:
         return dense_behind_pooling(self.operations)
 
 
-def _image_of(model):
+def _image_of(model: keras.Model) -> keras.KerasTensor:
     """Finds the input of a model that is an image `(B, H, W, C)`."""
     images = [x for x in model.inputs if len(x.shape) == 4]
     if len(model.inputs) == 1:
@@ -463,7 +468,7 @@ def _image_of(model):
     )
 
 
-def _scores_of(model):
+def _scores_of(model: keras.Model) -> keras.KerasTensor:
     """Finds the output `(B, K)` of a model that holds the scores."""
     outputs = model.outputs
     if len(outputs) > 1:
@@ -479,7 +484,7 @@ def _scores_of(model):
     return outputs[0]
 
 
-def _name_of(activation):
+def _name_of(activation: Any) -> str | None:
     """Softmax, sigmoid or linear by its name; None if it is another."""
     for name in ("softmax", "sigmoid", "linear"):
         if activation is getattr(keras.activations, name):
@@ -487,7 +492,7 @@ def _name_of(activation):
     return None
 
 
-def _without_activation(layer):
+def _without_activation(layer: keras.layers.Layer) -> Callable[..., Any]:
     """A function that calls a layer without the activation it ends with.
 
     The layer is seen by a second object with the same weights, as to change
@@ -495,13 +500,15 @@ def _without_activation(layer):
     """
     if not hasattr(layer, "activation"):  # A softmax as a layer of its own.
         return lambda x: x
-    twin = object.__new__(type(layer))
+    twin: Callable[..., Any] = object.__new__(type(layer))
     twin.__dict__.update(layer.__dict__)
     twin.__dict__["activation"] = keras.activations.linear
     return twin
 
 
-def _checked_values(name, values, shape, count):
+def _checked_values(
+    name: str, values: Any, shape: Sequence[int | None], count: int
+) -> np.ndarray:
     values = array_of(f"context[{name!r}]", values)
     # The kind of bfloat16, which is none of NumPy's own, is "V".
     if values.dtype.kind not in "biufV" or values.dtype.type is np.void:
@@ -529,10 +536,13 @@ def _checked_values(name, values, shape, count):
             f"Argument `context` must hold finite numbers for {name!r}, in "
             "float32. Received: NaN or infinite ones."
         )
-    return values
+    checked: np.ndarray = values
+    return checked
 
 
-def _check_one_score(activation, is_one, model):
+def _check_one_score(
+    activation: str | None, is_one: bool, model: keras.Model
+) -> None:
     if is_one and activation == "softmax":
         raise ValueError(
             f"Model {model.name!r} has one score, and the softmax of one "
@@ -542,7 +552,9 @@ def _check_one_score(activation, is_one, model):
         )
 
 
-def _check_activation(activation, found, model):
+def _check_activation(
+    activation: str | None, found: str | None, model: keras.Model
+) -> None:
     words = ("linear", *_PROBABILITIES)
     is_word = isinstance(activation, str) and activation in words
     if activation is not None and not is_word:

@@ -1,7 +1,7 @@
 """Copies the graph of a model, weights and all, and changes it meanwhile."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -205,7 +205,9 @@ def copied(model: keras.Model, *, taken: Iterable[str] = ()) -> keras.Model:
     return copy
 
 
-def _as_it_is(layer, tensors, proceed):
+def _as_it_is(
+    layer: keras.Operation, tensors: Any, proceed: Callable[..., Any]
+) -> Any:
     del layer
     return proceed(tensors)
 
@@ -213,20 +215,24 @@ def _as_it_is(layer, tensors, proceed):
 class _Copier:
     """One cloning: the copies made so far, and their names."""
 
-    def __init__(self, visit, taken, deep):
+    def __init__(self, visit: Visit, taken: Iterable[str], deep: bool) -> None:
         self._visit = visit
         self._deep = deep
         self._names = set(taken)
-        self._copies = {}  # By identity and changes; a call may be the second.
+        self._copies: dict[
+            Any, tuple[Any, Any]
+        ] = {}  # By identity and changes; a call may be the second.
 
-    def run(self, model, tensor, training):
+    def run(
+        self, model: keras.Model, tensor: Any, training: bool | None
+    ) -> Any:
         # Another graph over the same layers: neither Sequential nor compiled,
         # for which Keras would take other paths.
         graph = keras.Model(model.inputs[0], model.outputs[0])
 
         output = tensor
 
-        def call(operation, *args, **options):
+        def call(operation: keras.Operation, *args: Any, **options: Any) -> Any:
             nonlocal output
             _check_positional(operation, model, args)
             if training is not None and takes_training(operation):
@@ -251,25 +257,36 @@ class _Copier:
         index = graph.outputs[0]._keras_history.tensor_index
         return keras.tree.flatten(output)[index]
 
-    def _unfolds(self, operation):
+    def _unfolds(self, operation: keras.Operation) -> bool:
         return (
             is_graph(operation)
             and len(operation.inputs) == len(operation.outputs) == 1
             and (self._deep or is_plain(operation))
         )
 
-    def _call(self, operation, model, args, options):
+    def _call(
+        self,
+        operation: keras.Operation,
+        model: keras.Model,
+        args: Sequence[Any],
+        options: dict[str, Any],
+    ) -> Any:
         index = next(
             (index for index, arg in enumerate(args) if _holds_tensor(arg)), 0
         )
 
-        def proceed(tensors, **changes):
+        def proceed(tensors: Any, **changes: Any) -> Any:
             copy = self.copy(operation, model, changes)
             return copy(*args[:index], tensors, *args[index + 1 :], **options)
 
         return self._visit(operation, args[index], proceed)
 
-    def copy(self, layer, model, changes):
+    def copy(
+        self,
+        layer: keras.Operation,
+        model: keras.Model,
+        changes: dict[str, Any],
+    ) -> Any:
         key = id(layer), frozenset(changes.items())
         if key not in self._copies:
             try:
@@ -281,7 +298,7 @@ class _Copier:
             self._copies[key] = (layer, copy)
         return self._copies[key][1]
 
-    def _free_name(self, name, model):
+    def _free_name(self, name: str, model: keras.Model) -> str:
         stem = name
         if name in self._names:  # PyTorch wants no dot, as in mobilenet_1.00.
             stem = f"{model.name}_{name}".replace(".", "_")
@@ -291,19 +308,19 @@ class _Copier:
         self._names.add(free)
         return free
 
-    def copy_weights(self):
+    def copy_weights(self) -> None:
         for layer, copy in self._copies.values():
             if isinstance(layer, keras.layers.Layer):
                 copy_weights(layer, copy)
 
 
-def _live(layer, config):
+def _live(layer: keras.Operation, config: dict[str, Any]) -> dict[str, Any]:
     """Puts the functions into a configuration that it has names of alone.
 
     Such as `activation=tf.nn.relu`, which Keras does not find by its name.
     """
 
-    def is_unknown(value):
+    def is_unknown(value: object) -> bool:
         return (
             isinstance(value, dict)
             and value.get("class_name") == "function"
@@ -316,7 +333,9 @@ def _live(layer, config):
     }
 
 
-def _from_config(layer, config, name):
+def _from_config(
+    layer: keras.Operation, config: dict[str, Any], name: str
+) -> Any:
     if isinstance(layer, keras.layers.Lambda):
         # Its configuration holds the function as bytes, which Keras will not
         # run; the function itself is here.
@@ -351,11 +370,11 @@ def copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
             inner.finalize_state()  # It computes with what it derives.
 
 
-def _outer_first(layer):
+def _outer_first(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Lists a layer and all inside it, each before those that it holds."""
     order, seen = [], set()
 
-    def walk(layer):
+    def walk(layer: keras.layers.Layer) -> None:
         if id(layer) not in seen:
             seen.add(id(layer))
             for inner in layer._flatten_layers(
@@ -368,7 +387,7 @@ def _outer_first(layer):
     return order[::-1]
 
 
-def _not_made_again(layer):
+def _not_made_again(layer: keras.Operation) -> ValueError:
     return ValueError(
         f"Layer {layer.name!r} of type {type(layer).__name__} cannot be made "
         "once more from its own configuration. Way out: give its class a "
@@ -376,7 +395,9 @@ def _not_made_again(layer):
     )
 
 
-def _check_positional(operation, model, args):
+def _check_positional(
+    operation: keras.Operation, model: keras.Model, args: Sequence[Any]
+) -> None:
     if not args:
         raise ValueError(
             f"Layer {operation.name!r} of the model {model.name!r} is called "
@@ -385,7 +406,7 @@ def _check_positional(operation, model, args):
         )
 
 
-def _holds_tensor(arg):
+def _holds_tensor(arg: Any) -> bool:
     return any(
         isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(arg)
     )

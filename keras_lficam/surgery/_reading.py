@@ -42,7 +42,7 @@ _PASSING_FUNCTIONS = ("Cast", "ConvertToTensor", "Reshape", "Squeeze")
 _OF_EACH = (keras.activations.linear, keras.activations.sigmoid)
 # Functions that are these activations under another name, by the library that
 # defines them and their name there.
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[tuple[str, Any], Callable[..., Any]] = {
     ("keras", "sigmoid"): keras.activations.sigmoid,
     ("keras", "softmax"): keras.activations.softmax,
     ("jax", "sigmoid"): keras.activations.sigmoid,
@@ -71,7 +71,7 @@ class Graph:
         image: keras.KerasTensor,
         scores: keras.KerasTensor,
         opens: Callable[[keras.Operation], bool] = is_nested,
-    ):
+    ) -> None:
         self.name = name
         self.calls = tuple(calls_backwards(image, scores, opens=opens))
         self._image = image
@@ -115,7 +115,7 @@ class Graph:
             if not self._opens(operation)
         )
 
-    def _last_map(self, layer):
+    def _last_map(self, layer: Any) -> tuple[int, Location]:
         del layer
         follower = None
         for index, call in enumerate(self.calls):
@@ -126,7 +126,7 @@ class Graph:
             follower = call.operation
         raise self._no_map()
 
-    def _named_map(self, layer):
+    def _named_map(self, layer: Any) -> tuple[int, Location]:
         maps: dict[str, tuple[int, Location]] = {}
         for index, call in enumerate(self.calls):
             if has_space(call.after.tensor):
@@ -155,7 +155,7 @@ class Graph:
             f"path goes in {self.name!r}."
         )
 
-    def _no_map(self):
+    def _no_map(self) -> ValueError:
         calls = [c for c in self.calls if not self._opens(c.operation)]
         maps = [
             call.operation.name
@@ -273,7 +273,7 @@ def flattens(call: Call) -> bool:
     return None in (*values, *shape) or shape[0] == math.prod(values)
 
 
-def _is_function(operation, *names):
+def _is_function(operation: keras.Operation, *names: str) -> bool:
     """Whether a call is of a function of `keras.ops`, by its class's name.
 
     Keras does not export the classes.
@@ -365,7 +365,7 @@ def end_of(scores: keras.KerasTensor) -> End:
     return End(call, activation)
 
 
-def _gives_scores_on(operation):
+def _gives_scores_on(operation: keras.Operation) -> bool:
     is_dropout = isinstance(operation, keras.layers.Dropout)
     return is_dropout or passes_scores_on(operation)
 
@@ -392,17 +392,20 @@ def activation_of(operation: keras.Operation) -> Callable[..., Any] | None:
         operation, "Softmax"
     ):
         # Of scores `(B, K)` both are the classes.
-        return keras.activations.softmax if operation.axis in (-1, 1) else None
+        softmax: Callable[..., Any] = keras.activations.softmax
+        return softmax if operation.axis in (-1, 1) else None
     if _is_function(operation, "Sigmoid"):
-        return keras.activations.sigmoid
+        return _ACTIVATIONS["keras", "sigmoid"]
     if isinstance(operation, keras.layers.Lambda):
         known = _known_activation(operation.function)
         return None if operation.arguments else known
-    activation = getattr(operation, "activation", None)
+    activation: Callable[..., Any] | None = getattr(
+        operation, "activation", None
+    )
     return _known_activation(activation) or activation
 
 
-def _known_activation(function):
+def _known_activation(function: Any) -> Callable[..., Any] | None:
     module = getattr(function, "__module__", None) or ""
     name = getattr(function, "__name__", None)
     return _ACTIVATIONS.get((module.partition(".")[0], name))

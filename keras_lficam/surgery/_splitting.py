@@ -10,6 +10,7 @@ import numpy as np
 from keras_lficam._checks import check_text
 from keras_lficam.surgery._cloning import (
     PUBLIC_NAMES,
+    Visit,
     check_graph,
     check_images,
     check_one,
@@ -127,7 +128,7 @@ def cut(
     return rebuilt(split, split.image.shape[1:], output_stride)
 
 
-def _innermost(model, name):
+def _innermost(model: keras.Model, name: str) -> str:
     """The name of the layer that makes the output of a nested model.
 
     That of another layer stays as it is.
@@ -144,7 +145,7 @@ def _innermost(model, name):
     return name
 
 
-def flat(model):
+def flat(model: keras.Model) -> keras.Model:
     """Copies a model so that no plain model is nested in it.
 
     Args:
@@ -185,7 +186,7 @@ def split_classifier(model: keras.Model, layer: str | None = None) -> Split:
     return Split(model.name, model.inputs[0], location.tensor, head)
 
 
-def _unfolded(operation):
+def _unfolded(operation: keras.Operation) -> bool:
     """Of a flat model no other is unfolded."""
     del operation
     return False
@@ -240,10 +241,12 @@ def with_dropout(
     weighted = [layer for layer in head.layers if layer.weights]
     has_one = any(isinstance(la, keras.layers.Dropout) for la in head.layers)
 
-    def dropped(tensors):
+    def dropped(tensors: Any) -> Any:
         return keras.layers.Dropout(rate, name="dropout")(tensors)
 
-    def visit(layer, tensors, proceed):
+    def visit(
+        layer: keras.Operation, tensors: Any, proceed: Callable[..., Any]
+    ) -> Any:
         if isinstance(layer, keras.layers.Dropout):
             return proceed(tensors, rate=rate)
         if weighted and layer is weighted[-1] and not has_one:
@@ -273,7 +276,9 @@ def without_activation(
     if end.activation is None or end.call.after.frames:
         return head, None
 
-    def visit(layer, tensors, proceed):
+    def visit(
+        layer: keras.Operation, tensors: Any, proceed: Callable[..., Any]
+    ) -> Any:
         if layer is not last:
             return proceed(tensors)
         if not getattr(last, "weights", ()):
@@ -323,7 +328,9 @@ def seen_image(split: Split) -> keras.KerasTensor:
     return seen
 
 
-def _scale_of(operation):
+def _scale_of(
+    operation: keras.Operation,
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Factor and offset of a layer that scales pixels; None of any other."""
     if isinstance(operation, keras.layers.Rescaling):
         factor, offset = operation.scale, operation.offset
@@ -343,7 +350,7 @@ def _scale_of(operation):
     return (factor, offset) if np.all(factor != 0) else None
 
 
-def _repeats(node):
+def _repeats(node: Any) -> bool:
     """Whether a call puts a gray image beside itself, as for RGB."""
     tensors = node.input_tensors
     return isinstance(node.operation, keras.layers.Concatenate) and (
@@ -400,12 +407,16 @@ def rebuilt(
     return Split(split.name, image, features, head)
 
 
-def _copied_head(head, features, visit=None):
+def _copied_head(
+    head: keras.Model, features: keras.KerasTensor, visit: Visit | None = None
+) -> keras.Model:
     map_ = keras.Input(features.shape[1:], dtype=features.dtype)
     return keras.Model(map_, clone(head, map_, visit), name="head")
 
 
-def _check_any_size(head, input_shape, output_stride):
+def _check_any_size(
+    head: keras.Model, input_shape: Any, output_stride: int | None
+) -> None:
     for call in calls_backwards(
         head.inputs[0], head.outputs[0], opens=_unfolded
     ):

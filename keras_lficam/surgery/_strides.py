@@ -1,6 +1,6 @@
 """Counts the strides of a backbone, and turns the last of them to 1."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -34,7 +34,7 @@ class Strides:
         hidden: Names of the layers that reduce the map inside themselves.
     """
 
-    def __init__(self, limit: int | None = None):
+    def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self.passed = {1}
         self.hidden: set[str] = set()
@@ -42,7 +42,9 @@ class Strides:
         self._unpadded: dict[int, Any] = {}
         self._is_turned: dict[int, bool] = {}
 
-    def __call__(self, layer, tensors, proceed):
+    def __call__(
+        self, layer: keras.Operation, tensors: Any, proceed: Callable[..., Any]
+    ) -> Any:
         own = max(layer.strides) if isinstance(layer, STRIDED) else 1
         before = self.of(tensors)
         is_turned = self._exceeds(before * own)
@@ -64,17 +66,17 @@ class Strides:
             self._unpadded[id(output)] = source
         return output
 
-    def of(self, tensors) -> int:
+    def of(self, tensors: Any) -> int:
         """Stride of a tensor, or the largest of several; 1 for the image."""
         return max(
             self._outputs.get(id(tensor), (tensor, 1))[1]
             for tensor in keras.tree.flatten(tensors)
         )
 
-    def _exceeds(self, stride):
+    def _exceeds(self, stride: int) -> bool:
         return self.limit is not None and stride > self.limit
 
-    def _after(self, layer, own, output):
+    def _after(self, layer: keras.Operation, own: int, output: Any) -> int:
         given = node_of(keras.tree.flatten(output)[0]).input_tensors
         before = self.of(given)
         if isinstance(layer, (*STRIDED, *_PADDINGS)):
@@ -94,7 +96,7 @@ class Strides:
             )
         return after
 
-    def _check_shared(self, layer, is_turned):
+    def _check_shared(self, layer: keras.Operation, is_turned: bool) -> None:
         if self._is_turned.setdefault(id(layer), is_turned) != is_turned:
             raise ValueError(
                 "Argument `output_stride` must not lie between the strides of "
@@ -143,7 +145,7 @@ def last_stage(
     return None
 
 
-def _bridges(image, nodes):
+def _bridges(image: keras.KerasTensor, nodes: Sequence[Any]) -> list[int]:
     """Finds the calls that every path from image to features takes.
 
     Behind such a call, of all that was computed, its output alone is still
@@ -185,8 +187,10 @@ def at_stride_one(
     """
     strides = Strides(limit=1)
 
-    def visit(layer, tensors, proceed):
-        def renamed(tensors, **changes):
+    def visit(
+        layer: keras.Operation, tensors: Any, proceed: Callable[..., Any]
+    ) -> Any:
+        def renamed(tensors: Any, **changes: Any) -> Any:
             return proceed(tensors, name=f"attention_{layer.name}", **changes)
 
         return strides(layer, tensors, renamed)
@@ -197,7 +201,7 @@ def at_stride_one(
     return branch
 
 
-def _hidden_stride(tensor, output):
+def _hidden_stride(tensor: keras.KerasTensor, output: Any) -> int:
     """Stride of a layer that has none of its own, seen by the map's size."""
     before = tensor.shape
     after = keras.tree.flatten(output)[0].shape
