@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 import zipfile
+from typing import Any
 
 from keras_lficam import _labels
 
@@ -58,7 +59,7 @@ def load_model(path, imports=()):
 
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: the file is empty or damaged")
-    known = {}
+    known: dict[str, Any] = {}
     for name in imports:
         known |= _defined_by(_imported(name))
     try:
@@ -80,6 +81,8 @@ def _imported(name):
                 sys.path.remove(os.getcwd())
         path = pathlib.Path(name)
         spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None  # The name of the file ends in .py.
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except Exception as error:  # It may do anything.

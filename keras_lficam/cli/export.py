@@ -151,7 +151,7 @@ def _pictures(folder, size, bits):
 
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder of pictures")
-    images = []
+    images: list[np.ndarray] = []
     for path in sorted(images_below(folder, root=None).images):
         if len(images) == _CALIBRATED_WITH:
             break

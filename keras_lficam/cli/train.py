@@ -563,7 +563,9 @@ def _print_summary(folder, source):
         )
     ]
     if "test_accuracy" in metrics:
-        rows.append(("accuracy on the test pictures", metrics["test_accuracy"]))
+        rows.append(
+            ("accuracy on the test pictures", metrics["test_accuracy"], "")
+        )
     print()
     _output.show(_output.figures(rows))
     if source.damaged:

@@ -341,8 +341,8 @@ class Client:
         name has none. So another thread asks, and is left alone when the time
         is over.
         """
-        connections = []
-        answers = queue.SimpleQueue()
+        connections: list[Any] = []
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         deadline = time.monotonic() + self.timeout
 
         def ask():
@@ -501,7 +501,7 @@ def _check_timeout(seconds):
     if (
         not isinstance(seconds, numbers.Real)
         or isinstance(seconds, bool)
-        or not 0 < seconds <= _LONGEST_TIMEOUT
+        or not 0 < seconds <= _LONGEST_TIMEOUT  # type: ignore[operator]
     ):
         raise ValueError(
             "Argument `timeout` must be a number of seconds above 0, "
@@ -513,7 +513,7 @@ def _check_max_bytes(number):
     if (
         not isinstance(number, numbers.Integral)
         or isinstance(number, bool)
-        or not 1 <= number < 2**31
+        or not 1 <= int(number) < 2**31
     ):
         raise ValueError(
             "Argument `max_bytes` must be an integer from 1 to "
