@@ -31,7 +31,7 @@ BLUE, ORANGE, GRAY = "#4c72b0", "#dd8452", "#9a9a9a"
 def demo():
     rows = rows_of("demo_seeds")
     percent = {
-        "right answers": "accuracy",
+        "accuracy": "accuracy",
         "brightest point of the map inside the digit's box": "pointing_game",
         "share of the heat inside the box": "energy_in_box",
     }

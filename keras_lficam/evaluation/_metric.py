@@ -1,7 +1,7 @@
 """A metric, and what of a batch it is called with."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -138,14 +138,3 @@ def _parameters(name: str, function: Callable[..., Any]) -> dict[str, bool]:
         for key, parameter in parameters.items()
         if parameter.kind not in starred and key not in fixed
     }
-
-
-def check_known(
-    argument: str, names: Iterable[str], known: Collection[str], what: str
-) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(
-            f"Argument `{argument}` must use names of {list(known)}. "
-            f"Received: {unknown[0]!r}, which is not {what} here"
-        )
