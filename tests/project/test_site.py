@@ -178,10 +178,13 @@ def test_search_finds(words, where, open_page, address):
     page = open_page("./")
     page.locator("input.md-search__input").click()
     page.locator("input.md-search__input").press_sequentially(words)
-    results = page.locator("a.md-search-result__link")
-    results.first.wait_for(timeout=10_000)
-    found = [link.get_attribute("href") for link in results.all()]
-    assert any(where in urllib.parse.unquote(link) for link in found)
+    # Results are replaced while words are typed, so all are looked at at once.
+    page.wait_for_function(
+        """where => [...document.querySelectorAll("a.md-search-result__link")]
+        .some(link => decodeURIComponent(link.href).includes(where))""",
+        arg=where,
+        timeout=10_000,
+    )
 
 
 def test_the_reference_shows_examples_as_code(open_page):
