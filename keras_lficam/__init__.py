@@ -15,93 +15,14 @@ Reference:
 
 import importlib
 import sys
-from typing import TYPE_CHECKING
 
 import lazy_loader
 
-if TYPE_CHECKING:
-    from keras_lficam import (
-        architectures,
-        backbones,
-        comparison,
-        data,
-        distribution,
-        evaluation,
-        explainers,
-        explanation,
-        functional,
-        layers,
-        metrics,
-        pretrained,
-        serving,
-        training,
-        visualization,
-    )
-    from keras_lficam.architectures import attach, attention_view, build
-    from keras_lficam.layers import (
-        AttentionMechanism,
-        FeatureImportanceNetwork,
-    )
-    from keras_lficam.serving.exporting import export
-    from keras_lficam.training import Recipe, fit
-
 __version__ = "0.1.0"
 
-__all__ = [
-    "AttentionMechanism",
-    "FeatureImportanceNetwork",
-    "Recipe",
-    "__version__",
-    "architectures",
-    "attach",
-    "attention_view",
-    "backbones",
-    "build",
-    "comparison",
-    "data",
-    "distribution",
-    "evaluation",
-    "explainers",
-    "explanation",
-    "export",
-    "fit",
-    "functional",
-    "layers",
-    "metrics",
-    "pretrained",
-    "serving",
-    "training",
-    "visualization",
-]
-
-# A type checker must not take unknown names for anything.
-if not TYPE_CHECKING:
-    __getattr__, __dir__, _ = lazy_loader.attach(
-        __name__,
-        submodules=[
-            "architectures",
-            "backbones",
-            "comparison",
-            "data",
-            "distribution",
-            "evaluation",
-            "explainers",
-            "explanation",
-            "functional",
-            "layers",
-            "metrics",
-            "pretrained",
-            "serving",
-            "training",
-            "visualization",
-        ],
-        submod_attrs={
-            "architectures": ["attach", "attention_view", "build"],
-            "layers": ["AttentionMechanism", "FeatureImportanceNetwork"],
-            "serving.exporting": ["export"],
-            "training": ["Recipe", "fit"],
-        },
-    )
+# What is public stands in `__init__.pyi`, and is imported when it is used.
+__getattr__, __dir__, _public = lazy_loader.attach_stub(__name__, __file__)
+__all__ = ["__version__", *_public]
 
 # Keras can load a saved model only if its layers are registered, and that is
 # done by importing them. The command does it after it checked its arguments.

@@ -323,7 +323,7 @@ def check_integer(name: str, value: object, *, least: int) -> None:
     if not is_integer(value) or value < least:  # type: ignore[operator]
         raise ValueError(
             f"Argument `{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r}"
+            f"Received: {name}={value!r:.80}"
         )
 
 

@@ -5,7 +5,6 @@ import errno
 import os
 import pathlib
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator
 
@@ -49,6 +48,9 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder to write to that becomes `path` when all went well.
 
+    A process that is killed leaves its part under a hidden name, which the
+    next one that writes `path` replaces.
+
     Args:
         path: The folder; it must not exist, and the one that it is in must.
 
@@ -58,11 +60,11 @@ def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
         OSError: If it cannot be made.
     """
-    name = _partial_name(path)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=name, dir=path.parent))
+    partial = path.with_name(_partial_name(path))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     try:
         yield partial
-        partial.chmod(0o755)  # mkdtemp keeps others out.
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -11,9 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lficam import data as data_sets
-from keras_lficam import explainers as kinds
-from keras_lficam import metrics as measures
+from keras_lficam import (
+    data as data_sets,
+    explainers as kinds,
+    metrics as measures,
+)
 from keras_lficam._checks import check_choice
 from keras_lficam.classifier import Classifier
 from keras_lficam.evaluation import Evaluation, Metric, evaluate

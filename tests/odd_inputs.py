@@ -27,8 +27,14 @@ import scipy.sparse
 import small_classifiers
 
 import keras_lficam
-from keras_lficam import evaluation, explainers, functional, metrics, surgery
-from keras_lficam import visualization as show
+from keras_lficam import (
+    evaluation,
+    explainers,
+    functional,
+    metrics,
+    surgery,
+    visualization as show,
+)
 from keras_lficam.backbones import cifar
 
 PACKAGE = pathlib.Path(keras_lficam.__file__).parent

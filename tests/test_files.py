@@ -56,6 +56,8 @@ def test_folder_is_not_there_until_it_is_complete(tmp_path):
         (partial / "one.txt").write_text("one")
         assert not path.exists()
     assert [file.name for file in path.iterdir()] == ["one.txt"]
+    # What the killed one left was replaced.
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import reference
 from gradients import differentiated
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from keras_lficam import layers

@@ -7,8 +7,7 @@ from keras import ops
 
 from keras_lficam.classifier._compiled import held_value
 from keras_lficam.functional import Tensor
-from keras_lficam.surgery._cloning import nodes_backwards, takes_training
-from keras_lficam.surgery._paths import Location, path
+from keras_lficam.surgery import Location, nodes_backwards, path, takes_training
 
 
 class Chain:

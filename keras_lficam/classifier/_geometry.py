@@ -22,7 +22,7 @@ import keras
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.surgery._cloning import is_graph, nodes_backwards
+from keras_lficam.surgery import is_graph, nodes_backwards
 
 
 class Axis(NamedTuple):

@@ -18,9 +18,14 @@ from keras_lficam.classifier._chain import Chain
 from keras_lficam.classifier._compiled import CompiledFunction
 from keras_lficam.classifier._geometry import Geometry
 from keras_lficam.functional import Tensor
-from keras_lficam.surgery._cloning import check_graph, check_images
-from keras_lficam.surgery._paths import Location, path
-from keras_lficam.surgery._reading import Graph, dense_behind_pooling
+from keras_lficam.surgery import (
+    Graph,
+    Location,
+    check_graph,
+    check_images,
+    dense_behind_pooling,
+    path,
+)
 
 # What models give, compiled: to compile it for every metric and batch would
 # take longer than all else. It holds the layers of a model, not the model, so

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from keras_lficam._checks import check_boolean
-from keras_lficam.data import _memory
-from keras_lficam.data import augmentation as augmentations
+from keras_lficam.data import _memory, augmentation as augmentations
 from keras_lficam.data._checks import (
     check_batch_size,
     check_image_size,

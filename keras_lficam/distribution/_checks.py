@@ -19,18 +19,6 @@ def check_strategy(strategy: Any, asked: str = "cluster_resolver") -> None:
         )
 
 
-def check_integer(name: str, value: Any, least: int) -> None:
-    if (
-        not isinstance(value, numbers.Integral)
-        or isinstance(value, bool)
-        or value < least
-    ):
-        raise ValueError(
-            f"Argument `{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r:.80}"
-        )
-
-
 def check_wait(seconds: Any) -> None:
     if (
         not isinstance(seconds, numbers.Real)

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lficam.distribution._checks import check_integer, check_strategy
+from keras_lficam._checks import check_integer
+from keras_lficam.distribution._checks import check_strategy
 
 
 def distribute(
@@ -55,7 +56,7 @@ def distribute(
             f"and of how many there are. Received: batches={batches!r:.80} of "
             f"type {type(batches).__name__}"
         )
-    check_integer("batch_size", batch_size, 1)
+    check_integer("batch_size", batch_size, least=1)
     replicas = (
         strategy.num_replicas_in_sync
         if strategy is not None
@@ -124,8 +125,8 @@ def for_evaluation(
             "Argument `dataset` must be a tf.data.Dataset of batches. "
             f"Received: an object of type {type(dataset).__name__}"
         )
-    check_integer("count", count, 0)
-    check_integer("batch_size", batch_size, 1)
+    check_integer("count", count, least=0)
+    check_integer("batch_size", batch_size, least=1)
     replicas = strategy.num_replicas_in_sync
     share = math.ceil(batch_size / replicas)
     last = count % batch_size or batch_size
@@ -163,8 +164,8 @@ def evaluation_batch_size(batch_size: int, count: int) -> int:
     Examples:
         keras_lficam.distribution.evaluation_batch_size(32, count=100)
     """
-    check_integer("batch_size", batch_size, 1)
-    check_integer("count", count, 0)
+    check_integer("batch_size", batch_size, least=1)
+    check_integer("count", count, least=0)
     devices = _devices(keras.distribution.distribution())
     uneven = batch_size % devices == 0 and count % devices != 0
     return batch_size + 1 if uneven else batch_size

@@ -168,8 +168,8 @@ class Client:
                 return printable(state[:_MOST_WORDS])
         from tensorflow_serving.apis import (
             get_model_status_pb2 as status,
+            model_service_pb2_grpc,
         )
-        from tensorflow_serving.apis import model_service_pb2_grpc
 
         request = status.GetModelStatusRequest()
         request.model_spec.name = self.model

@@ -23,6 +23,7 @@ from keras_lficam._checks import (
     path_of,
     real_array,
 )
+from keras_lficam._files import whole_folder
 from keras_lficam.architectures import attention_view
 from keras_lficam.classifier import Classifier
 from keras_lficam.data.pictures import check_bits
@@ -206,8 +207,6 @@ def export(
             "Add 'saved_model', or give another `path`."
         )
     path.mkdir(parents=True, exist_ok=True)
-    partial = path / f".{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
 
     @functools.cache
     def numeric():
@@ -232,8 +231,7 @@ def export(
             return
         _formats.WRITERS[name](numeric(), place, calibration)
 
-    try:
-        partial.mkdir()
+    with whole_folder(folder) as partial:
         failed = _write_each(formats, write, partial)
         written = [name for name in formats if name not in failed]
         # TF Serving would try to load what has no SavedModel.
@@ -252,9 +250,6 @@ def export(
             json.dumps(description, indent=2) + "\n", encoding="utf-8"
         )
         _labels.write(partial / "labels.txt", names)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     if "saved_model" in written:
         _server_files.write(path.parent)
     if failed:

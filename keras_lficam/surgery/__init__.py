@@ -11,9 +11,14 @@ from keras_lficam.surgery._cloning import (
     copy_weights,
     is_graph,
     is_plain,
+    nodes_backwards,
+    takes_training,
 )
+from keras_lficam.surgery._paths import Location, path
 from keras_lficam.surgery._reading import (
+    Graph,
     activation_of,
+    dense_behind_pooling,
     has_space,
     last_activation,
 )
@@ -33,6 +38,8 @@ from keras_lficam.surgery._strides import at_stride_one, last_stage
 
 __all__ = [
     "PUBLIC_NAMES",
+    "Graph",
+    "Location",
     "Split",
     "activation_of",
     "as_rgb",
@@ -44,6 +51,7 @@ __all__ = [
     "copied",
     "copy_weights",
     "cut",
+    "dense_behind_pooling",
     "dropout_of",
     "flat",
     "has_space",
@@ -52,9 +60,12 @@ __all__ = [
     "last_activation",
     "last_stage",
     "new_head",
+    "nodes_backwards",
+    "path",
     "rebuilt",
     "seen_image",
     "split_classifier",
+    "takes_training",
     "with_dropout",
     "without_activation",
 ]

@@ -392,7 +392,7 @@ def activation_of(operation: keras.Operation) -> Callable[..., Any] | None:
         operation, "Softmax"
     ):
         # Of scores `(B, K)` both are the classes.
-        softmax: Callable[..., Any] = keras.activations.softmax
+        softmax = _ACTIVATIONS["keras", "softmax"]
         return softmax if operation.axis in (-1, 1) else None
     if _is_function(operation, "Sigmoid"):
         return _ACTIVATIONS["keras", "sigmoid"]

@@ -14,8 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lficam import data as data_sets
-from keras_lficam import distribution, explainers, surgery
+from keras_lficam import data as data_sets, distribution, explainers, surgery
 from keras_lficam._checks import (
     check_boolean,
     check_choice,
@@ -26,8 +25,7 @@ from keras_lficam._files import whole
 from keras_lficam.classifier import grouped_gradients_explained
 from keras_lficam.data.loading import found_source
 from keras_lficam.data.targets import with_targets, with_weights
-from keras_lficam.training import _folder
-from keras_lficam.training import _state as state
+from keras_lficam.training import _folder, _state as state
 from keras_lficam.training._averages import Shown, first_images
 from keras_lficam.training._run import Run
 from keras_lficam.training._weights import class_weights
@@ -39,8 +37,11 @@ from keras_lficam.training.callbacks import (
     Replay,
 )
 from keras_lficam.training.optimizers import make_optimizer
-from keras_lficam.training.recipes import RECIPES, Recipe
-from keras_lficam.training.recipes import recipe as recipe_named
+from keras_lficam.training.recipes import (
+    RECIPES,
+    Recipe,
+    recipe as recipe_named,
+)
 
 _LOG = logging.getLogger("keras_lficam")
 _SHOWN_IMAGES = 12

@@ -27,9 +27,13 @@ from small_classifiers import backbone
 
 import keras_lficam
 from keras_lficam import cli, comparison, data, explainers, metrics
-from keras_lficam.cli import _measuring, _models, _output
-from keras_lficam.cli import demo as demo_command
-from keras_lficam.cli import explain as explain_command
+from keras_lficam.cli import (
+    _measuring,
+    _models,
+    _output,
+    demo as demo_command,
+    explain as explain_command,
+)
 from keras_lficam.data import digits_in_photos
 from keras_lficam.explanation import AttentionOutputs
 

@@ -452,8 +452,7 @@ def in_the_form_of_theirs(library, model, images, classes):
             np.asarray(kind(model)(score, images, **options))[..., None]
             for kind in (Gradcam, GradcamPlusPlus, Layercam)
         ]
-    from xplique.attributions import GradCAM as TheirGradCAM
-    from xplique.attributions import GradCAMPP
+    from xplique.attributions import GradCAM as TheirGradCAM, GradCAMPP
 
     targets = np.eye(model.output_shape[-1], dtype="float32")[classes]
     return [

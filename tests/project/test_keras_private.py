@@ -10,7 +10,6 @@ import pathlib
 
 import keras
 import numpy as np
-import pytest
 
 import keras_lficam
 
@@ -160,9 +159,3 @@ def test_random_layers_of_keras_ask_a_generator_for_its_next_seed():
         "ordered"
         in inspect.signature(keras.random.SeedGenerator.next).parameters
     ), told
-
-
-@pytest.mark.parametrize("name", sorted(PRIVATE))
-def test_a_failure_names_version_and_place(name):
-    assert keras.__version__ in tells(name)
-    assert ".py" in tells(name) or "node_of" in tells(name)

@@ -26,8 +26,7 @@ from serving_server import serving
 
 import keras_lficam
 from keras_lficam import cli
-from keras_lficam.serving import checks
-from keras_lficam.serving import client as client_module
+from keras_lficam.serving import checks, client as client_module
 from keras_lficam.serving.client import Client, ServerError
 
 

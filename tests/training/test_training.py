@@ -18,8 +18,7 @@ from small_classifiers import normalized_backbone, pictures
 import keras_lficam
 from keras_lficam import data, training
 from keras_lficam.data.targets import with_targets
-from keras_lficam.training import Recipe
-from keras_lficam.training import _state as state
+from keras_lficam.training import Recipe, _state as state
 from keras_lficam.training._averages import BatchStatistics
 from keras_lficam.training._weights import class_weights
 
