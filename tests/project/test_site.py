@@ -6,6 +6,7 @@ It lies under a path, as on most hosts, and nothing but it can be reached.
 import functools
 import http.server
 import pathlib
+import re
 import shutil
 import threading
 import urllib.parse
@@ -192,6 +193,20 @@ def test_the_reference_shows_examples_as_code(open_page):
     for name in ("build", "export", "AttentionMechanism"):
         example = page.locator(f".doc-object:has(> h3[id$='.{name}']) pre")
         assert any(name in text for text in example.all_inner_texts()), name
+
+
+def test_no_item_of_a_list_is_lost_in_a_paragraph():
+    """As one is that follows, without an empty line, a paragraph of another."""
+    from bs4 import BeautifulSoup
+
+    seen = 0
+    for path in SITE.rglob("*.html"):
+        page = BeautifulSoup(path.read_text(), "html.parser")
+        for bold in page.select("p strong, li strong"):
+            seen += 1
+            before = str(bold.previous_sibling or "")
+            assert not re.search(r"\s\d+\.\s+$", before), (path, bold.text)
+    assert seen > 20
 
 
 def test_no_link_leads_nowhere():
