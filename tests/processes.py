@@ -23,6 +23,12 @@ def environment(**more):
     return os.environ | hidden | {"TF_ENABLE_ONEDNN_OPTS": "0"} | more
 
 
+def modules_of(file):
+    """PYTHONPATH of programs that import the test module `file`."""
+    folders = [pathlib.Path(file).parent, TESTS, os.environ.get("PYTHONPATH")]
+    return os.pathsep.join(str(folder) for folder in folders if folder)
+
+
 def free_ports(number):
     sockets = [socket.socket() for _ in range(number)]
     for opened in sockets:

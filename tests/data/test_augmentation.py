@@ -3,19 +3,18 @@
 import functools
 import hashlib
 import os
-import pathlib
 import random
 import subprocess
 import sys
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
 from keras_lficam.data import augmentation
 
-TESTS = pathlib.Path(__file__).parents[1]
 IMAGE_NAMES = ("pad_crop", "random_resized_crop", "flip", "rand_augment")
 BATCH_NAMES = [("mix_up",), ("cut_mix",), ("mix_up", "cut_mix")]
 
@@ -223,8 +222,11 @@ def test_pixels_are_the_same_on_every_backend():
             capture_output=True,
             text=True,
             check=True,
-            cwd=TESTS,
-            env={**os.environ, "KERAS_BACKEND": backend},
+            env={
+                **os.environ,
+                "KERAS_BACKEND": backend,
+                "PYTHONPATH": processes.modules_of(__file__),
+            },
         ).stdout.strip()
         for backend in others
     }

@@ -124,7 +124,7 @@ def test_two_devices_of_jax_compute_what_one_does(tmp_path):
         processes.start(
             [tmp_path / "program.py", devices, tmp_path / devices],
             KERAS_BACKEND="jax",
-            PYTHONPATH=str(processes.TESTS),
+            PYTHONPATH=processes.modules_of(__file__),
             XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} "
             f"--xla_force_host_platform_device_count={devices}",
         )

@@ -1,6 +1,5 @@
 """A model saved by one backend answers the same on the others."""
 
-import os
 import pathlib
 import sys
 
@@ -100,12 +99,11 @@ def go_on(folder, stage):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     begin(folder)
-    path = f"{processes.TESTS}:{os.environ.get('PYTHONPATH', '')}"
     for stage, backend in enumerate(OTHERS, start=1):
         program = processes.start(
             [__file__, folder, stage],
             KERAS_BACKEND=backend,
-            PYTHONPATH=path,
+            PYTHONPATH=processes.modules_of(__file__),
         )
         processes.finish(program, timeout=900)
     go_on(folder, len(OTHERS) + 1)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import resource
 import shutil
 import textwrap
@@ -595,7 +594,7 @@ def test_a_run_that_was_killed_goes_on_on_other_backends(tmp_path, backend):
     started = processes.start(
         [tmp_path / "program.py", tmp_path],
         KERAS_BACKEND=backend,
-        PYTHONPATH=f"{processes.TESTS}:{os.environ.get('PYTHONPATH', '')}",
+        PYTHONPATH=processes.modules_of(__file__),
     )
     processes.finish(started)
 
