@@ -54,7 +54,7 @@ class Limits:
     batch_pixels: int = 240_000_000
     images: int = 256
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if (
                 not isinstance(value, int)

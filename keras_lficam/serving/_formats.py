@@ -4,8 +4,8 @@ import contextlib
 import importlib.util
 import io
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -13,6 +13,12 @@ import tensorflow as tf
 
 from keras_lficam.architectures import attention_view
 from keras_lficam.explanation import AttentionOutputs
+
+if TYPE_CHECKING:
+    import onnx
+
+# Writes a numeric model to a folder; calibrates it with images.
+Writer = Callable[[keras.Model, pathlib.Path, np.ndarray | None], None]
 
 # Package that writes a format, where Keras and TensorFlow do not alone.
 _NEEDS = {"onnx": "tf2onnx", "openvino": "openvino"}
@@ -79,17 +85,17 @@ def numeric_model(
 class _Answer(keras.layers.Layer):
     """A classifier as a layer; in a graph of layers constants become inputs."""
 
-    def __init__(self, outputs, **kwargs):
+    def __init__(self, outputs: AttentionOutputs, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.outputs = outputs
         self.view = outputs.view  # So that its weights are those of a layer.
         self.built = True
 
-    def call(self, images):
+    def call(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         return self.outputs(images)
 
 
-def _in_float32(view):
+def _in_float32(view: keras.Model) -> keras.Model:
     """Copies a view for float32, unless it is of float32 already."""
     dtypes = {
         dtype
@@ -103,7 +109,7 @@ def _in_float32(view):
     return copy
 
 
-def _with_float32(config):
+def _with_float32(config: Any) -> Any:
     """Copies a configuration; what is of another float becomes float32."""
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
@@ -131,13 +137,12 @@ def check(name: str) -> None:
     package = _NEEDS.get(name)
     if package and importlib.util.find_spec(package) is None:
         raise ImportError(
-            f"The format {name!r} needs the package {package}. Install it by "
-            '`pip install "keras-lficam[serving]"`.'
+            f"The format {name!r} needs the package {package}. To fix this: "
+            'pip install "keras-lficam[serving]"'
         )
 
 
-def _onnx(model, folder, images):
-    del images
+def _onnx(model: keras.Model, folder: pathlib.Path, images: object) -> None:
     import onnx
 
     path = folder / "model.onnx"
@@ -151,7 +156,7 @@ def _onnx(model, folder, images):
     onnx.save(graph, str(path))
 
 
-def _name_onnx_input(graph):
+def _name_onnx_input(graph: "onnx.GraphProto") -> None:
     """Leaves one input, named as the model's.
 
     tf2onnx names it after the argument of a function, and lists constants that
@@ -169,20 +174,18 @@ def _name_onnx_input(graph):
     graph.input.append(image)
 
 
-def _openvino(model, folder, images):
-    del images
+def _openvino(model: keras.Model, folder: pathlib.Path, images: object) -> None:
     import openvino
 
     with _saved(model) as saved:
         converted = openvino.convert_model(str(saved))
-        names = sorted(model.output)
-        _name_openvino(converted, names)
+        _name_openvino(converted, sorted(model.output))
         openvino.save_model(
             converted, str(folder / "model.xml"), compress_to_fp16=False
         )
 
 
-def _name_openvino(converted, names):
+def _name_openvino(converted: Any, names: list[str]) -> None:
     converted.inputs[0].set_names({"images"})
     found = {
         name: output
@@ -196,30 +199,32 @@ def _name_openvino(converted, names):
         output.set_names({name})
 
 
-def _litert(name: str, **options: Any) -> Callable[..., None]:
-    def write(model, folder, images):
+def _litert(suffix: str) -> Writer:
+    def write(
+        model: keras.Model, folder: pathlib.Path, images: np.ndarray | None
+    ) -> None:
         with _saved(model) as saved:
             converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
-            for option, value in options.items():
-                setattr(converter, option, value)
-            if name == "litert_float16":
+            if suffix:
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            if suffix == "_float16":
                 converter.target_spec.supported_types = [tf.float16]
             with contextlib.redirect_stderr(io.StringIO()):
-                if name == "litert_int8":
+                if suffix == "_int8":
+                    assert images is not None  # `export` asks for them.
                     content = _quantized(converter, images)
                 else:
                     content = converter.convert()
-        suffix = name.removeprefix("litert")
         (folder / f"model{suffix}.tflite").write_bytes(content)
 
     return write
 
 
-def _quantized(converter, images):
+def _quantized(converter: Any, images: np.ndarray) -> bytes:
     """Quantises a net to 8 bits, and leaves the maths of the map as it is."""
 
-    def samples():
-        return ([image[np.newaxis].astype("float32")] for image in images)
+    def samples() -> Iterable[list[np.ndarray]]:
+        return ([image[np.newaxis]] for image in images)
 
     converter.representative_dataset = samples
     options = tf.lite.experimental.QuantizationDebugOptions(
@@ -228,11 +233,12 @@ def _quantized(converter, images):
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter, debug_dataset=samples, debug_options=options
     )
-    return debugger.get_nondebug_quantized_model()
+    content: bytes = debugger.get_nondebug_quantized_model()
+    return content
 
 
 @contextlib.contextmanager
-def _saved(model):
+def _saved(model: keras.Model) -> Iterator[pathlib.Path]:
     """Saves a numeric model for a converter that reads SavedModels."""
     import tempfile
 
@@ -251,11 +257,10 @@ def _saved(model):
         yield pathlib.Path(folder)
 
 
-_OPTIMIZE = {"optimizations": [tf.lite.Optimize.DEFAULT]}
-WRITERS: dict[str, Callable[..., None]] = {
+WRITERS: dict[str, Writer] = {
     "onnx": _onnx,
     "openvino": _openvino,
-    "litert": _litert("litert"),
-    "litert_float16": _litert("litert_float16", **_OPTIMIZE),
-    "litert_int8": _litert("litert_int8", **_OPTIMIZE),
+    "litert": _litert(""),
+    "litert_float16": _litert("_float16"),
+    "litert_int8": _litert("_int8"),
 }

@@ -1,5 +1,7 @@
 """Decodes pictures inside a graph, where a damaged one spoils no other."""
 
+import functools
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -108,7 +110,9 @@ def decoded(
     )
     number = tf.shape(encoded, out_type=tf.int64)[0]
 
-    def read(index, file):
+    def read(
+        index: tf.Tensor, file: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         size = tf.stack([heights[index], widths[index]])
         picture = tf.cond(
             deep[index] > 0,
@@ -147,7 +151,7 @@ def decoded(
     return Pictures(tf.ensure_shape(images, (None, *shape)), canvases, errors)
 
 
-def _length(files):
+def _length(files: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.strings.length(files), tf.int64)
 
 
@@ -166,7 +170,7 @@ def overlays(
         `(B,)` PNG files; empty where there is no canvas.
     """
 
-    def draw(element):
+    def draw(element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         canvas, heat = element
         return tf.cond(
             canvas == "",
@@ -179,7 +183,9 @@ def overlays(
     )
 
 
-def _draw(canvas, heat, colors, opacity):
+def _draw(
+    canvas: tf.Tensor, heat: tf.Tensor, colors: tf.Tensor, opacity: float
+) -> tf.Tensor:
     gray = tf.cast(tf.io.parse_tensor(canvas, tf.uint8), tf.float32)
     heat = tf.image.resize(heat, tf.shape(gray)[:2], "bilinear")
     heat = tf.clip_by_value(heat, 0.0, 1.0)
@@ -189,7 +195,7 @@ def _draw(canvas, heat, colors, opacity):
     return tf.io.encode_png(tf.cast(tf.round(blended), tf.uint8))
 
 
-def _canvas(picture):
+def _canvas(picture: tf.Tensor) -> tf.Tensor:
     sides = tf.cast(tf.shape(picture)[:2], tf.float64)
     one = tf.ones([], tf.float64)
     scale = tf.minimum(one, OVERLAY_SIDE / tf.reduce_max(sides))
@@ -199,7 +205,7 @@ def _canvas(picture):
     return tf.cast(tf.round(gray), tf.uint8)
 
 
-def _without_base64(file):
+def _without_base64(file: tf.Tensor) -> tf.Tensor:
     """Decodes what is base64 of a JPEG or a PNG, URL-safe or not."""
     is_text = tf.strings.regex_full_match(
         file, r"(?s)([/_]9j[/_]|iVBORw0KGgo)[-A-Za-z0-9+/_\s]*=*\s*"
@@ -216,10 +222,12 @@ def _without_base64(file):
     return tf.where(is_text, tf.io.decode_base64(text), file)
 
 
-def _decode(file, kind, size, alpha):
+def _decode(
+    file: tf.Tensor, kind: tf.Tensor, size: tf.Tensor, alpha: tf.Tensor
+) -> tf.Tensor:
     """Gives `(H, W, 3)`, uint8, of the size that was read from the header."""
 
-    def jpeg():
+    def jpeg() -> tf.Tensor:
         # A decoder may find another header than `_jpeg_header` does.
         found = tf.cast(tf.io.extract_jpeg_shape(file), tf.int64)[:2]
         same = tf.debugging.Assert(tf.reduce_all(found == size), [found])
@@ -229,18 +237,18 @@ def _decode(file, kind, size, alpha):
                 file, channels=3, dct_method="INTEGER_ACCURATE"
             )
 
-    def png():
-        return tf.io.decode_png(file, channels=3)
-
-    def transparent_png():
-        return _on_white(tf.io.decode_png(file, channels=4))
-
-    branches = [jpeg, png, transparent_png]
+    branches = [
+        jpeg,
+        lambda: tf.io.decode_png(file, channels=3),
+        lambda: _on_white(tf.io.decode_png(file, channels=4)),
+    ]
     picture = tf.switch_case(tf.cast(kind - 1 + alpha, tf.int32), branches)
     return tf.ensure_shape(picture, (None, None, 3))
 
 
-def _decode_deep(file, alpha, used, bits):
+def _decode_deep(
+    file: tf.Tensor, alpha: tf.Tensor, used: tf.Tensor, bits: int
+) -> tf.Tensor:
     """Brings a PNG of 16 bits a channel to 8, as `read_picture` does.
 
     Args:
@@ -253,7 +261,7 @@ def _decode_deep(file, alpha, used, bits):
         `(H, W, 3)`, uint8.
     """
 
-    def scaled(channels):
+    def scaled(channels: int) -> tf.Tensor:
         picture = tf.io.decode_png(file, channels=channels, dtype=tf.uint16)
         return _on_white(picture, _white(picture, used, bits))
 
@@ -261,7 +269,7 @@ def _decode_deep(file, alpha, used, bits):
     return tf.ensure_shape(picture, (None, None, 3))
 
 
-def _white(picture, used, bits):
+def _white(picture: tf.Tensor, used: tf.Tensor, bits: int) -> tf.Tensor:
     """Says which number of a picture of 16 bits is white.
 
     Those that say they use fewer bits fill all 16 by the standard, and their
@@ -269,13 +277,13 @@ def _white(picture, used, bits):
     """
     mask = tf.cast(2 ** (16 - used) - 1, tf.uint16)
 
-    def look(start, step, found):
+    def look(start: tf.Tensor, step: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
         rows = picture[start : start + step]
         below = tf.reduce_any(tf.bitwise.bitwise_and(rows, mask) > 0)
         highest = tf.cast(tf.reduce_max(rows), tf.int64)
         return tf.maximum(found, tf.stack([highest, tf.cast(below, tf.int64)]))
 
-    def declared():
+    def declared() -> tf.Tensor:
         highest, below = tf.unstack(
             _by_rows(picture, look, tf.zeros([2], tf.int64))
         )
@@ -287,7 +295,11 @@ def _white(picture, used, bits):
     return tf.cond(says, declared, lambda: else_white)
 
 
-def _by_rows(picture, function, start):
+def _by_rows(
+    picture: tf.Tensor,
+    function: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
+    start: tf.Tensor,
+) -> tf.Tensor:
     """Folds a function over the rows of a picture, some rows at a time."""
     height, width = tf.unstack(tf.shape(picture)[:2])
     step = tf.maximum(_PIXELS_AT_ONCE // width, 1)
@@ -298,10 +310,12 @@ def _by_rows(picture, function, start):
     )[1]
 
 
-def _on_white(picture, white=255):
+def _on_white(picture: tf.Tensor, white: tf.Tensor | int = 255) -> tf.Tensor:
     """Scales a picture to 8 bits, and lays its transparency on white."""
 
-    def lay(start, step, parts):
+    def lay(
+        start: tf.Tensor, step: tf.Tensor, parts: tf.TensorArray
+    ) -> tf.TensorArray:
         rows = picture[start : start + step]
         color = tf.cast(rows[..., :3], tf.float32)
         if picture.dtype == tf.uint16:
@@ -323,32 +337,22 @@ def _on_white(picture, white=255):
     return _by_rows(picture, lay, parts).concat()
 
 
-def _upright(picture, orientation):
+def _upright(picture: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns a picture as its EXIF orientation, 1 to 8, asks."""
 
-    def turned(transposed, *axes):
-        def turn():
-            changed = (
-                tf.transpose(picture, (1, 0, 2)) if transposed else picture
-            )
-            return tf.reverse(changed, axes) if axes else changed
-
-        return turn
+    def turned(transposed: bool, axes: list[int]) -> tf.Tensor:
+        changed = tf.transpose(picture, (1, 0, 2)) if transposed else picture
+        return tf.reverse(changed, axes) if axes else changed
 
     turns = [
-        turned(False),
-        turned(False, 1),
-        turned(False, 0, 1),
-        turned(False, 0),
-        turned(True),
-        turned(True, 1),
-        turned(True, 0, 1),
-        turned(True, 0),
+        functools.partial(turned, transposed, axes)
+        for transposed in (False, True)
+        for axes in ([], [1], [0, 1], [0])
     ]
     return tf.switch_case(tf.cast(orientation - 1, tf.int32), turns)
 
 
-def _header(file):
+def _header(file: tf.Tensor) -> tf.Tensor:
     """Reads what is to be known of a file before it is decoded.
 
     Its kind (0 none, 1 JPEG, 2 PNG), height, width, orientation, whether it
@@ -357,21 +361,24 @@ def _header(file):
     """
     is_jpeg = tf.strings.substr(file, 0, len(_JPEG)) == _JPEG
     is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
+    data = tf.io.decode_raw(file, tf.uint8)
     nothing = tf.constant([0, 0, 0, 1, 0, 0, 0, 0, 0], tf.int64)
+    # Their loops become those of the graph.
     return tf.case(
         [
-            (is_jpeg, lambda: _jpeg_header(_bytes_of(file))),
-            (is_png, lambda: _png_header(_bytes_of(file))),
+            (is_jpeg, lambda: tf.function(_jpeg_header)(data)),
+            (is_png, lambda: tf.function(_png_header)(data)),
         ],
         default=lambda: nothing,
     )
 
 
-def _bytes_of(file):
-    return tf.io.decode_raw(file, tf.uint8)
-
-
-def _number(data, place, length, little_endian=False):
+def _number(
+    data: tf.Tensor,
+    place: tf.Tensor | int,
+    length: int,
+    little_endian: tf.Tensor | bool = False,
+) -> tf.Tensor:
     """Reads unsigned numbers at places; what lies behind the end is 0."""
     place = tf.convert_to_tensor(place, tf.int64)
     places = place[..., None] + tf.range(length, dtype=tf.int64)
@@ -383,13 +390,12 @@ def _number(data, place, length, little_endian=False):
     return tf.reduce_sum(digits * powers, axis=-1)
 
 
-def _side(number):
+def _side(number: tf.Tensor) -> tf.Tensor:
     """Bounds a side, so that a product of two does not overflow."""
     return tf.minimum(number, 2**31 - 1)
 
 
-@tf.function
-def _png_header(data):
+def _png_header(data: tf.Tensor) -> tf.Tensor:
     width, height = _side(_number(data, 16, 4)), _side(_number(data, 20, 4))
     depth, color = _number(data, 24, 1), _number(data, 25, 1)
     pixels, transparency, significant = (
@@ -422,8 +428,7 @@ def _png_header(data):
     return tf.stack([2, height, width, 1, alpha, 1, most, deep, used])
 
 
-@tf.function
-def _jpeg_header(data):
+def _jpeg_header(data: tf.Tensor) -> tf.Tensor:
     """Walks through the segments of a JPEG up to that of its frame."""
     all_markers = _markers(data)
     scans = tf.reduce_sum(tf.cast(all_markers & (data[1:] == 0xDA), tf.int64))
@@ -458,17 +463,17 @@ def _jpeg_header(data):
     return tf.stack([1, height, width, orientation, 0, scans, most, 0, 0])
 
 
-def _markers(data):
+def _markers(data: tf.Tensor) -> tf.Tensor:
     """Finds the bytes of a JPEG that begin a segment."""
     second = data[1:]
     return (data[:-1] == 0xFF) & (second != 0) & (second != 0xFF)
 
 
-def _is_one_of(values, numbers):
+def _is_one_of(values: tf.Tensor, numbers: Collection[int]) -> tf.Tensor:
     return tf.gather([n in numbers for n in range(256)], values)
 
 
-def _exif_orientation(data, start):
+def _exif_orientation(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     """Finds the orientation in EXIF data; 0 if there is none."""
     little = _number(data, start, 2) == int.from_bytes(b"II", "big")
     directory = start + _number(data, start + 4, 4, little)

@@ -38,7 +38,7 @@ def write_warmup(
         "classify": ("images", pixels),
         "encoded_images": (
             "image_bytes",
-            np.array([_png(image_shape[:2])], object),
+            np.array([_png(image_shape[:2])], np.object_),
         ),
     }
     path = folder / _WARMUP
@@ -83,7 +83,7 @@ def write(root: pathlib.Path) -> None:
             partial.write_text(f"{_MARK}\n{text}", encoding="utf-8")
 
 
-def _models(names):
+def _models(names: list[str]) -> str:
     models = "".join(
         f"""\
   config {{
@@ -124,7 +124,7 @@ services:
 """
 
 
-def _png(image_size):
+def _png(image_size: tuple[int, int]) -> bytes:
     import PIL.Image
 
     content = io.BytesIO()

@@ -1,7 +1,6 @@
 """What a served model computes, as graphs that need no Keras."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -12,6 +11,8 @@ from keras_lficam.serving import Limits, _pictures
 from keras_lficam.visualization import COLORMAP, OPACITY
 
 _NO_CLASS = -1
+# Computes the answers of a signature by their names.
+Answering = Callable[..., dict[str, tf.Tensor]]
 
 
 class Served(tf.Module):
@@ -39,7 +40,7 @@ class Served(tf.Module):
         limits: Limits,
         activation: str | None = None,
         bits: int | None = None,
-    ):
+    ) -> None:
         super().__init__()
         # The variables are enough of the model; this one is not tracked.
         self._outputs = AttentionOutputs(model, activation)
@@ -56,7 +57,7 @@ class Served(tf.Module):
         colors = matplotlib.colormaps[COLORMAP](np.arange(256))[:, :3]
         self._colors = tf.constant(255 * colors, tf.float32)
 
-    def signatures(self) -> dict[str, Any]:
+    def signatures(self) -> dict[str, Answering]:
         """Traces the signatures; returns them by their names."""
         pixels = [None, None, None, self._channels]
         return {
@@ -115,7 +116,9 @@ class Served(tf.Module):
         places = tf.where(errors[:, None] == "", places, _NO_CLASS)
         answers |= {
             "attention_map": _blank(maps, errors),
-            "top_classes": tf.gather(self._names, places % self._all),
+            "top_classes": tf.gather(
+                self._names, places % self._names.shape[0]
+            ),
             "top_probabilities": values,
             "overlay_bytes": _pictures.overlays(
                 pictures.canvases, maps, self._colors, OPACITY
@@ -125,16 +128,13 @@ class Served(tf.Module):
             answers["importance"] = _blank(shown["importance"], errors)
         return answers
 
-    @property
-    def _all(self):
-        return len(self._names)
-
-    def _traced(self, function, spec):
+    def _traced(self, function: Answering, spec: tf.TensorSpec) -> Answering:
         # Nothing branches on tensors, so autograph would only cost seconds.
         traced = tf.function(function, input_signature=[spec], autograph=False)
-        return traced.get_concrete_function()
+        concrete: Answering = traced.get_concrete_function()
+        return concrete
 
-    def _resized(self, images):
+    def _resized(self, images: tf.Tensor) -> tf.Tensor:
         """Brings images of any size to that of the classifier."""
         images = tf.cast(images, tf.float32)
         if tuple(images.shape[1:3]) != self._size:
@@ -143,24 +143,26 @@ class Served(tf.Module):
             )
         return images
 
-    def _classes(self, probabilities, errors):
+    def _classes(
+        self, probabilities: tf.Tensor, errors: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         good = errors == ""
         index = tf.argmax(probabilities, axis=-1, output_type=tf.int64)
         index = tf.where(good, index, _NO_CLASS)
         return {
             "probabilities": _blank(probabilities, errors),
             "class_index": index,
-            "class_name": tf.gather(self._names, index % self._all),
+            "class_name": tf.gather(self._names, index % self._names.shape[0]),
             "error": errors,
         }
 
-    def _few_enough(self, name, number):
+    def _few_enough(self, name: str, number: tf.Tensor) -> tf.Operation:
         """Refuses a batch of more images than are to be held in memory."""
         most = self._limits.images
         words = f"Input `{name}` must hold at most {most} images. Received:"
         return tf.debugging.Assert(number <= most, [words, number])
 
-    def _checked(self, images):
+    def _checked(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Refuses a batch of a wrong shape; finds images that hold nonsense."""
         shape = tf.shape(_hidden(images))
         expected = (
@@ -217,12 +219,12 @@ def value_range_of(model: keras.Model) -> tuple[float, float]:
     return 0.0, 255.0
 
 
-def _blank(values, errors):
+def _blank(values: tf.Tensor, errors: tf.Tensor) -> tf.Tensor:
     """Sets to 0 what belongs to a picture that could not be read."""
     good = tf.reshape(errors == "", [-1] + [1] * (values.shape.rank - 1))
     return tf.where(good, values, 0.0)
 
 
-def _hidden(tensor):
+def _hidden(tensor: tf.Tensor) -> tf.Tensor:
     """Forgets the shape that was declared, which a server may not check."""
     return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None)

@@ -3,7 +3,6 @@
 import io
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,9 @@ from keras_lficam.serving.client import (
     UnreachableError,
     printable,
 )
+
+# What a signature answers, by the names of its outputs.
+Answers = dict[str, np.ndarray]
 
 _CLOSE = 1e-4
 _SIDE = 96
@@ -51,10 +53,12 @@ def check(
     return _checked(client, saved_model)
 
 
-def _checked(client, saved_model):
+def _checked(
+    client: Client, saved_model: pathlib.Path | None
+) -> Iterator[tuple[str, str]]:
     picture = _picture()
     images = picture[np.newaxis].astype("float32")
-    questions: list[tuple[str, Callable[[], Any]]] = [
+    questions: list[tuple[str, Callable[[], None]]] = [
         ("The model is served", lambda: _served(client)),
         ("Images are answered with class and map", lambda: _images(client)),
         (
@@ -107,18 +111,18 @@ class _FaultError(Exception):
     """What is wrong with an answer."""
 
 
-def _expect(condition, fault):
+def _expect(condition: object, fault: object) -> None:
     """Unlike `assert` it is there under `python -O`, too."""
     if not condition:
         raise _FaultError(fault)
 
 
-def _served(client):
+def _served(client: Client) -> None:
     state = client.status()
     _expect(state == "AVAILABLE", f"its state is {state}")
 
 
-def _images(client):
+def _images(client: Client) -> None:
     images = np.stack([_picture(), _picture()[::-1]]).astype("float32")
     answer = client.predict({"images": images})
     _expect(not any(answer["error"]), answer["error"])
@@ -135,7 +139,7 @@ def _images(client):
     _expect(maps.max() <= 1 + _CLOSE, "a map is above 1")
 
 
-def _png(client):
+def _png(client: Client) -> None:
     import PIL.Image
 
     content = _encoded()
@@ -151,7 +155,7 @@ def _png(client):
     )
 
 
-def _damaged(client):
+def _damaged(client: Client) -> None:
     good = _encoded()
     files = [good, good[: len(good) // 2], b"no picture", good]
     answer = client.predict({"image_bytes": files}, "encoded_images")
@@ -171,7 +175,7 @@ def _damaged(client):
     )
 
 
-def _wrong_shape(client):
+def _wrong_shape(client: Client) -> None:
     said = ""
     try:
         client.predict({"images": np.zeros((1, 8, 8, 1), "float32")})
@@ -181,7 +185,7 @@ def _wrong_shape(client):
     _expect("must have shape" in said, f"it says: {said}")
 
 
-def _local(client, saved_model):
+def _local(client: Client, saved_model: pathlib.Path) -> None:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(saved_model))
@@ -192,7 +196,7 @@ def _local(client, saved_model):
         _close({name: np.asarray(here[name])}, there, name)
 
 
-def _alike(first, second):
+def _alike(first: Answers, second: Answers) -> None:
     for name in first.keys() & second.keys() - {"error", "class_name"}:
         _close(first, second, name)
     _expect(
@@ -201,12 +205,12 @@ def _alike(first, second):
     )
 
 
-def _close(first, second, name):
+def _close(first: Answers, second: Answers, name: str) -> None:
     difference = np.abs(first[name] - second[name]).max()
     _expect(difference < _CLOSE, f"{name} differs by {difference:.1e}")
 
 
-def _picture():
+def _picture() -> np.ndarray:
     """A picture that needs no file, `(96, 96, 3)`."""
     rows, columns = np.mgrid[0:_SIDE, 0:_SIDE]
     disk = (rows - 40) ** 2 + (columns - 60) ** 2 < 400
@@ -214,7 +218,7 @@ def _picture():
     return np.stack(channels, axis=-1).astype("uint8")
 
 
-def _encoded():
+def _encoded() -> bytes:
     import PIL.Image
 
     content = io.BytesIO()

@@ -14,11 +14,16 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from tensorflow.core.framework.tensor_pb2 import TensorProto
+
+# Numbers, or the bytes of files.
+_Input = np.ndarray | Sequence[bytes]
 # Seconds, a day, beyond which threads cannot wait.
 _LONGEST_TIMEOUT = 86_400
 # Letters of what a server said that an error repeats.
@@ -121,7 +126,7 @@ class Client:
         timeout: float = 30.0,
         *,
         max_bytes: int = 250_000_000,
-    ):
+    ) -> None:
         _check_text("url", url)
         _check_text("model", model)
         if not model:
@@ -177,7 +182,7 @@ class Client:
         answer = self._grpc(stub.GetModelStatus, request)
         with self._understanding():
             newest = answer.model_version_status[0]
-            return status.ModelVersionStatus.State.Name(newest.state)
+            return str(status.ModelVersionStatus.State.Name(newest.state))
 
     def predict(
         self, inputs: Mapping[str, Any], signature: str = "serving_default"
@@ -197,12 +202,14 @@ class Client:
             ValueError: If there are no inputs.
         """
         _check_text("signature", signature)
-        inputs = _checked_inputs(inputs)
+        checked = _checked_inputs(inputs)
         if self._by_grpc:
-            return self._predict_by_grpc(inputs, signature)
+            return self._predict_by_grpc(checked, signature)
         body = {
             "signature_name": signature,
-            "inputs": {name: _to_json(value) for name, value in inputs.items()},
+            "inputs": {
+                name: _to_json(value) for name, value in checked.items()
+            },
         }
         answer = self._rest("POST", ":predict", body)
         with self._understanding():
@@ -245,15 +252,13 @@ class Client:
             return Answer("", name, float(chances.max()), overlay)
 
     def close(self) -> None:
-        """Closes the connection.
-
-        Returns:
-            Nothing.
-        """
+        """Closes the connection."""
         if self._channel is not None:
             self._channel.close()
 
-    def _predict_by_grpc(self, inputs, signature):
+    def _predict_by_grpc(
+        self, inputs: "Mapping[str, _Input]", signature: str
+    ) -> dict[str, np.ndarray]:
         import tensorflow as tf
         from tensorflow_serving.apis import (
             predict_pb2,
@@ -275,16 +280,17 @@ class Client:
                 for name, value in answer.outputs.items()
             }
 
-    def _array_of(self, value):
+    def _array_of(self, value: "TensorProto") -> np.ndarray:
         """Makes an array of a tensor; one number can stand for all of it."""
         import tensorflow as tf
 
         sides = [dim.size for dim in value.tensor_shape.dim]
         if min(sides, default=0) < 0 or math.prod(sides) > self.max_bytes:
             raise ValueError(f"a tensor of shape {sides}")
-        return tf.make_ndarray(value)
+        array: np.ndarray = tf.make_ndarray(value)
+        return array
 
-    def _grpc_channel(self):
+    def _grpc_channel(self) -> Any:
         import grpc
 
         if self._channel is None:
@@ -302,7 +308,7 @@ class Client:
                 self._channel = grpc.insecure_channel(target, options)
         return self._channel
 
-    def _grpc(self, call, request):
+    def _grpc(self, call: Callable[..., Any], request: Any) -> Any:
         import grpc
 
         try:
@@ -315,7 +321,7 @@ class Client:
                 raise self._too_late() from None
             raise self._refused(error.details()) from None
 
-    def _rest(self, method, what, body=None):
+    def _rest(self, method: str, what: str, body: object = None) -> Any:
         url = f"{self.url}/v1/models/{urllib.parse.quote(self.model)}{what}"
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, content, method=method)
@@ -334,18 +340,20 @@ class Client:
             raise self._refused(words)
         return answer
 
-    def _in_time(self, request):
+    def _in_time(self, request: urllib.request.Request) -> tuple[int, bytes]:
         """Sends a request; gives the status and the body of the answer.
 
         The time-out of a socket starts anew with each byte, and looking up a
         name has none. So another thread asks, and is left alone when the time
         is over.
         """
-        connections: list[Any] = []
-        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        connections: list[http.client.HTTPConnection] = []
+        answers: queue.SimpleQueue[tuple[int, bytes] | Exception] = (
+            queue.SimpleQueue()
+        )
         deadline = time.monotonic() + self.timeout
 
-        def ask():
+        def ask() -> None:
             try:
                 answers.put(self._asked(request, connections, deadline))
             except Exception as error:
@@ -353,7 +361,7 @@ class Client:
 
         threading.Thread(target=ask, daemon=True).start()
         try:
-            answer = answers.get(timeout=self.timeout)
+            answer: object = answers.get(timeout=self.timeout)
         except queue.Empty:
             answer = TimeoutError()
         finally:
@@ -376,11 +384,14 @@ class Client:
             raise self._not_reached(answer)
         return answer
 
-    def _asked(self, request, connections, deadline):
+    def _asked(
+        self,
+        request: urllib.request.Request,
+        connections: list[http.client.HTTPConnection],
+        deadline: float,
+    ) -> tuple[int, bytes]:
         opener = urllib.request.build_opener(
-            _NoRedirect,
-            _WatchedHTTP(connections),
-            _WatchedHTTPS(connections),
+            _NoRedirect, _Watched(connections)
         )
         try:
             response = opener.open(request, timeout=self.timeout)
@@ -394,7 +405,8 @@ class Client:
                 if size > self.max_bytes:
                     raise ServerError(
                         f"{self.url}: the answer has more than "
-                        f"{self.max_bytes:,} bytes. Send fewer pictures."
+                        f"{self.max_bytes:,} bytes. To fix this: send fewer "
+                        "pictures."
                     )
                 if time.monotonic() > deadline:
                     raise TimeoutError
@@ -404,7 +416,7 @@ class Client:
         return response.status, b"".join(parts)
 
     @contextlib.contextmanager
-    def _understanding(self):
+    def _understanding(self) -> Iterator[None]:
         """Names an answer that lacks what TF Serving's has."""
         try:
             yield
@@ -415,26 +427,26 @@ class Client:
             words = f"{type(error).__name__}: {error}"
             raise self._strange(words) from None
 
-    def _strange(self, words):
+    def _strange(self, words: str) -> ServerError:
         return ServerError(
             f"{self.url}: the answer is not that of TF Serving: "
             f"{_one_line(words)}"
         )
 
-    def _not_reached(self, reason):
+    def _not_reached(self, reason: object) -> UnreachableError:
         return UnreachableError(
             f"{self.url}: no server could be reached ({_one_line(reason)}). "
-            "Is it started, and are host and port right? REST is usually at "
-            "8501, gRPC at 8500."
+            "To fix this: start it, and check host and port; REST is usually "
+            "at 8501, gRPC at 8500."
         )
 
-    def _too_late(self):
+    def _too_late(self) -> ServerError:
         return ServerError(
-            f"{self.url}: no answer within {self.timeout:g} seconds. Give it "
-            "more time, or fewer or smaller pictures."
+            f"{self.url}: no answer within {self.timeout:g} seconds. To "
+            "fix this: give it more time, or fewer or smaller pictures."
         )
 
-    def _refused(self, words):
+    def _refused(self, words: object) -> ServerError:
         # TensorFlow says on further lines where in a graph it failed.
         words = _one_line(str(words).split("[[{{")[0])
         return ServerError(f"{self.url}, model {self.model!r}: {words}")
@@ -446,42 +458,32 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     TF Serving gives none, and a picture goes nowhere else.
     """
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(self, *arguments: object) -> None:
         return None
 
 
-class _WatchedHTTP(urllib.request.HTTPHandler):
+class _Watched(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
     """Keeps connections, so that another thread can end them."""
 
-    def __init__(self, connections):
+    def __init__(self, connections: list[http.client.HTTPConnection]) -> None:
         super().__init__()
         self.connections = connections
 
-    def http_open(self, req):
-        return self.do_open(_kept(http.client.HTTPConnection, self), req)
+    def do_open(
+        self,
+        http_class: Callable[..., http.client.HTTPConnection],
+        req: urllib.request.Request,
+        **http_conn_args: Any,
+    ) -> http.client.HTTPResponse:
+        def kept(*arguments: Any, **options: Any) -> http.client.HTTPConnection:
+            connection = http_class(*arguments, **options)
+            self.connections.append(connection)
+            return connection
+
+        return super().do_open(kept, req, **http_conn_args)
 
 
-class _WatchedHTTPS(urllib.request.HTTPSHandler):
-    """The same with encryption."""
-
-    def __init__(self, connections):
-        super().__init__()
-        self.connections = connections
-
-    def https_open(self, req):
-        return self.do_open(_kept(http.client.HTTPSConnection, self), req)
-
-
-def _kept(kind, handler):
-    def make(*arguments, **options):
-        connection = kind(*arguments, **options)
-        handler.connections.append(connection)
-        return connection
-
-    return make
-
-
-def _hang_up(connection):
+def _hang_up(connection: http.client.HTTPConnection) -> None:
     """Wakes what waits for a connection, in whatever state it is."""
     if connection.sock is not None:
         with contextlib.suppress(OSError):
@@ -489,7 +491,7 @@ def _hang_up(connection):
 
 
 # Not those of `keras_lficam._checks`, which import Keras: a client needs none.
-def _check_text(name, value):
+def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(
             f"Argument `{name}` must be a string. Received: "
@@ -497,7 +499,7 @@ def _check_text(name, value):
         )
 
 
-def _check_timeout(seconds):
+def _check_timeout(seconds: object) -> None:
     if (
         not isinstance(seconds, numbers.Real)
         or isinstance(seconds, bool)
@@ -509,7 +511,7 @@ def _check_timeout(seconds):
         )
 
 
-def _check_max_bytes(number):
+def _check_max_bytes(number: object) -> None:
     if (
         not isinstance(number, numbers.Integral)
         or isinstance(number, bool)
@@ -521,7 +523,7 @@ def _check_max_bytes(number):
         )
 
 
-def _checked_inputs(inputs):
+def _checked_inputs(inputs: Any) -> dict[str, _Input]:
     """Takes inputs as arrays of numbers, or lists of bytes."""
     if (
         not isinstance(inputs, Mapping)
@@ -537,7 +539,7 @@ def _checked_inputs(inputs):
     return {name: _checked_input(name, inputs[name]) for name in inputs}
 
 
-def _checked_input(name, value):
+def _checked_input(name: str, value: Any) -> _Input:
     if isinstance(value, (list, tuple)) or (
         isinstance(value, np.ndarray) and value.dtype.kind in "OS"
     ):
@@ -557,30 +559,30 @@ def _checked_input(name, value):
     return array
 
 
-def _one_line(words):
-    words = " ".join(str(words)[: 10 * _MOST_WORDS].split())
+def _one_line(said: object) -> str:
+    words = " ".join(str(said)[: 10 * _MOST_WORDS].split())
     if len(words) > _MOST_WORDS:
         words = f"{words[:_MOST_WORDS]}..."
     return printable(words)
 
 
-def _one(array):
+def _one(array: np.ndarray) -> bytes:
     """Takes the one string of an array as bytes."""
     if array.shape != (1,) or not isinstance(array[0], bytes):
         raise TypeError("it holds no text for the picture")
-    return array[0]
+    return bytes(array[0])
 
 
-def _text(array):
+def _text(array: np.ndarray) -> str:
     return printable(_one(array).decode())
 
 
-def _are_chances(values):
+def _are_chances(values: np.ndarray) -> bool:
     numbers = values.dtype.kind in "fiu" and values.size
     return bool(numbers) and bool(((values >= 0) & (values <= 1.0001)).all())
 
 
-def _check_png(content):
+def _check_png(content: bytes) -> None:
     """Raises an error, of any kind, unless it is a picture to be written."""
     import PIL.Image
 
@@ -588,18 +590,15 @@ def _check_png(content):
         picture.verify()
 
 
-def _to_json(value):
-    if isinstance(value, np.ndarray):
+def _to_json(value: _Input | bytes) -> Any:
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "OS":
         return value.tolist()
-    return [
-        {"b64": base64.b64encode(item).decode("ascii")}
-        if isinstance(item, bytes)
-        else item
-        for item in value
-    ]
+    return [_to_json(item) for item in value]
 
 
-def _from_json(value, is_bytes):
+def _from_json(value: Any, is_bytes: bool) -> np.ndarray:
     """Makes an array of nested lists of one kind of value."""
     if is_bytes:
         value = [base64.b64decode(item["b64"], validate=True) for item in value]

@@ -6,9 +6,11 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NoReturn
 
 import keras
+import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
@@ -52,7 +54,7 @@ class ExportError(RuntimeError):
         message: str,
         folder: pathlib.Path | None,
         failed: Mapping[str, Exception],
-    ):
+    ) -> None:
         super().__init__(message)
         self.folder = folder
         self.failed = dict(failed)
@@ -158,8 +160,8 @@ def export(
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             "`export` needs Keras on TensorFlow. Received: Keras on "
-            f"{keras.backend.backend()}. Way out: save the model, and load it "
-            "with KERAS_BACKEND=tensorflow."
+            f"{keras.backend.backend()}. To fix this: save the model, and load "
+            "it with KERAS_BACKEND=tensorflow."
         )
     path = path_of("path", path)
     check_integer("top", top, least=1)
@@ -182,7 +184,9 @@ def export(
     classes = classifier.num_classes
     names = _checked_names(class_names, classes)
     pixels = _value_range(model, value_range)
-    _check_formats(formats, calibration, (*size, model.inputs[0].shape[-1]))
+    shape = (*size, model.inputs[0].shape[-1])
+    _check_formats(formats)
+    samples = _samples(calibration, shape) if "litert_int8" in formats else None
     # The model's name is that of its folder, and the server's files go beside
     # it: of "." and "a/.." neither can be read off.
     if not path.name or ".." in path.parts:
@@ -196,7 +200,7 @@ def export(
     if folder.exists():
         raise FileExistsError(
             f"{folder}: this version is there already, and clients may use "
-            "it. Give another `version`, or None for the next."
+            "it. To fix this: give another `version`, or None for the next."
         )
     served_before = sorted(path.glob("[0-9]*/saved_model.pb"))
     if served_before and "saved_model" not in formats:
@@ -204,15 +208,15 @@ def export(
             "Argument `formats` must hold 'saved_model' where a version is "
             "served already, for TF Serving would try to load the new one. "
             f"Received: formats={list(formats)} beside {served_before[-1]}. "
-            "Add 'saved_model', or give another `path`."
+            "To fix this: add 'saved_model', or give another `path`."
         )
     path.mkdir(parents=True, exist_ok=True)
 
     @functools.cache
-    def numeric():
+    def numeric() -> keras.Model:
         return _formats.numeric_model(model, size, activation)
 
-    def write(name, place):
+    def write(name: str, place: pathlib.Path) -> None:
         if name == "saved_model":
             served = Served(
                 model,
@@ -226,10 +230,9 @@ def export(
             )
             signatures = served.signatures()
             tf.saved_model.save(served, str(place), signatures=signatures)
-            shape = (*size, model.inputs[0].shape[-1])
             _server_files.write_warmup(place, path.name, shape, pixels)
             return
-        _formats.WRITERS[name](numeric(), place, calibration)
+        _formats.WRITERS[name](numeric(), place, samples)
 
     with whole_folder(folder) as partial:
         failed = _write_each(formats, write, partial)
@@ -257,9 +260,13 @@ def export(
     return folder
 
 
-def _write_each(formats, write, folder):
+def _write_each(
+    formats: Iterable[str],
+    write: Callable[[str, pathlib.Path], None],
+    folder: pathlib.Path,
+) -> dict[str, Exception]:
     """Writes formats to a folder; gives the errors of those that failed."""
-    failed = {}
+    failed: dict[str, Exception] = {}
     for name in dict.fromkeys(formats):
         place = folder / f".{name}"
         place.mkdir()
@@ -274,7 +281,11 @@ def _write_each(formats, write, folder):
     return failed
 
 
-def _raise_failed(failed, folder, written):
+def _raise_failed(
+    failed: Mapping[str, Exception],
+    folder: pathlib.Path | None,
+    written: Sequence[str],
+) -> NoReturn:
     """Says which formats failed, each in one line, and which did not."""
     for error in failed.values():
         if not written and isinstance(error, OSError):
@@ -300,14 +311,14 @@ def _raise_failed(failed, folder, written):
     ) from None
 
 
-def _one_line(error):
+def _one_line(error: object) -> str:
     """The start of a message; that of a converter can hold 100 kB of code."""
     words = next((line for line in str(error).split("\n") if line.strip()), "")
     words = " ".join(words[:1000].split())
     return f"{words[:300]}..." if len(words) > 300 else words
 
 
-def _checked_names(names, classes):
+def _checked_names(names: Sequence[str] | None, classes: int) -> list[str]:
     if names is None:
         return [str(number) for number in range(classes)]
     check_names("class_names", names)
@@ -323,28 +334,33 @@ def _checked_names(names, classes):
     return list(names)
 
 
-def _image_size(model, asked):
-    given = tuple(model.input_shape[1:3])
+def _image_size(
+    model: keras.Model, asked: tuple[int, int] | None
+) -> tuple[int, int]:
+    height, width = model.input_shape[1:3]
+    given = height, width
     if asked is not None:
         check_size("image_size", asked)
-        asked = tuple(map(int, asked))
+        asked = int(asked[0]), int(asked[1])
     if None in given:
         if asked is None:
             raise ValueError(
                 "Argument `image_size` must be given for a model that takes "
                 f"images of any size, as {model.name!r} does. Received: None. "
-                "Way out: image_size=(224, 224)."
+                "To fix this: image_size=(224, 224)."
             )
         return asked
     if asked is not None and asked != given:
         raise ValueError(
             f"Argument `image_size` must be that of the model, {given}. "
-            f"Received: image_size={asked!r}. Leave it out."
+            f"Received: image_size={asked!r}. To fix this: leave it out."
         )
     return given
 
 
-def _value_range(model, asked):
+def _value_range(
+    model: keras.Model, asked: tuple[float, float] | None
+) -> tuple[float, float]:
     if asked is None:
         asked = value_range_of(model)
     check_range("value_range", asked)
@@ -352,7 +368,7 @@ def _value_range(model, asked):
     return float(low), float(high)
 
 
-def _check_formats(formats, calibration, size):
+def _check_formats(formats: object) -> None:
     if (
         not isinstance(formats, (list, tuple))
         or not formats
@@ -365,23 +381,26 @@ def _check_formats(formats, calibration, size):
         )
     for name in formats:
         _formats.check(name)
-    if "litert_int8" not in formats:
-        return
-    shape = None
+
+
+def _samples(
+    calibration: npt.ArrayLike | None, shape: tuple[int, int, int]
+) -> np.ndarray:
+    images = None
     if calibration is not None:
         images = real_array("calibration", calibration)
-        shape = images.shape
-    if shape is None or len(shape) != 4 or shape[1:] != size or not shape[0]:
+    if images is None or images.shape[1:] != shape or not images.size:
         raise ValueError(
             "Argument `calibration` must hold images of shape (N, "
-            f"{size[0]}, {size[1]}, {size[2]}) for 'litert_int8', from which "
-            "the range of numbers in the model is found. Received shape: "
-            f"{shape}"
+            f"{shape[0]}, {shape[1]}, {shape[2]}) for 'litert_int8', from "
+            "which the range of numbers in the model is found. Received "
+            f"shape: {None if images is None else images.shape}"
         )
     check_finite("calibration", images, "pixels")
+    return images
 
 
-def _version(path, asked):
+def _version(path: pathlib.Path, asked: int | None) -> int:
     if asked is None:
         there = [
             int(folder.name)

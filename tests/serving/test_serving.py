@@ -915,7 +915,7 @@ def plain():
     ("name", "options", "message"),
     [
         ("plain", {}, "must have the layers 'attention_map' and 'predictions'"),
-        ("open_size", {}, "`image_size` must be given .* any size.*Way out"),
+        ("open_size", {}, "`image_size` must be given .* any size.*To fix"),
         ("open_size", {"image_size": (0, 3)}, r"image_size=\(0, 3\)"),
         ("open_size", {"image_size": (3,)}, r"image_size=\(3,\)"),
         ("small", {"image_size": (32, 32)}, r"that of the model, \(16, 16\)"),

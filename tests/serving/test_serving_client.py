@@ -106,6 +106,7 @@ def test_the_answers_are_those_of_keras(connect, images, expected):
         ({"images": images.astype("float32")}, "serving_default"),
         ({"images": images}, "uint8_images"),
         ({"image_bytes": files}, "encoded_images"),
+        ({"image_bytes": np.array(files, object)}, "encoded_images"),
     ]:
         answer = client.predict(inputs, signature)
         for name, value in zip(names, expected, strict=True):
