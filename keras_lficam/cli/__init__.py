@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(words)
     options.words = words
     try:
-        return options.run(options)
+        code: int = options.run(options)
+        return code
     except OSError as error:
         return _refused(options, _output.reason(error))
     except ValueError as error:
@@ -43,12 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _refused(options, reason):
+def _refused(options: argparse.Namespace, reason: object) -> int:
     print(f"keras-lficam {options.command}: {reason}", file=sys.stderr)
     return 2
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keras-lficam",
         description="Classifiers that show what they looked at.",

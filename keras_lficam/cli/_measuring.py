@@ -1,13 +1,21 @@
 """What `evaluate` and `compare` share: from a model's file to a table."""
 
-import contextlib
+import argparse
 import dataclasses
 import pathlib
 import shlex
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from keras_lficam.cli import _models
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_lficam.classifier import Classifier
+    from keras_lficam.comparison import Comparison
+    from keras_lficam.evaluation import Evaluation
 
 # By the names of their classes; the command knows them before Keras starts.
 EXPLAINERS = (
@@ -35,23 +43,16 @@ _LEGEND = {
 class Measured:
     """A model that was explained, what was planned and what was found."""
 
-    classifier: Any
-    planned: Any
+    classifier: "Classifier"
+    planned: "Comparison"
     class_names: list[str]
-    found: Any
+    found: "Evaluation"
 
 
-def measure(arguments, names):
-    """Runs explainers and metrics.
-
-    Args:
-        arguments: The options.
-        names: Names of the explainers. None for all that can explain the
-            model; a line says which are left out, and why.
-
-    Returns:
-        A `Measured`.
-    """
+def measure(
+    arguments: argparse.Namespace, names: Sequence[str] | None
+) -> Measured:
+    """Runs explainers, None for all that can explain the model, and metrics."""
     _models.check_file(arguments.model)
     if arguments.other is not None:
         _models.check_file(arguments.other)
@@ -69,7 +70,10 @@ def measure(arguments, names):
         "is not on this disk yet is made or downloaded first",
         flush=True,
     )
-    source = _source(arguments)
+    bits = arguments.bits
+    if pathlib.Path(arguments.data).is_dir():
+        bits = _models.bits(arguments.model, bits)
+    source = _models.source(arguments.data, bits)
     planned = comparison.plan(
         model,
         source,
@@ -91,7 +95,12 @@ def measure(arguments, names):
     return Measured(classifier, planned, source.class_names, found)
 
 
-def write_tables(measured, arguments, partial, name):
+def write_tables(
+    measured: Measured,
+    arguments: argparse.Namespace,
+    partial: pathlib.Path,
+    name: str,
+) -> None:
     """Writes `name.csv`, `name.md` and a line for each image."""
     found = measured.found
     found.to_csv(partial / f"{name}.csv")
@@ -111,9 +120,10 @@ def write_tables(measured, arguments, partial, name):
     (partial / f"{name}.md").write_text(text, encoding="utf-8")
 
 
-def accuracy(measured):
+def accuracy(measured: Measured) -> str:
     """Words how often the model is right on the pictures."""
     found = measured.found
+    assert found.classes is not None  # They are those of the plan.
     right = (found.classes == found.labels).mean()
     return (
         f"The model is right on {right:.1%} of the {len(found.labels)} "
@@ -121,7 +131,7 @@ def accuracy(measured):
     )
 
 
-def _other(arguments):
+def _other(arguments: argparse.Namespace) -> "keras.Model | None":
     """Loads the other model, which may end with an activation of its own."""
     from keras_lficam.classifier import Classifier
 
@@ -135,23 +145,7 @@ def _other(arguments):
     return loaded
 
 
-def _source(arguments):
-    import tensorflow_datasets as tfds
-
-    from keras_lficam import data
-
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    bits = arguments.bits
-    if pathlib.Path(arguments.data).is_dir():
-        bits = _models.bits(arguments.model, bits)
-    source = data.source(arguments.data, bits=bits)
-    with contextlib.redirect_stdout(None):  # The words of TFDS.
-        assert source.class_names
-    return source
-
-
-def _say_classes(chosen, split):
+def _say_classes(chosen: Any, split: str) -> None:
     """Says how many pictures of each class there are, and warns of none."""
     counts = chosen.counts
     shown = [f"{name}: {counts[name]}" for name in list(counts)[:_SHOWN]]

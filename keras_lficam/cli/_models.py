@@ -1,5 +1,6 @@
-"""Starts Keras, and loads models."""
+"""Starts Keras, and loads models and data sets."""
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -9,13 +10,21 @@ import pathlib
 import re
 import sys
 import tempfile
+import types
 import zipfile
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from keras_lficam import _labels
 
+if TYPE_CHECKING:
+    import keras
 
-def start_keras():
+    from keras_lficam.classifier import Classifier
+    from keras_lficam.data import Source
+
+
+def start_keras() -> None:
     """Imports Keras without the lines that TensorFlow logs at its start."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow leaves oneDNN off on processors without AVX-512, as many of
@@ -43,18 +52,15 @@ def start_keras():
         os.close(screen)
 
 
-def _is_news(record):
+def _is_news(record: logging.LogRecord) -> bool:
     """Whether a line of the log is none of TFDS about its own code."""
     return not record.getMessage().startswith("`FeatureConnector.dtype` is dep")
 
 
-def load_model(path, imports=()):
-    """Loads a model, or says in one line why that cannot be.
-
-    Args:
-        path: The file.
-        imports: Modules and files that define what is not Keras's in it.
-    """
+def load_model(
+    path: pathlib.Path, imports: Sequence[str] = ()
+) -> "keras.Model":
+    """Loads a model, or says in one line why that cannot be."""
     import keras
 
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
@@ -70,7 +76,7 @@ def load_model(path, imports=()):
         raise ValueError(f"{path}: {_reason(path, error)}") from None
 
 
-def _imported(name):
+def _imported(name: str) -> types.ModuleType:
     """Imports a module by its name, from the working folder too, or a file."""
     try:
         if not name.endswith(".py"):
@@ -93,7 +99,7 @@ def _imported(name):
     return module
 
 
-def _defined_by(module):
+def _defined_by(module: types.ModuleType) -> dict[str, Any]:
     """Classes and functions of a module, also if they are not registered."""
     return {
         name: thing
@@ -103,7 +109,7 @@ def _defined_by(module):
     }
 
 
-def _reason(path, error):
+def _reason(path: pathlib.Path, error: Exception) -> str:
     """Says why Keras did not load a file."""
     version = _version_of_keras(path)
     if version is not None and int(version.split(".")[0]) < 3:
@@ -126,42 +132,35 @@ def _reason(path, error):
     return f"this is no model that Keras can load. {_first_line(text)}"
 
 
-def _version_of_keras(path):
+def _version_of_keras(path: pathlib.Path) -> str | None:
     """The version of Keras that wrote a file; None if it does not say."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 about = json.loads(archive.read("metadata.json"))
-            return about["keras_version"]
+            return str(about["keras_version"])
         import h5py
 
         with h5py.File(path, "r") as file:
-            return file.attrs["keras_version"]
+            return str(file.attrs["keras_version"])
     except Exception:  # It is no model, as the caller found.
         return None
 
 
-def _first_line(error):
+def _first_line(error: object) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def check_file(path):
+def check_file(path: pathlib.Path) -> None:
     """Refuses the name of a model that is not there."""
     if not os.path.isfile(path):  # Also where the name is too long.
         raise ValueError(f"{path}: there is no such model file")
 
 
-def classifier_of(model, path, activation=None):
-    """Looks through a model, or says in one line why that cannot be.
-
-    Args:
-        model: The model.
-        path: Its file.
-        activation: The option --activation.
-
-    Returns:
-        A `classifier.Classifier` whose probabilities are known.
-    """
+def classifier_of(
+    model: "keras.Model", path: pathlib.Path, activation: str | None = None
+) -> "Classifier":
+    """Finds out how a model gives probabilities, or says what is missing."""
     from keras_lficam.classifier import Classifier
 
     try:
@@ -178,19 +177,19 @@ def classifier_of(model, path, activation=None):
             "probabilities"
         )
         raise ValueError(
-            f"{path}: this model gives {classifier.gives or 'scores'}; say "
-            f"what makes probabilities of them, with {ways}"
+            f"{path}: this model gives {classifier.gives or 'scores'}. To fix "
+            f"this: say what makes probabilities of them, with {ways}"
         )
     return classifier
 
 
-def _scores_of(model):
+def _scores_of(model: "keras.Model") -> "keras.KerasTensor":
     if len(model.outputs) == 1:
         return model.outputs[0]
     return model.output["predictions"]
 
 
-def view_of(model, path):
+def view_of(model: "keras.Model", path: pathlib.Path) -> "keras.Model":
     """Gives the view of a model that was loaded."""
     from keras_lficam.architectures import attention_view
 
@@ -198,8 +197,8 @@ def view_of(model, path):
         view = attention_view(model)
     except ValueError:
         raise ValueError(
-            f"{path}: this model has no heat map of its own; one made by "
-            "keras_lficam.build has"
+            f"{path}: this model has no heat map of its own. To fix this: make "
+            "one by keras_lficam.build"
         ) from None
     if len(view.inputs) != 1:
         raise ValueError(
@@ -211,7 +210,7 @@ def view_of(model, path):
     return view
 
 
-def class_names(path, view):
+def class_names(path: pathlib.Path, view: "keras.Model") -> list[str]:
     """Reads the names of the classes beside the model; numbers if none."""
     from keras_lficam.classifier import Classifier
 
@@ -228,13 +227,28 @@ def class_names(path, view):
     return names
 
 
-def bits(path, asked):
+def bits(path: pathlib.Path, asked: int | None) -> int | None:
     """Finds the bits of 16-bit pictures that a model was trained on."""
     run = path.with_name("run.json")
     if asked is not None or not run.is_file():
         return asked
     try:
         about = json.loads(run.read_text(encoding="utf-8"))
-        return about["data"].get("bits")
+        found: int | None = about["data"].get("bits")
+        return found
     except (AttributeError, KeyError, TypeError, ValueError):
         return None  # The file is of another program.
+
+
+def source(name: str, bits: int | None = None) -> "Source":
+    """Makes or downloads a data set; its bars go to the error stream."""
+    import tensorflow_datasets as tfds
+
+    from keras_lficam import data
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(None):  # The words of TFDS.
+        found = data.source(name, bits=bits)
+        assert found.class_names
+    return found

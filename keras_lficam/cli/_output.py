@@ -5,18 +5,25 @@ import contextlib
 import os
 import pathlib
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from keras_lficam._files import whole_folder
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Item = TypeVar("Item")
+
 
 @contextlib.contextmanager
-def new_folder(path):
+def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder to write to that becomes `path` when all went well."""
     path = _direct(path)
     if _is_there(path):
         raise ValueError(
-            f"{path} exists already and is left as it is; give another "
-            "folder with --output"
+            f"{path} exists already and is left as it is. To fix this: give "
+            "another folder with --output"
         )
     make_folder(path.parent)
     with contextlib.ExitStack() as stack:
@@ -27,11 +34,11 @@ def new_folder(path):
         try:
             yield partial
         except KeyboardInterrupt:
-            raise stopped(f"nothing was written to {path}") from None
+            raise KeyboardInterrupt(f"nothing was written to {path}") from None
 
 
 @contextlib.contextmanager
-def folder(path):
+def folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Makes a folder, and takes it away again if nothing is written to it."""
     path = _direct(path)
     made = [one for one in (path, *path.parents) if not _is_there(one)]
@@ -44,7 +51,7 @@ def folder(path):
                 one.rmdir()
 
 
-def make_folder(path):
+def make_folder(path: pathlib.Path) -> None:
     """Makes a folder, if it is not there yet."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -52,18 +59,15 @@ def make_folder(path):
         raise _cannot_be_made(path, error) from None
 
 
-def overlay_names(paths):
+def overlay_names(
+    paths: Sequence[pathlib.Path],
+) -> dict[pathlib.Path, pathlib.Path]:
     """Names the overlay of each picture file, so that no two are equal.
 
     It is `STEM_overlay.png`. Pictures of several folders keep these, below the
     deepest folder that has all of them. Pictures of one folder that differ in
-    their endings alone keep these, too: `1.jpg_overlay.png`.
-
-    Args:
-        paths: Paths of the pictures, none of them twice.
-
-    Returns:
-        Dictionary from each to a path relative to the output folder.
+    their endings alone keep these, too: `1.jpg_overlay.png`. No picture is
+    named twice, and its path is relative to the output folder.
     """
     places = {path: pathlib.Path(os.path.abspath(path)) for path in paths}
     root = os.path.commonpath([place.parent for place in places.values()])
@@ -84,27 +88,14 @@ def overlay_names(paths):
         stems |= whole_names
 
 
-def stopped(words):
-    """Makes the exception of a command that is stopped by Ctrl-C.
-
-    Args:
-        words: What was written before.
-    """
-    return KeyboardInterrupt(words)
-
-
-def reason(error):
-    """Words an `OSError` in a line, which begins with the path if it has one.
-
-    Args:
-        error: The exception.
-    """
+def reason(error: OSError) -> str:
+    """Words an error in a line, which begins with the path if it has one."""
     if error.filename is None or error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror.lower()}"
 
 
-def show(*things):
+def show(*things: object) -> None:
     """Prints, and tables as wide as the terminal is; 80 columns in a file."""
     from rich.console import Console
 
@@ -112,7 +103,7 @@ def show(*things):
     Console(markup=False, highlight=False, emoji=False).print(*things, sep="\n")
 
 
-def figures(rows):
+def figures(rows: Iterable[tuple[str, float, str]]) -> "Table":
     """Makes a table of what was measured: a label, a share and a remark."""
     from rich.table import Table
 
@@ -120,28 +111,29 @@ def figures(rows):
     table.add_column()
     table.add_column(justify="right", no_wrap=True)
     table.add_column()
-    for label, share, *remark in rows:
-        table.add_row(label, f"{share:.1%}", *remark)
+    for label, share, remark in rows:
+        table.add_row(label, f"{share:.1%}", remark)
     return table
 
 
-def progress(items, unit):
+def progress(items: Iterable[Item], unit: str) -> Iterable[Item]:
     """Shows a bar of progress on a screen, and nothing in a log."""
     import tqdm
 
-    return tqdm.tqdm(
+    bar: Iterable[Item] = tqdm.tqdm(
         items, unit=unit, leave=False, disable=not sys.stderr.isatty()
     )
+    return bar
 
 
-def _direct(path):
+def _direct(path: pathlib.Path) -> pathlib.Path:
     """A path without "..", which could lead through a folder to be made."""
     if ".." not in path.parts:
         return path
     return pathlib.Path(os.path.abspath(path))
 
 
-def _is_there(path):
+def _is_there(path: pathlib.Path) -> bool:
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -151,8 +143,8 @@ def _is_there(path):
     return True
 
 
-def _cannot_be_made(path, error):
+def _cannot_be_made(path: pathlib.Path, error: OSError) -> ValueError:
     return ValueError(
-        f"{path}: the folder cannot be made ({error.strerror}); give another "
-        "one with --output"
+        f"{path}: the folder cannot be made ({error.strerror}). To fix this: "
+        "give another one with --output"
     )

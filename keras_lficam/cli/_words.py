@@ -1,13 +1,20 @@
 """Words that several commands take."""
 
 import argparse
+import math
 import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # The class takes no parameter at run time.
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-def whole_number(lowest, highest):
+def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
     """Makes a type of argument: a whole number in a range."""
 
-    def parse(text):
+    def parse(text: str) -> int:
         number = int(text) if text.lstrip("-").isdecimal() else None
         if number is None or not lowest <= number <= highest:
             raise argparse.ArgumentTypeError(
@@ -19,19 +26,17 @@ def whole_number(lowest, highest):
     return parse
 
 
-def number(lowest, highest, *, above=False):
+def number(
+    lowest: float, highest: float, *, above: bool = False
+) -> Callable[[str], float]:
     """Makes a type of argument: a number in a range."""
 
-    def parse(text):
+    def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            value = None
-        if (
-            value is None
-            or not lowest <= value <= highest
-            or (above and value == lowest)
-        ):
+            value = math.nan
+        if not lowest <= value <= highest or (above and value == lowest):
             word = "above" if above else "from"
             raise argparse.ArgumentTypeError(
                 f"must be a number {word} {lowest} to {highest}, is {text!r}"
@@ -41,7 +46,7 @@ def number(lowest, highest, *, above=False):
     return parse
 
 
-def add_import_option(parser):
+def add_import_option(parser: argparse.ArgumentParser) -> None:
     """Adds the option of the commands that load a model."""
     parser.add_argument(
         "--import",
@@ -55,7 +60,7 @@ def add_import_option(parser):
     )
 
 
-def add_activation_option(parser):
+def add_activation_option(parser: argparse.ArgumentParser) -> None:
     """Adds the option of the commands that need probabilities."""
     parser.add_argument(
         "--activation",
@@ -68,7 +73,7 @@ def add_activation_option(parser):
 SERVERS = "http://HOST:8501 for REST, grpc://HOST:8500 for gRPC"
 
 
-def add_server_options(parser):
+def add_server_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the commands that ask a server."""
     parser.add_argument(
         "--model", required=True, metavar="NAME", help="name of the model"
@@ -82,7 +87,7 @@ def add_server_options(parser):
     )
 
 
-def add_bits_option(parser, default):
+def add_bits_option(parser: argparse._ActionsContainer, default: str) -> None:
     """Adds the option of the commands that read pictures."""
     parser.add_argument(
         "--bits",
@@ -93,7 +98,7 @@ def add_bits_option(parser, default):
     )
 
 
-def add_measuring_options(parser):
+def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the commands that measure explainers."""
     parser.add_argument(
         "model",

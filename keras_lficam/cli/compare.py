@@ -1,14 +1,19 @@
 """`keras-lficam compare`: explainers against each other, on one model."""
 
 import argparse
+import pathlib
+from typing import TYPE_CHECKING, Any
 
 from keras_lficam.cli import _measuring, _output, _words
+
+if TYPE_CHECKING:
+    from keras_lficam.evaluation import Evaluation
 
 # Pictures in the grid.
 _SHOWN = 6
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(commands: "_words.Commands") -> None:
     """Adds the command to the parser."""
     compare = commands.add_parser(
         "compare",
@@ -33,10 +38,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     with _output.new_folder(arguments.output) as partial:
-        measured = _measuring.measure(
-            arguments,
-            arguments.explainers,
-        )
+        measured = _measuring.measure(arguments, arguments.explainers)
         _measuring.write_tables(measured, arguments, partial, "comparison")
         _write_grid(measured, partial / "grid.png")
         _write_plot(measured.found, partial / "quality_against_time.png")
@@ -54,14 +56,15 @@ Written to {arguments.output}:
     return 0
 
 
-def _write_grid(measured, partial):
+def _write_grid(measured: _measuring.Measured, partial: pathlib.Path) -> None:
     """Draws the first pictures and what every explainer says of them."""
     import keras
     import numpy as np
 
     from keras_lficam import metrics, visualization
 
-    rows = measured.planned.batches.unbatch().take(_SHOWN).as_numpy_iterator()
+    batches: Any = measured.planned.batches  # They are a tf.data.Dataset.
+    rows = batches.unbatch().take(_SHOWN).as_numpy_iterator()
     images, labels, *masks = map(np.stack, zip(*rows, strict=True))
     scores = measured.classifier.probabilities(images.astype("float32"))
     predictions = keras.ops.convert_to_numpy(scores)
@@ -79,7 +82,7 @@ def _write_grid(measured, partial):
     ).savefig(partial, dpi=130)
 
 
-def _write_plot(found, partial):
+def _write_plot(found: "Evaluation", partial: pathlib.Path) -> None:
     from keras_lficam import visualization
 
     quality: dict[str, dict[str, tuple[float, float, float]]] = {}

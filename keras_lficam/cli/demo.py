@@ -1,19 +1,26 @@
 """`keras-lficam demo`: trains a small classifier and tests its heat maps."""
 
 import argparse
-import contextlib
 import json
 import pathlib
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from keras_lficam.cli import _models, _output
+from keras_lficam.cli import _models, _output, _words
 from keras_lficam.cli._words import whole_number
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from keras_lficam.training import Recipe
 
 _EPOCHS = 5
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(commands: "_words.Commands") -> None:
     """Adds the command to the parser."""
     demo = commands.add_parser(
         "demo",
@@ -55,7 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
         from keras_lficam import training
 
         keras.utils.set_random_seed(arguments.seed)
-        source = _demo_data()
+        print(
+            "2/4  Reading digits_in_photos (the first time it is made, in a "
+            "minute)",
+            flush=True,
+        )
+        source = _models.source("digits_in_photos")
         model = _demo_model()
         print(
             f"3/4  Training ResNet-8 with LFI-CAM, {model.count_params():,} "
@@ -92,25 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _demo_data():
-    """Opens the data set, which is made the first time."""
-    import tensorflow_datasets
-
-    from keras_lficam import data
-
-    name = "digits_in_photos"
-    print(
-        f"2/4  Reading {name} (the first time it is made, in a minute)",
-        flush=True,
-    )
-    if not sys.stderr.isatty():
-        tensorflow_datasets.disable_progress_bar()
-    # The bars of TFDS go to the error stream; its words are not for here.
-    with contextlib.redirect_stdout(None):
-        return data.source(name)
-
-
-def _demo_model():
+def _demo_model() -> "keras.Model":
     import keras_lficam
     from keras_lficam.backbones import cifar
 
@@ -119,7 +113,7 @@ def _demo_model():
     return keras_lficam.build(backbone, 10, input_shape=(64, 64, 3))
 
 
-def _recipe(epochs):
+def _recipe(epochs: int) -> "Recipe":
     from keras_lficam.training import Recipe
 
     return Recipe(
@@ -133,16 +127,10 @@ def _recipe(epochs):
     )
 
 
-def answers_of(model, test):
-    """Collects what a model says to a test set, and what is true.
-
-    Args:
-        model: Model that has an `attention_view`.
-        test: Batches of images, labels and masks.
-
-    Returns:
-        Dictionary of arrays: images, labels, boxes, probabilities and maps.
-    """
+def answers_of(
+    model: "keras.Model", test: "Iterable[Sequence[np.ndarray]]"
+) -> "dict[str, np.ndarray]":
+    """Collects what a model says to images, labels and masks in batches."""
     import numpy as np
 
     from keras_lficam import metrics
@@ -167,15 +155,8 @@ def answers_of(model, test):
     }
 
 
-def metrics_of(answers):
-    """Says how good the answers are.
-
-    Args:
-        answers: As `answers_of` gives them.
-
-    Returns:
-        Means over the pictures, rounded to four places.
-    """
+def metrics_of(answers: "Mapping[str, np.ndarray]") -> dict[str, float]:
+    """Averages metrics over what `answers_of` gives, to four places."""
     from keras_lficam import metrics
 
     maps, boxes = answers["maps"], answers["boxes"]
@@ -190,7 +171,11 @@ def metrics_of(answers):
     }
 
 
-def _write_pictures(answers, names, partial):
+def _write_pictures(
+    answers: "Mapping[str, np.ndarray]",
+    names: Sequence[str],
+    partial: pathlib.Path,
+) -> None:
     """Writes the gallery, and some test pictures to try `explain` on."""
     import numpy as np
     import PIL.Image
@@ -217,7 +202,7 @@ def _write_pictures(answers, names, partial):
         PIL.Image.fromarray(images[index]).save(partial / "pictures" / name)
 
 
-def _print_summary(metrics, folder):
+def _print_summary(metrics: Mapping[str, Any], folder: pathlib.Path) -> None:
     count = metrics["test_pictures"]
     ratio = metrics["energy_in_box"] / metrics["mean_box_area"]
     print(
@@ -226,10 +211,11 @@ def _print_summary(metrics, folder):
     _output.show(
         _output.figures(
             [
-                ("accuracy", metrics["accuracy"]),
+                ("accuracy", metrics["accuracy"], ""),
                 (
                     "brightest point inside the digit's box",
                     metrics["pointing_game"],
+                    "",
                 ),
                 (
                     "heat inside the box",

@@ -5,7 +5,7 @@ import argparse
 from keras_lficam.cli import _measuring, _output, _words
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(commands: "_words.Commands") -> None:
     """Adds the command to the parser."""
     evaluate = commands.add_parser(
         "evaluate",

@@ -4,10 +4,18 @@ import argparse
 import os
 import pathlib
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from keras_lficam import pretrained
 from keras_lficam._files import whole
 from keras_lficam.cli import _models, _output, _words
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+
+    from keras_lficam.explanation import AttentionOutputs
 
 _OVERLAY_SIDE = 512
 # Longest side that a model which takes pictures of any size is given.
@@ -20,7 +28,7 @@ _SHIPPED = (
 )
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(commands: "_words.Commands") -> None:
     """Adds the command to the parser."""
     explain = commands.add_parser(
         "explain",
@@ -70,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             for done in _explained(arguments, model, overlays, folder):
                 written += done
         except KeyboardInterrupt:
-            raise _output.stopped(
+            raise KeyboardInterrupt(
                 f"{written} of {len(images)} overlays were written to {folder}"
             ) from None
     failed = len(images) - written
@@ -85,7 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _explained(arguments, model, overlays, folder):
+def _explained(
+    arguments: argparse.Namespace,
+    model: pathlib.Path,
+    overlays: Mapping[pathlib.Path, pathlib.Path],
+    folder: pathlib.Path,
+) -> Iterator[bool]:
     """Explains the pictures; yields for each whether that could be."""
     _models.start_keras()
     import tqdm
@@ -105,17 +118,19 @@ def _explained(arguments, model, overlays, folder):
                 classifier.image_shape, outputs, names, path, target, bits
             )
         except (ValueError, OSError) as error:
-            told = error
+            told = str(error)
             if isinstance(error, OSError):
                 told = _output.reason(error)
-            tqdm.tqdm.write(str(told), file=sys.stderr)
+            tqdm.tqdm.write(told, file=sys.stderr)
             yield False
         else:
             tqdm.tqdm.write(line, file=sys.stdout)
             yield True
 
 
-def _model_and_images(files):
+def _model_and_images(
+    files: list[pathlib.Path],
+) -> tuple[pathlib.Path, list[pathlib.Path]]:
     """Tells the model from the pictures; without one takes the shipped one.
 
     A picture that is named twice is explained once.
@@ -124,13 +139,23 @@ def _model_and_images(files):
     if model.suffix.lower() not in _MODELS:
         model, images = pretrained.digits_in_photos(), files
     if not images:
-        raise ValueError(f"{files[0]}: give pictures behind the model")
+        raise ValueError(
+            f"{files[0]}: no picture is named. To fix this: give pictures "
+            "behind the model"
+        )
     return model, list(
         {os.path.abspath(path): path for path in images}.values()
     )
 
 
-def _explain_picture(image_shape, outputs, names, path, target, bits):
+def _explain_picture(
+    image_shape: tuple[int | None, int | None, int],
+    outputs: "AttentionOutputs",
+    names: Sequence[str],
+    path: pathlib.Path,
+    target: pathlib.Path,
+    bits: int | None,
+) -> str:
     """Writes the overlay of one picture; returns its line of the report."""
     import PIL.Image
     import tensorflow as tf
@@ -140,7 +165,9 @@ def _explain_picture(image_shape, outputs, names, path, target, bits):
 
     picture = PIL.Image.fromarray(read_picture(path, bits=bits))
     if target.exists():
-        raise ValueError(f"{path}: {target} exists; give another folder")
+        raise ValueError(
+            f"{path}: {target} exists. To fix this: give another folder"
+        )
     height, width, channels = image_shape
     if None in (height, width):
         open_width, open_height = _fitted(picture.size, _OPEN_SIDE)
@@ -162,15 +189,18 @@ def _explain_picture(image_shape, outputs, names, path, target, bits):
     return f"{path}: {title}, {target}"
 
 
-def _fitted(size, side, *, enlarge=False):
+def _fitted(
+    size: tuple[int, int], side: int, *, enlarge: bool = False
+) -> tuple[int, int]:
     """Scales width and height so that the longer of them is `side`."""
     scale = side / max(size)
     if scale > 1 and not enlarge:
         return size
-    return [max(1, round(length * scale)) for length in size]
+    width, height = (max(1, round(length * scale)) for length in size)
+    return width, height
 
 
-def _pixels(picture):
+def _pixels(picture: "PIL.Image.Image") -> "np.ndarray":
     """Returns a picture as a batch of one, `(1, H, W, 3)`."""
     import numpy as np
 

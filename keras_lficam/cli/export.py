@@ -3,15 +3,19 @@
 import argparse
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from keras_lficam.cli import _models, _output, _words
 from keras_lficam.cli._words import whole_number
 from keras_lficam.serving import FORMATS
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _CALIBRATED_WITH = 200
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(commands: "_words.Commands") -> None:
     """Adds the command to the parser."""
     export = commands.add_parser(
         "export",
@@ -83,23 +87,25 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             return _export(arguments)
         except KeyboardInterrupt:
-            raise _output.stopped(
+            raise KeyboardInterrupt(
                 f"complete versions in {folder}: {_versions(folder)}"
             ) from None
 
 
-def _versions(folder):
+def _versions(folder: pathlib.Path) -> str:
     numbers = sorted(
         int(path.name) for path in folder.iterdir() if path.name.isdecimal()
     )
     return ", ".join(map(str, numbers)) or "none"
 
 
-def _export(arguments):
+def _export(arguments: argparse.Namespace) -> int:
     """Writes the version; returns the exit code."""
     _models.check_file(arguments.model)
     if "litert_int8" in arguments.formats and arguments.calibration is None:
-        raise ValueError("litert_int8 needs pictures: give --calibration")
+        raise ValueError(
+            "litert_int8 needs pictures. To fix this: give --calibration"
+        )
     _models.start_keras()
     from keras_lficam import serving
 
@@ -134,14 +140,16 @@ def _export(arguments):
     except serving.ExportError as error:
         if error.folder is None:
             raise ValueError(str(error)) from None
-        _print_summary(arguments, error.folder)
+        _print_summary(error.folder)
         print(f"keras-lficam export: {error}", file=sys.stderr)
         return 1
-    _print_summary(arguments, folder)
+    _print_summary(folder)
     return 0
 
 
-def _pictures(folder, size, bits):
+def _pictures(
+    folder: pathlib.Path, size: tuple[int, int], bits: int | None
+) -> "np.ndarray":
     """Reads some pictures below a folder at a size, as training reads them."""
     import numpy as np
     import tensorflow as tf
@@ -166,7 +174,7 @@ def _pictures(folder, size, bits):
     return np.stack(images)
 
 
-def _print_summary(arguments, folder):
+def _print_summary(folder: pathlib.Path) -> None:
     size = sum(
         path.stat().st_size for path in folder.rglob("*") if path.is_file()
     )

@@ -3,12 +3,17 @@
 import argparse
 import pathlib
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from keras_lficam._files import whole
 from keras_lficam.cli import _output, _words
 
+if TYPE_CHECKING:
+    from keras_lficam.serving.client import Client
 
-def add(commands: argparse._SubParsersAction) -> None:
+
+def add(commands: "_words.Commands") -> None:
     """Adds the command to the parser."""
     predict = commands.add_parser(
         "predict",
@@ -62,7 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _ask(client, path, folder, names):
+def _ask(
+    client: "Client",
+    path: pathlib.Path,
+    folder: pathlib.Path | None,
+    names: Mapping[pathlib.Path, pathlib.Path],
+) -> str:
     """Asks about one picture; returns its line of the report."""
     from keras_lficam.serving.client import printable
 
@@ -70,7 +80,9 @@ def _ask(client, path, folder, names):
         raise ValueError(f"{path}: there is no such file")
     target = None if folder is None else folder / names[path]
     if target is not None and target.exists():
-        raise ValueError(f"{path}: {target} exists; give another folder")
+        raise ValueError(
+            f"{path}: {target} exists. To fix this: give another folder"
+        )
     answer = client.picture(path.read_bytes())
     if answer.error:
         raise ValueError(f"{path}: {answer.error}")

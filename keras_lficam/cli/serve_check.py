@@ -6,7 +6,7 @@ import pathlib
 from keras_lficam.cli import _words
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(commands: "_words.Commands") -> None:
     """Adds the command to the parser."""
     check = commands.add_parser(
         "serve-check",

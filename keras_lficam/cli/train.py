@@ -8,13 +8,24 @@ import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from keras_lficam._files import whole
 from keras_lficam._names import nearest
-from keras_lficam.cli import _models, _output
+from keras_lficam.cli import _models, _output, _words
 from keras_lficam.cli._words import add_bits_option, number, whole_number
 from keras_lficam.distribution import _cluster
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from keras_lficam.data import Source
+    from keras_lficam.training import Recipe
+
+_Options = dict[str, Any]
 
 # Exit code that asks a scheduler to start the command again, as sysexits.h.
 _TRY_AGAIN = 75
@@ -53,7 +64,7 @@ _RECIPE = (
 )
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(commands: "_words.Commands") -> None:
     """Adds the command to the parser."""
     train = commands.add_parser(
         "train",
@@ -93,7 +104,7 @@ be read; checkpoint.npz, from which --resume goes on.""",
     train.set_defaults(run=run)
 
 
-def _add_what(group):
+def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--data",
         metavar="NAME|FOLDER",
@@ -143,7 +154,7 @@ def _add_what(group):
     )
 
 
-def _add_how(group):
+def _add_how(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--recipe",
         choices=["paper", "modern", "fine_tune"],
@@ -218,7 +229,7 @@ def _add_how(group):
     )
 
 
-def _add_where(group):
+def _add_where(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--strategy",
         choices=["auto", "mirrored", "multi_worker"],
@@ -262,7 +273,7 @@ def _add_where(group):
     )
 
 
-def _add_output(group):
+def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--output",
         type=pathlib.Path,
@@ -305,7 +316,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 130
 
 
-def _run(options, folder, resume):
+def _run(options: _Options, folder: pathlib.Path, resume: bool) -> int:
     if options["strategy"] != "auto" or "TF_CONFIG" in os.environ:
         # Replicas on CPUs can get empty batches, with which oneDNN fails.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -326,7 +337,7 @@ def _run(options, folder, resume):
         return _TRY_AGAIN
 
 
-def _stopped(folder):
+def _stopped(folder: pathlib.Path) -> str:
     if (folder / _OPTIONS).is_file():
         return (
             f"\nStopped; {folder} holds the run up to its last checkpoint. Go "
@@ -335,7 +346,7 @@ def _stopped(folder):
     return "\nStopped before the first step; no model was written."
 
 
-def _check_data(name):
+def _check_data(name: str) -> None:
     """Refuses data that is not there, before TensorFlow starts."""
     if pathlib.Path(name).is_dir():
         return
@@ -355,7 +366,7 @@ def _check_data(name):
     )
 
 
-def _options(arguments):
+def _options(arguments: argparse.Namespace) -> _Options:
     """Gathers the options of the run, also those that it was begun with."""
     given = {
         name: value
@@ -372,38 +383,38 @@ def _options(arguments):
                 raise ValueError(
                     f"{arguments.output}: this run was begun with {option} "
                     f"{begun.get(name, _DEFAULTS.get(name))}, not "
-                    f"{given[name]}; leave the option out, or give another "
-                    "folder with --output"
+                    f"{given[name]}. To fix this: leave the option out, or "
+                    "give another folder with --output"
                 )
         given = begun | given
     for name in ("data", "backbone"):
         if name not in given:
             raise ValueError(
-                f"--{name} is missing; without it, --resume needs a folder in "
-                "which a run was begun"
+                f"--{name} is missing. To fix this: give it, or --resume and "
+                "the --output in which a run was begun"
             )
     return _DEFAULTS | given
 
 
-def _read_options(path):
+def _read_options(path: pathlib.Path) -> _Options:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         read = None
     if not isinstance(read, dict):
         raise ValueError(
-            f"{path}: the file is damaged; remove it, and give --resume with "
-            "the options that the run was begun with"
+            f"{path}: the file is damaged. To fix this: remove it, and give "
+            "--resume with the options that the run was begun with"
         )
     return read
 
 
-def _check_folder(folder, resume):
+def _check_folder(folder: pathlib.Path, resume: bool) -> None:
     """Refuses a folder with another run, or that cannot be written."""
     if not resume and folder.exists() and any(folder.iterdir()):
         raise ValueError(
-            f"{folder} is not empty; give another folder with --output, or go "
-            "on with the run in it with --resume"
+            f"{folder} is not empty. To fix this: give another folder with "
+            "--output, or go on with the run in it with --resume"
         )
     _output.make_folder(folder)
     try:
@@ -411,21 +422,25 @@ def _check_folder(folder, resume):
             pass
     except OSError as error:
         raise ValueError(
-            f"{folder}: the folder cannot be written ({error.strerror}); give "
-            "another one with --output"
+            f"{folder}: the folder cannot be written ({error.strerror}). To "
+            "fix this: give another one with --output"
         ) from None
 
 
-def _train(options, folder, resume):
+def _train(options: _Options, folder: pathlib.Path, resume: bool) -> int:
     import keras
 
     from keras_lficam import data, training
 
     strategy, chief = _strategy(options, resume)
-    say = print if chief else _silent
+
+    def say(text: str) -> None:
+        if chief:
+            print(text, flush=True)
+
     if not chief:
         logging.getLogger("keras_lficam").setLevel("ERROR")
-    say(f"Reading {options['data']}", flush=True)
+    say(f"Reading {options['data']}")
     source = data.source(
         options["data"],
         data_dir=options.get("data_dir"),
@@ -442,12 +457,10 @@ def _train(options, folder, resume):
     )
     say(
         f"Training {model.name}, {model.count_params():,} parameters, on "
-        f"{len(source.class_names)} classes; pictures: {counts}",
-        flush=True,
+        f"{len(source.class_names)} classes; pictures: {counts}"
     )
 
-    def keep_options(logs=None):
-        del logs
+    def keep_options(logs: Mapping[str, float] | None = None) -> None:
         if chief and not (folder / _OPTIONS).exists():
             text = json.dumps(options, indent=2)
             with whole(folder / _OPTIONS) as partial:
@@ -464,7 +477,7 @@ def _train(options, folder, resume):
         checkpoint_every=options["checkpoint_every"],
         heat_maps_every=options["heat_maps_every"],
         jit_compile={"on": True, "off": False}.get(
-            options.get("jit_compile"), "auto"
+            options.get("jit_compile", ""), "auto"
         ),
         steps_per_execution=options["steps_per_execution"],
         class_weight=options.get("class_weight"),
@@ -477,7 +490,9 @@ def _train(options, folder, resume):
     return 0
 
 
-def _strategy(options, resume):
+def _strategy(
+    options: _Options, resume: bool
+) -> "tuple[tf.distribute.Strategy | None, bool]":
     """Returns the strategy, None on JAX, and whether this process writes."""
     import keras
 
@@ -512,13 +527,16 @@ def _strategy(options, resume):
     return None, True
 
 
-def _model(options, source):
+def _model(
+    options: _Options, source: "Source"
+) -> "tuple[keras.Model, tuple[int, int]]":
     """Builds the model; returns it and the size of its images."""
     import keras_lficam
     from keras_lficam import distribution
 
     height, width, _ = source.image_shape
-    size = options.get("image_size") or [height or 224, width or 224]
+    asked = options.get("image_size")
+    size = tuple(asked) if asked else (height or 224, width or 224)
     model = keras_lficam.build(
         options["backbone"],
         source.class_names,
@@ -533,7 +551,9 @@ def _model(options, source):
     return model, size
 
 
-def _recipe(options, source, size):
+def _recipe(
+    options: _Options, source: "Source", size: tuple[int, int]
+) -> "Recipe":
     import dataclasses
 
     from keras_lficam import training
@@ -545,7 +565,7 @@ def _recipe(options, source, size):
         name,
         data=source.name,
         backbone=options["backbone"],
-        image_size=tuple(size),
+        image_size=size,
     )
     changes = {key: options[key] for key in _RECIPE if key in options}
     if changes.get("patience") == 0:
@@ -553,7 +573,7 @@ def _recipe(options, source, size):
     return dataclasses.replace(recipe, **changes)
 
 
-def _print_summary(folder, source):
+def _print_summary(folder: pathlib.Path, source: "Source") -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     rows = [
         (
@@ -584,7 +604,3 @@ def _print_summary(folder, source):
         f"  keras-lficam explain {folder}/model.keras PICTURE... \\\n"
         f"      --output {folder}/explained"
     )
-
-
-def _silent(*words, flush=False):
-    """Says nothing: of several workers one speaks."""

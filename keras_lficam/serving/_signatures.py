@@ -81,11 +81,7 @@ class Served(tf.Module):
         images, errors = self._checked(images)
         size = tuple(tf.unstack(tf.shape(images)[1:3]))
         shown = self._outputs(self._resized(images), size)
-        answers = self._classes(shown["probabilities"], errors)
-        answers["attention_map"] = _blank(shown["attention_map"], errors)
-        if "importance" in shown:
-            answers["importance"] = _blank(shown["importance"], errors)
-        return answers
+        return self._explained(shown, errors)
 
     def classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Gives class and probabilities of images, and nothing of the map."""
@@ -111,11 +107,10 @@ class Served(tf.Module):
         images = self._low + scale * pictures.images
         shown = self._outputs(self._resized(images), self._size)
         errors, maps = pictures.errors, shown["attention_map"]
-        answers = self._classes(shown["probabilities"], errors)
+        answers = self._explained(shown, errors)
         values, places = tf.math.top_k(answers["probabilities"], self._top)
         places = tf.where(errors[:, None] == "", places, _NO_CLASS)
-        answers |= {
-            "attention_map": _blank(maps, errors),
+        return answers | {
             "top_classes": tf.gather(
                 self._names, places % self._names.shape[0]
             ),
@@ -124,9 +119,6 @@ class Served(tf.Module):
                 pictures.canvases, maps, self._colors, OPACITY
             ),
         }
-        if "importance" in shown:
-            answers["importance"] = _blank(shown["importance"], errors)
-        return answers
 
     def _traced(self, function: Answering, spec: tf.TensorSpec) -> Answering:
         # Nothing branches on tensors, so autograph would only cost seconds.
@@ -142,6 +134,15 @@ class Served(tf.Module):
                 images, self._size, "bilinear", antialias=True
             )
         return images
+
+    def _explained(
+        self, shown: dict[str, tf.Tensor], errors: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        return self._classes(shown["probabilities"], errors) | {
+            name: _blank(value, errors)
+            for name, value in shown.items()
+            if name != "probabilities"
+        }
 
     def _classes(
         self, probabilities: tf.Tensor, errors: tf.Tensor

@@ -390,9 +390,7 @@ class Client:
         connections: list[http.client.HTTPConnection],
         deadline: float,
     ) -> tuple[int, bytes]:
-        opener = urllib.request.build_opener(
-            _NoRedirect, _Watched(connections)
-        )
+        opener = urllib.request.build_opener(_NoRedirect, _Watched(connections))
         try:
             response = opener.open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:

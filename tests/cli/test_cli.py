@@ -31,7 +31,6 @@ from keras_lficam.cli import (
     _measuring,
     _models,
     _output,
-    demo as demo_command,
     explain as explain_command,
 )
 from keras_lficam.data import digits_in_photos
@@ -166,7 +165,7 @@ def test_demo_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo_command, "_demo_data", stop)
+    monkeypatch.setattr(_models, "source", stop)
     assert cli.main(["demo", "--output", str(tmp_path / "runs" / "a")]) == 130
     assert not list((tmp_path / "runs").iterdir())
     expected = f"Stopped; nothing was written to {tmp_path / 'runs' / 'a'}."
@@ -269,7 +268,7 @@ def test_overlay_has_the_shape_of_the_picture_and_is_never_overwritten(
         assert drawn.size == (512, 256)
     before = (out / "photo_overlay.png").read_bytes()
     assert explain(model_file, picture, "--output", out) == 1
-    assert "exists; give another folder" in capsys.readouterr().err
+    assert "exists. To fix this: give another folder" in capsys.readouterr().err
     assert (out / "photo_overlay.png").read_bytes() == before
 
 
@@ -507,7 +506,7 @@ def test_logits_become_probabilities_as_the_user_says(
     words = [tmp_path / "logits.keras", picture, "--output", tmp_path / "out"]
     assert explain(*words) == 2
     error = capsys.readouterr().err
-    assert "this model gives logits; say" in error
+    assert "this model gives logits. To fix this: say" in error
     assert "--activation softmax if one class is right" in error
     assert explain(*words, "--activation", activation) == 0
     pixels = np.asarray(PIL.Image.open(picture))[np.newaxis]
