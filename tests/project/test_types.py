@@ -1,5 +1,7 @@
 """A user's script is checked against the annotations of the package."""
 
+import json
+import os
 import pathlib
 import re
 import subprocess
@@ -22,7 +24,7 @@ from keras_lficam import explainers, metrics
 
 def main() -> None:
     model: keras.Model = build("ResNet50", classes=10, output_stride=16)
-    other = attach(keras.applications.MobileNetV2(weights=None))
+    other = attach(keras.applications.MobileNetV2())
     images = data.load("cifar10", "test", image_size=(224, 224))
     fit(model, "cifar10", "modern", folder="runs/first", seed=1)
     photos = np.zeros((2, 224, 224, 3), "float32")
@@ -50,10 +52,8 @@ export(model, 5)
 """
 
 
-def errors_of(script, folder):
+def found_by_mypy(path):
     """Checks a script; returns line and code of each error."""
-    path = folder / "script.py"
-    path.write_text(script)
     answer = subprocess.run(
         [
             *(sys.executable, "-m", "mypy", "--strict", "--no-error-summary"),
@@ -73,15 +73,54 @@ def errors_of(script, folder):
     return [(int(line), code) for line, code in found]
 
 
-def test_accepts_a_correct_script(tmp_path):
-    assert errors_of(CORRECT, tmp_path) == []
+def found_by_pyright(path):
+    """Does the same, from a folder without the settings of this project."""
+    answer = subprocess.run(
+        [
+            *(sys.executable, "-m", "pyright", "--outputjson"),
+            *("--pythonpath", sys.executable, path),
+        ],
+        cwd=path.parent,
+        # The Node of its package, whatever else is installed.
+        env={**os.environ, "PYRIGHT_PYTHON_GLOBAL_NODE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(answer.stdout)["generalDiagnostics"]
+    assert answer.returncode == bool(found), answer.stderr
+    return [
+        (each["range"]["start"]["line"] + 1, each["rule"]) for each in found
+    ]
 
 
-def test_finds_the_faults_of_a_wrong_script(tmp_path):
-    assert errors_of(WRONG, tmp_path) == [
-        (3, "attr-defined"),
-        (5, "arg-type"),
-        (6, "call-arg"),
-        (7, "attr-defined"),
-        (8, "arg-type"),
+@pytest.mark.parametrize("found_by", [found_by_mypy, found_by_pyright])
+def test_accepts_a_correct_script(tmp_path, found_by):
+    path = tmp_path / "script.py"
+    path.write_text(CORRECT)
+    assert found_by(path) == []
+
+
+@pytest.mark.parametrize(
+    ("found_by", "attribute", "argument", "call"),
+    [
+        (found_by_mypy, "attr-defined", "arg-type", "call-arg"),
+        (
+            found_by_pyright,
+            "reportAttributeAccessIssue",
+            "reportArgumentType",
+            "reportCallIssue",
+        ),
+    ],
+)
+def test_finds_the_faults_of_a_wrong_script(
+    tmp_path, found_by, attribute, argument, call
+):
+    path = tmp_path / "script.py"
+    path.write_text(WRONG)
+    assert found_by(path) == [
+        (3, attribute),
+        (5, argument),
+        (6, call),
+        (7, attribute),
+        (8, argument),
     ]
