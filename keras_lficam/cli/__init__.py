@@ -31,8 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(words)
     options.words = words
     try:
-        code: int = options.run(options)
-        return code
+        return int(options.run(options))
     except OSError as error:
         return _refused(options, _output.reason(error))
     except ValueError as error:

@@ -168,10 +168,12 @@ def classifier_of(
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
     if classifier.gives != "probabilities" and activation is None:
+        several = len(model.outputs) > 1
+        scores = model.output["predictions"] if several else model.outputs[0]
         ways = (
             "--activation sigmoid if this is the logit of the second of two "
             "classes, --activation linear if it is its probability"
-            if _scores_of(model).shape[-1] == 1
+            if scores.shape[-1] == 1
             else "--activation softmax if one class is right, --activation "
             "sigmoid if several may be, --activation linear if they are "
             "probabilities"
@@ -181,12 +183,6 @@ def classifier_of(
             f"this: say what makes probabilities of them, with {ways}"
         )
     return classifier
-
-
-def _scores_of(model: "keras.Model") -> "keras.KerasTensor":
-    if len(model.outputs) == 1:
-        return model.outputs[0]
-    return model.output["predictions"]
 
 
 def view_of(model: "keras.Model", path: pathlib.Path) -> "keras.Model":

@@ -204,27 +204,18 @@ def _write_pictures(
 
 def _print_summary(metrics: Mapping[str, Any], folder: pathlib.Path) -> None:
     count = metrics["test_pictures"]
-    ratio = metrics["energy_in_box"] / metrics["mean_box_area"]
     print(
         f"\nOn {count:,} test pictures with digits that training never saw:\n"
     )
-    _output.show(
-        _output.figures(
-            [
-                ("accuracy", metrics["accuracy"], ""),
-                (
-                    "brightest point inside the digit's box",
-                    metrics["pointing_game"],
-                    "",
-                ),
-                (
-                    "heat inside the box",
-                    metrics["energy_in_box"],
-                    f"{ratio:.1f} times the share of the box",
-                ),
-            ]
-        )
-    )
+    pointing, energy = metrics["pointing_game"], metrics["energy_in_box"]
+    ratio = energy / metrics["mean_box_area"]
+    more = f"{ratio:.1f} times the share of the box"
+    rows = [
+        ("accuracy", metrics["accuracy"], ""),
+        ("brightest point inside the digit's box", pointing, ""),
+        ("heat inside the box", energy, more),
+    ]
+    _output.show(_output.figures(rows))
     print(
         f"""
 Trained in {metrics["train_seconds"]:.0f} s. Written to {folder}:

@@ -257,7 +257,7 @@ class Client:
             self._channel.close()
 
     def _predict_by_grpc(
-        self, inputs: "Mapping[str, _Input]", signature: str
+        self, inputs: Mapping[str, _Input], signature: str
     ) -> dict[str, np.ndarray]:
         import tensorflow as tf
         from tensorflow_serving.apis import (
