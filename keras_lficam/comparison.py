@@ -26,6 +26,19 @@ _KINDS = {
     for name in kinds.__all__
     if not inspect.isabstract(getattr(kinds, name))
 }
+# Those that are compared unless others are named. Every metric asks the model
+# again for each of them, and a grid of more maps cannot be read.
+STANDARD_EXPLAINERS = (
+    "AttentionMap",
+    "CAM",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "HiResCAM",
+    "LayerCAM",
+    "ScoreCAM",
+    "RISE",
+    "LIME",
+)
 
 Maker = Callable[[keras.Model], Callable[..., Any]]
 
@@ -59,8 +72,8 @@ def compare(
             as for `evaluation.evaluate`, which are all measured, as they are.
         explainers: Names of `keras_lficam.explainers`, all of which must be
             able to explain the model; or names of one's own, and functions
-            that make an explainer of a model. By default all that can explain
-            the model.
+            that make an explainer of a model. By default those of
+            `comparison.STANDARD_EXPLAINERS` that can explain the model.
         metrics: Names of standard metrics, by default all for which there is
             what they need; or names of one's own and what `evaluate` takes.
         split: Split of a source.
@@ -329,9 +342,10 @@ def _makers(explainers: Any, options: Any) -> dict[str, Maker]:
     """Functions that make the explainers of a model, by their names."""
     if isinstance(explainers, Mapping):
         return dict(explainers)
-    chosen = _KINDS if explainers is None else _names("explainers", explainers)
+    if explainers is None:
+        explainers = STANDARD_EXPLAINERS
     makers: dict[str, Maker] = {}
-    for name in chosen:
+    for name in _names("explainers", explainers):
         check_choice("explainers", name, _KINDS)
         taken = inspect.signature(_KINDS[name]).parameters
         given = {

@@ -29,6 +29,18 @@ EXPLAINERS = (
     "RISE",
     "LIME",
 )
+# Those that are compared unless others are named.
+STANDARD_EXPLAINERS = (
+    "AttentionMap",
+    "CAM",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "HiResCAM",
+    "LayerCAM",
+    "ScoreCAM",
+    "RISE",
+    "LIME",
+)
 # Classes that are named in a line.
 _SHOWN = 20
 _LEGEND = {
@@ -52,7 +64,7 @@ class Measured:
 def measure(
     arguments: argparse.Namespace, names: Sequence[str] | None
 ) -> Measured:
-    """Runs explainers, None for all that can explain the model, and metrics."""
+    """Runs explainers, None for the standard ones, and metrics."""
     _models.check_file(arguments.model)
     if arguments.other is not None:
         _models.check_file(arguments.other)

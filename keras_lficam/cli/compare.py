@@ -30,7 +30,9 @@ def add(commands: "_words.Commands") -> None:
         nargs="+",
         choices=_measuring.EXPLAINERS,
         metavar="NAME",
-        help="some of %(choices)s (default: all that can explain the model)",
+        help="some of %(choices)s (default: of "
+        f"{', '.join(_measuring.STANDARD_EXPLAINERS)} those that can explain "
+        "the model)",
     )
     compare.set_defaults(run=run)
 
