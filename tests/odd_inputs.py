@@ -408,6 +408,7 @@ def targets(folder):
         explainers.CAM,
         explainers.GradCAM,
         explainers.GradCAMPlusPlus,
+        explainers.XGradCAM,
         explainers.HiResCAM,
         explainers.LayerCAM,
         explainers.ScoreCAM,
@@ -433,6 +434,7 @@ def targets(folder):
         if kind in (
             explainers.GradCAM,
             explainers.GradCAMPlusPlus,
+            explainers.XGradCAM,
             explainers.HiResCAM,
             explainers.LayerCAM,
             explainers.ScoreCAM,

@@ -23,6 +23,7 @@ EXPLAINERS = (
     "CAM",
     "GradCAM",
     "GradCAMPlusPlus",
+    "XGradCAM",
     "HiResCAM",
     "LayerCAM",
     "ScoreCAM",

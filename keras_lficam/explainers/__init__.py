@@ -8,6 +8,7 @@ from keras_lficam.explainers.gradient import (
     GradientExplainer,
     HiResCAM,
     LayerCAM,
+    XGradCAM,
 )
 from keras_lficam.explainers.perturbation import LIME, RISE
 
@@ -20,6 +21,7 @@ __all__ = [
     "CAM",
     "GradCAM",
     "GradCAMPlusPlus",
+    "XGradCAM",
     "HiResCAM",
     "LayerCAM",
     "ScoreCAM",

@@ -15,6 +15,8 @@ from keras_lficam.functional import Tensor
 
 # The slopes of a mean over a map are too small for float16 without it.
 _SCALE_OF_HALF = 1024.0
+# A sum that is a smaller share of its terms' magnitudes is rounding.
+_SMALLEST_SHARE_OF_A_SUM = 1e-6
 
 
 class GradientExplainer(Explainer):
@@ -192,6 +194,52 @@ class GradCAMPlusPlus(GradientExplainer):
         zero = below == 0  # As published, a denominator of zero becomes 1.
         alpha = ops.where(zero, gradients**2, 1 / ops.where(zero, 1.0, below))
         return ops.sum(alpha * ops.relu(gradients), axis=(1, 2))  # (B, C)
+
+
+class XGradCAM(GradientExplainer):
+    """Weighs each channel by its gradients where the channel is active.
+
+    One forward pass of the model, and one backward pass as of `GradCAM`. With
+    the gradient `g` of the logit,
+
+        w_k = sum_ij(g_kij F_kij) / sum_ij(F_kij)
+        map = s(ReLU(sum_k w_k F_k))
+
+    so the weighted channel sums to what the channel adds to the logit, as the
+    gradients have it. A channel whose sum is zero, but for rounding, has the
+    weight 0: behind a ReLU it is empty, and a signed one that cancels has no
+    such weight. Where the head is a global average pooling and one dense layer
+    the map is that of `GradCAM`.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images, and of five
+            times their feature map.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or the model does not show its logits.
+
+    Reference:
+        Fu et al., 2020, https://arxiv.org/abs/2008.02312.
+
+    Examples:
+        maps = XGradCAM(model)(images)
+    """
+
+    @staticmethod
+    def weights(features: Tensor, gradients: Tensor) -> Tensor:
+        total = ops.sum(features, axis=(1, 2))  # (B, C)
+        magnitude = ops.sum(ops.abs(features), axis=(1, 2))
+        empty = ops.abs(total) <= _SMALLEST_SHARE_OF_A_SUM * magnitude
+        seen = ops.sum(gradients * features, axis=(1, 2))
+        return ops.where(empty, 0.0, seen / ops.where(empty, 1.0, total))
 
 
 class HiResCAM(GradientExplainer):

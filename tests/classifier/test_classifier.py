@@ -487,6 +487,7 @@ def test_map_of_no_is_that_of_the_negated_logit(rng):
         explainers.CAM,
         explainers.GradCAM,
         explainers.GradCAMPlusPlus,
+        explainers.XGradCAM,
         explainers.HiResCAM,
         explainers.LayerCAM,
         explainers.ScoreCAM,
@@ -541,6 +542,7 @@ def held(model, row):
 MAKERS = {
     "GradCAM": explainers.GradCAM,
     "GradCAMPlusPlus": explainers.GradCAMPlusPlus,
+    "XGradCAM": explainers.XGradCAM,
     "HiResCAM": explainers.HiResCAM,
     "LayerCAM": explainers.LayerCAM,
     "ScoreCAM": explainers.ScoreCAM,

@@ -15,6 +15,7 @@ from keras_lficam.explainers import (
     HiResCAM,
     LayerCAM,
     ScoreCAM,
+    XGradCAM,
 )
 
 layers = keras.layers
@@ -430,7 +431,8 @@ def looking(side, margins):
 
 
 @pytest.mark.parametrize(
-    "make", [CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM]
+    "make",
+    [CAM, GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM, ScoreCAM],
 )
 def test_explainers_find_25_spots_behind_a_crop(make, rng):
     margins = ((10, 2), (4, 16))

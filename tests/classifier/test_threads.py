@@ -22,6 +22,7 @@ MAKERS = {
     "AttentionMap": explainers.AttentionMap,
     "GradCAM": explainers.GradCAM,
     "GradCAMPlusPlus": explainers.GradCAMPlusPlus,
+    "XGradCAM": explainers.XGradCAM,
     "HiResCAM": explainers.HiResCAM,
     "LayerCAM": explainers.LayerCAM,
     "ScoreCAM": explainers.ScoreCAM,

@@ -19,6 +19,7 @@ from keras_lficam.explainers import (
     HiResCAM,
     LayerCAM,
     ScoreCAM,
+    XGradCAM,
 )
 
 # Those that explain any classifier that ends with a pooling and dense layer.
@@ -26,6 +27,7 @@ READERS = {
     "cam": CAM,
     "grad_cam": GradCAM,
     "grad_cam_plus_plus": GradCAMPlusPlus,
+    "xgrad_cam": XGradCAM,
     "hires_cam": HiResCAM,
     "layer_cam": LayerCAM,
     "score_cam": ScoreCAM,

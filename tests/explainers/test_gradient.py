@@ -17,11 +17,12 @@ from keras_lficam.explainers import (
     HiResCAM,
     LayerCAM,
     ScoreCAM,
+    XGradCAM,
 )
 
 untraced = explainer_contract.untraced
 
-EVERY = [GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM]
+EVERY = [GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM]
 # Two by two pixels of three colors, each a channel of the feature map.
 IMAGE = np.stack(
     [[[1.0, 2.0], [3.0, 4.0]], [[4.0, 0.0], [0.0, 1.0]], [[0, 0], [8.0, 0]]],
@@ -77,6 +78,10 @@ def flattened():
         # The means are 6/8, 14/8 and 25/8, so eight times the sum is 62, 12,
         # 18 + 200 = 218 and 24 + 14 = 38.
         (GradCAM, [[50 / 206, 0], [1, 26 / 206]]),
+        # Red has 2 + 2 + 3 - 4 = 3 of 10, green -4 + 3 = -1 of 5, and blue
+        # 4 of 8, so ten times the sum is 3 red - 2 green + 5 blue, which is
+        # -5, 6, 49 and 10.
+        (XGradCAM, [[0, 6 / 49], [1, 10 / 49]]),
     ],
 )
 def test_weights_of_elements_by_hand(make, expected):
@@ -93,7 +98,7 @@ def test_hires_cam_is_cam_behind_global_average_pooling(rng):
     images = rng.uniform(1, 2, (3, 2, 2, 3)).astype("float32")
     model = small_classifiers.of_channels([[1, 2], [2, 1], [3, 5]])
     expected = CAM(model)(images, [0, 1, 1])
-    for make in (HiResCAM, GradCAM):
+    for make in (HiResCAM, GradCAM, XGradCAM):
         maps = make(model)(images, [0, 1, 1])
         np.testing.assert_allclose(maps, expected, atol=1e-5)
     # Of any sign it is that of the weighted sum with a ReLU.
@@ -139,6 +144,28 @@ def test_zero_denominators_become_one():
     model = small_classifiers.of_channels([[1, 0], [0, 0], [0, 0]])
     actual = GradCAMPlusPlus(model)(image, 0)[0, ..., 0]
     np.testing.assert_allclose(actual, [[0, 0], [1, 0]], atol=1e-6)
+
+
+@pytest.mark.usefixtures("untraced")
+def test_channel_that_sums_to_zero_has_no_weight_in_xgrad_cam():
+    # Red cancels, but for rounding in a thousand such pixels; its weight were
+    # (2 * 3 + 1 * 2 - 4 - 1 * -1) / 0. Green has -1 of 5, blue 4 of 8, so
+    # ten times the sum is -8, 0, 40 and -2.
+    image = IMAGE.copy()
+    image[0, ..., 0] = [[3, 2], [-4, -1]]
+    actual = XGradCAM(flattened())(image, 0)[0, ..., 0]
+    np.testing.assert_allclose(actual, [[0, 0], [1, 0]], atol=1e-6)
+    rounded = image.copy()
+    rounded[0, 0, 0, 0] += 5e-6
+    np.testing.assert_allclose(
+        XGradCAM(flattened())(rounded, 0)[0, ..., 0], actual, atol=1e-6
+    )
+    # Of an empty channel it is 0 / 0.
+    image[..., 0] = 0
+    np.testing.assert_array_equal(
+        XGradCAM(flattened())(image, 0)[0, ..., 0], actual
+    )
+    assert not XGradCAM(flattened())(0 * image, 0).any()
 
 
 @pytest.mark.usefixtures("untraced")
@@ -236,6 +263,16 @@ def grad_cam_plus_plus(
     return weights
 
 
+def xgrad_cam(slopes, features, scores):
+    del scores
+    weights = np.zeros((len(features), features.shape[-1]))
+    for image, channel in np.ndindex(weights.shape):
+        seen = features[image, ..., channel]
+        shares = seen / seen.sum()
+        weights[image, channel] = (shares * slopes[image, ..., channel]).sum()
+    return weights
+
+
 def hires_cam(slopes, features, scores):
     del features, scores
     return slopes
@@ -249,6 +286,7 @@ def layer_cam(slopes, features, scores):
 REWRITES = [
     (GradCAM, grad_cam),
     (GradCAMPlusPlus, grad_cam_plus_plus),
+    (XGradCAM, xgrad_cam),
     (HiResCAM, hires_cam),
     (LayerCAM, layer_cam),
 ]
