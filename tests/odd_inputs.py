@@ -411,6 +411,7 @@ def targets(folder):
         explainers.XGradCAM,
         explainers.HiResCAM,
         explainers.LayerCAM,
+        explainers.FinerCAM,
         explainers.ScoreCAM,
         explainers.RISE,
         explainers.LIME,
@@ -425,6 +426,8 @@ def targets(folder):
             options["segments"] = lambda _: np.arange(192).reshape(SIZE), None
         else:
             options["chunk_size"] = 2, "count"
+        if kind is explainers.FinerCAM:
+            options["num_references"] = 2, "count"
         if kind is explainers.ScoreCAM:
             options["form"] = "increase", "word"
         if kind is not explainers.AttentionMap:
@@ -437,6 +440,7 @@ def targets(folder):
             explainers.XGradCAM,
             explainers.HiResCAM,
             explainers.LayerCAM,
+            explainers.FinerCAM,
             explainers.ScoreCAM,
         ):
             options["layer"] = "features", "word"

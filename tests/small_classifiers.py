@@ -54,6 +54,23 @@ def head(activation="softmax", channels=6):
     ]
 
 
+def hidden(size=6, *, activation="softmax", channels=5, classes=3, policy=None):
+    """Makes a classifier of which the slopes differ from place to place."""
+    rng = np.random.default_rng(1)
+    layers = keras.layers
+    image = keras.Input((size, size, 3))
+    x = layers.Conv2D(channels, 3, padding="same", dtype=policy)(image)
+    x = layers.LeakyReLU(negative_slope=0.5, name="features", dtype=policy)(x)
+    x = layers.Flatten(dtype=policy)(x)
+    x = layers.Dense(7, activation="relu", dtype=policy)(x)
+    model = keras.Model(
+        image, layers.Dense(classes, activation, dtype=policy)(x)
+    )
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.5, weight.shape))
+    return model
+
+
 def pictures(number, seed):
     """Makes images `(number, 16, 16, 3)`, uint8, of three kinds, and labels."""
     rng = np.random.default_rng(seed)

@@ -26,6 +26,7 @@ EXPLAINERS = (
     "XGradCAM",
     "HiResCAM",
     "LayerCAM",
+    "FinerCAM",
     "ScoreCAM",
     "RISE",
     "LIME",

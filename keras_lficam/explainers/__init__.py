@@ -1,8 +1,13 @@
 """Explainers: each is called on images and gives a heat map for each."""
 
-from keras_lficam.explainers.activation import CAM, AttentionMap, ScoreCAM
+from keras_lficam.explainers.activation import (
+    CAM,
+    AttentionMap,
+    ScoreCAM,
+)
 from keras_lficam.explainers.base import Explainer
 from keras_lficam.explainers.gradient import (
+    FinerCAM,
     GradCAM,
     GradCAMPlusPlus,
     GradientExplainer,
@@ -24,6 +29,7 @@ __all__ = [
     "XGradCAM",
     "HiResCAM",
     "LayerCAM",
+    "FinerCAM",
     "ScoreCAM",
     "RISE",
     "LIME",

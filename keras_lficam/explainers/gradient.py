@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_lficam import functional
+from keras_lficam._checks import check_integer, check_number
 from keras_lficam.classifier import CompiledFunction
 from keras_lficam.explainers.base import Explainer
 from keras_lficam.functional import Tensor
@@ -69,7 +70,7 @@ class GradientExplainer(Explainer):
 
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
             features = cut.features(images)
-            gradients = _slopes(cut.logits, features, classes)
+            gradients = _slopes(self._objective, cut.logits, features, classes)
             # In float16 the small numbers below would count as no contrast.
             features = ops.cast(features, "float32")
             weights = self.weights(features, gradients)
@@ -81,6 +82,10 @@ class GradientExplainer(Explainer):
             return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
 
         self._step = CompiledFunction(self.classifier.model, maps)
+
+    def _objective(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """Gives what is differentiated of each image, the logit, `(B, 1)`."""
+        return ops.take_along_axis(logits, classes, axis=-1)
 
     @staticmethod
     @abc.abstractmethod
@@ -323,17 +328,99 @@ class LayerCAM(GradientExplainer):
         return ops.relu(gradients)  # (B, h, w, C)
 
 
+class FinerCAM(GradientExplainer):
+    """Shows what sets a class apart from those that the model takes it for.
+
+    One forward pass of the model, and one backward pass as of `GradCAM`. With
+    the logits `y`, and the `n` classes `d_t` other than `c` whose logits are
+    nearest to that of `c`, above or below it,
+
+        g = d(y_c - gamma / n sum_t y_dt) / dF
+        w_k = mean_ij(g_kij)                map = s(ReLU(sum_k w_k F_k))
+
+    What speaks for all of them, such as the body of a bird, goes out; what
+    speaks for `c` alone, such as its beak, stays. This is the variant with a
+    plain mean over the other classes, on the weights of `GradCAM`. Another,
+    that of pytorch-grad-cam, weighs them by their probabilities, which it
+    differentiates as well, and has `gamma` 1. Of a model of two classes all
+    others are one, and of one sigmoid the map is that of `GradCAM`.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        gamma: How much of the other classes is taken off, at least 0, which
+            gives `GradCAM`.
+        num_references: Number of the other classes, `n`, at least 1. Where the
+            model has fewer, all of them count.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images, and of three
+            times their feature map.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or the model does not show its logits, or `gamma` or
+            `num_references` is no such number.
+
+    Reference:
+        Zhang et al., 2025, https://arxiv.org/abs/2501.11309.
+
+    Examples:
+        maps = FinerCAM(model, gamma=0.8)(images)
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        gamma: float = 0.6,
+        num_references: int = 3,
+        layer: str | None = None,
+        activation: str | None = None,
+        chunk_size: int = 32,
+    ):
+        super().__init__(
+            model, layer=layer, activation=activation, chunk_size=chunk_size
+        )
+        check_number("gamma", gamma, 0)
+        check_integer("num_references", num_references, least=1)
+        self.gamma = gamma
+        self.num_references = num_references
+
+    def _objective(self, logits: Tensor, classes: Tensor) -> Tensor:
+        chosen = ops.take_along_axis(logits, classes, axis=-1)  # (B, 1)
+        own = ops.arange(logits.shape[-1], dtype="int32") == classes
+        distances = ops.where(own, np.inf, ops.abs(logits - chosen))
+        number = min(self.num_references, logits.shape[-1] - 1)
+        if number == 0:
+            return chosen
+        nearest = ops.argsort(distances, axis=-1)[:, :number]
+        others = ops.take_along_axis(logits, nearest, axis=-1)
+        return chosen - self.gamma * ops.mean(others, axis=-1, keepdims=True)
+
+    @staticmethod
+    def weights(features: Tensor, gradients: Tensor) -> Tensor:
+        del features
+        return ops.mean(gradients, axis=(1, 2))  # (B, C)
+
+
 def _slopes(
-    logits: Callable[[Tensor], Tensor], features: Tensor, classes: Tensor | None
+    objective: Callable[[Tensor, Tensor], Tensor],
+    logits: Callable[[Tensor], Tensor],
+    features: Tensor,
+    classes: Tensor | None,
 ) -> Tensor:
-    """Differentiates the logits of the classes, `(B, h, w, C)`, float32."""
+    """Differentiates what is asked of the logits, `(B, h, w, C)`, float32."""
 
     def total(features: Tensor, scale: float = 1.0) -> Tensor:
         scores = logits(features)
         chosen = ops.argmax(scores, axis=-1) if classes is None else classes
         chosen = ops.expand_dims(ops.cast(chosen, "int32"), axis=-1)
-        # Of the sum, every image's features move their own logit only.
-        return scale * ops.sum(ops.take_along_axis(scores, chosen, axis=-1))
+        # Of the sum, every image's features move their own logits only.
+        return scale * ops.sum(objective(scores, chosen))
 
     plain = ops.cast(_gradient(total, features), "float32")
     if keras.backend.standardize_dtype(features.dtype) != "float16":

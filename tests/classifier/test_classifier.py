@@ -490,6 +490,7 @@ def test_map_of_no_is_that_of_the_negated_logit(rng):
         explainers.XGradCAM,
         explainers.HiResCAM,
         explainers.LayerCAM,
+        explainers.FinerCAM,
         explainers.ScoreCAM,
         lambda model: explainers.RISE(model, samples=8, cells=2),
     ):
@@ -545,6 +546,7 @@ MAKERS = {
     "XGradCAM": explainers.XGradCAM,
     "HiResCAM": explainers.HiResCAM,
     "LayerCAM": explainers.LayerCAM,
+    "FinerCAM": explainers.FinerCAM,
     "ScoreCAM": explainers.ScoreCAM,
     "RISE": lambda model: explainers.RISE(model, samples=6, cells=2),
     "LIME": lambda model: explainers.LIME(

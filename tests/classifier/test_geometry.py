@@ -10,6 +10,7 @@ from keras_lficam.classifier import Classifier
 from keras_lficam.explainers import (
     CAM,
     AttentionMap,
+    FinerCAM,
     GradCAM,
     GradCAMPlusPlus,
     HiResCAM,
@@ -432,7 +433,16 @@ def looking(side, margins):
 
 @pytest.mark.parametrize(
     "make",
-    [CAM, GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM, ScoreCAM],
+    [
+        CAM,
+        GradCAM,
+        GradCAMPlusPlus,
+        XGradCAM,
+        HiResCAM,
+        LayerCAM,
+        FinerCAM,
+        ScoreCAM,
+    ],
 )
 def test_explainers_find_25_spots_behind_a_crop(make, rng):
     margins = ((10, 2), (4, 16))

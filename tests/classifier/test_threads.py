@@ -25,6 +25,7 @@ MAKERS = {
     "XGradCAM": explainers.XGradCAM,
     "HiResCAM": explainers.HiResCAM,
     "LayerCAM": explainers.LayerCAM,
+    "FinerCAM": explainers.FinerCAM,
     "ScoreCAM": explainers.ScoreCAM,
     "ScoreCAM of logits": lambda model: explainers.ScoreCAM(
         model, form="increase"

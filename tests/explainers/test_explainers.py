@@ -14,6 +14,7 @@ from keras_lficam.explainers import (
     LIME,
     RISE,
     AttentionMap,
+    FinerCAM,
     GradCAM,
     GradCAMPlusPlus,
     HiResCAM,
@@ -30,6 +31,7 @@ READERS = {
     "xgrad_cam": XGradCAM,
     "hires_cam": HiResCAM,
     "layer_cam": LayerCAM,
+    "finer_cam": FinerCAM,
     "score_cam": ScoreCAM,
     "score_cam_increase": functools.partial(ScoreCAM, form="increase"),
 }

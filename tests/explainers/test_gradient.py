@@ -11,6 +11,7 @@ from explainer_contract import without_graphs
 import keras_lficam
 from keras_lficam.explainers import (
     CAM,
+    FinerCAM,
     GradCAM,
     GradCAMPlusPlus,
     GradientExplainer,
@@ -21,8 +22,9 @@ from keras_lficam.explainers import (
 )
 
 untraced = explainer_contract.untraced
+hidden = small_classifiers.hidden
 
-EVERY = [GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM]
+EVERY = [GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM, FinerCAM]
 # Two by two pixels of three colors, each a channel of the feature map.
 IMAGE = np.stack(
     [[[1.0, 2.0], [3.0, 4.0]], [[4.0, 0.0], [0.0, 1.0]], [[0, 0], [8.0, 0]]],
@@ -112,6 +114,81 @@ def test_hires_cam_is_cam_behind_global_average_pooling(rng):
     # LayerCAM leaves out green, which speaks against the class.
     layer_cam = LayerCAM(model)(IMAGE, 0)[0, ..., 0]
     np.testing.assert_allclose(layer_cam, [[0, 1 / 3], [2 / 3, 1]], atol=1e-6)
+
+
+# The logits are 10/4 of red, 5/4 of green, 8/4 of blue, 23/4 of all.
+OF_COLORS = [[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1]]
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize(
+    ("category", "options", "expected"),
+    [
+        # Nearest to red is blue, then green: red - 0.3 blue - 0.3 green is
+        # [[-0.2, 2], [0.6, 3.7]].
+        (0, {"num_references": 2}, [[0, 20 / 37], [6 / 37, 1]]),
+        # With all three it is 0.8 red - 0.4 green - 0.4 blue, which is
+        # [[-0.8, 1.6], [-0.8, 2.8]].
+        (0, {}, [[0, 4 / 7], [0, 1]]),
+        (0, {"num_references": 100}, [[0, 4 / 7], [0, 1]]),
+        # Red less half of blue is [[1, 2], [-1, 4]].
+        (0, {"num_references": 1, "gamma": 0.5}, [[1 / 4, 1 / 2], [0, 1]]),
+        # Nearest to blue is red, above it: 8 - 1.8 alone is positive.
+        (2, {"num_references": 1}, [[0, 0], [1, 0]]),
+        # Nothing is taken off.
+        (0, {"gamma": 0}, [[0, 1 / 3], [2 / 3, 1]]),
+    ],
+)
+def test_finer_cam_by_hand(category, options, expected):
+    model = small_classifiers.of_channels(OF_COLORS)
+    explainer = FinerCAM(model, **options)
+    actual = explainer(IMAGE, category)[0, ..., 0]
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+    assert explainer.passes == (1, 1)
+    assert explainer.class_specific
+
+
+@pytest.mark.usefixtures("untraced")
+def test_of_classes_as_near_finer_cam_takes_off_the_first():
+    # All three logits are 10/4. Red less 1.2 green is [[-3.8, 2], [3, 2.8]],
+    # twice green less 0.6 red is [[7.4, -1.2], [-1.8, -0.4]].
+    model = small_classifiers.of_channels([[1, 0, 0], [0, 2, 0], [0, 0, 1.25]])
+    explainer = FinerCAM(model, num_references=1)
+    first = explainer(IMAGE, 0)[0, ..., 0]
+    np.testing.assert_allclose(first, [[0, 2 / 3], [1, 2.8 / 3]], atol=1e-6)
+    second = explainer(IMAGE, 1)[0, ..., 0]
+    np.testing.assert_allclose(second, [[1, 0], [0, 0]], atol=1e-6)
+
+
+@pytest.mark.usefixtures("untraced")
+def test_finer_cam_of_few_classes():
+    # One sigmoid knows "no", whose logit is the negated one.
+    one = small_classifiers.of_channels([[1], [-1], [0]], activation="sigmoid")
+    for category in (0, 1):
+        np.testing.assert_allclose(
+            FinerCAM(one)(IMAGE, category),
+            GradCAM(one)(IMAGE, category),
+            atol=1e-6,
+        )
+    alone = small_classifiers.of_channels([[1], [-1], [0]])
+    np.testing.assert_allclose(
+        FinerCAM(alone)(IMAGE), GradCAM(alone)(IMAGE), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gamma": -0.1}, "`gamma` must be a number of at least 0"),
+        ({"gamma": "0.6"}, "`gamma`"),
+        ({"num_references": 0}, "`num_references`"),
+        ({"num_references": 1.5}, "`num_references`"),
+    ],
+)
+def test_finer_cam_checks_its_numbers(options, message):
+    model = small_classifiers.of_channels(OF_COLORS)
+    with pytest.raises((TypeError, ValueError), match=message):
+        FinerCAM(model, **options)
 
 
 class ConstantCAM(GradientExplainer):
@@ -212,21 +289,6 @@ def test_size_of_the_logits_does_not_matter(make, scale):
     np.testing.assert_allclose(maps, expected, atol=1e-5)
 
 
-def hidden(size=6, *, activation="softmax", channels=5, policy=None):
-    """Makes a classifier of which the slopes differ from place to place."""
-    rng = np.random.default_rng(1)
-    layers = keras.layers
-    image = keras.Input((size, size, 3))
-    x = layers.Conv2D(channels, 3, padding="same", dtype=policy)(image)
-    x = layers.LeakyReLU(negative_slope=0.5, name="features", dtype=policy)(x)
-    x = layers.Flatten(dtype=policy)(x)
-    x = layers.Dense(7, activation="relu", dtype=policy)(x)
-    model = keras.Model(image, layers.Dense(3, activation, dtype=policy)(x))
-    for weight in model.weights:
-        weight.assign(rng.normal(0, 0.5, weight.shape))
-    return model
-
-
 def slopes_and_features(model, images, classes):
     """Differentiates `hidden` by the chain rule, in float64 NumPy."""
     kernel, bias, first, shift, second, last = (
@@ -302,6 +364,33 @@ def test_agrees_with_a_rewrite(make, weigh, rng):
     expected = reference.activation_map(features, weights)
     assert 0.1 < expected.mean() < 0.9
     actual = make(model)(images, classes)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "number"), [(0.6, 3), (1, 1), (0.25, 4), (2, 9)]
+)
+def test_finer_cam_agrees_with_a_rewrite(gamma, number, rng):
+    model = hidden(classes=6)
+    images = rng.normal(size=(4, 6, 6, 3)).astype("float32")
+    classes = [2, 0, 5, 2]
+    every = [
+        slopes_and_features(model, images, np.full(4, category))
+        for category in range(6)
+    ]
+    weights = []
+    for index, category in enumerate(classes):
+        scores = [found[2][index] for found in every]
+        others = [other for other in range(6) if other != category]
+        others.sort(key=lambda other: abs(scores[other] - scores[category]))
+        slopes = every[category][0][index] - gamma * np.mean(
+            [every[other][0][index] for other in others[:number]], axis=0
+        )
+        weights.append(slopes.mean(axis=(0, 1)))
+    expected = reference.activation_map(every[0][1], np.array(weights))
+    assert 0.1 < expected.mean() < 0.9
+    explainer = FinerCAM(model, gamma=gamma, num_references=number)
+    actual = explainer(images, classes)
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
