@@ -405,6 +405,7 @@ def targets(folder):
     )
     for kind in (
         explainers.AttentionMap,
+        explainers.EigenCAM,
         explainers.CAM,
         explainers.GradCAM,
         explainers.GradCAMPlusPlus,
@@ -441,6 +442,7 @@ def targets(folder):
             explainers.HiResCAM,
             explainers.LayerCAM,
             explainers.FinerCAM,
+            explainers.EigenCAM,
             explainers.ScoreCAM,
         ):
             options["layer"] = "features", "word"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # By the names of their classes; the command knows them before Keras starts.
 EXPLAINERS = (
     "AttentionMap",
+    "EigenCAM",
     "CAM",
     "GradCAM",
     "GradCAMPlusPlus",

@@ -3,6 +3,7 @@
 from keras_lficam.explainers.activation import (
     CAM,
     AttentionMap,
+    EigenCAM,
     ScoreCAM,
 )
 from keras_lficam.explainers.base import Explainer
@@ -23,6 +24,7 @@ __all__ = [
     "Explainer",
     "GradientExplainer",
     "AttentionMap",
+    "EigenCAM",
     "CAM",
     "GradCAM",
     "GradCAMPlusPlus",

@@ -64,6 +64,74 @@ class AttentionMap(Explainer):
         return self._step.run(images)
 
 
+class EigenCAM(Explainer):
+    """Shows the strongest pattern of activation, whatever the class.
+
+    One forward pass, no gradient. With the feature map as a matrix of its
+    `h w` locations and `C` channels, not centered, and the right singular
+    vector `v` of its largest singular value,
+
+        map = s(ReLU(sum_k v_k F_k))
+
+    The sign of a singular vector is arbitrary: the location of the largest
+    magnitude is made positive here. Behind a ReLU all locations then are, and
+    the pattern is mostly the mean activation. The map does not depend on a
+    class, and shows what is there rather than what the answer relies on. Where
+    the two largest singular values are equal the pattern is arbitrary, too.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images and of their
+            feature maps, and of a square matrix, in float64, of the locations
+            or the channels, whichever are fewer.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it.
+
+    Reference:
+        Muhammad and Yeasin, 2020, https://arxiv.org/abs/2008.00299.
+
+    Examples:
+        maps = EigenCAM(model)(images)
+    """
+
+    class_specific = False
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        layer: str | None = None,
+        chunk_size: int = 32,
+    ):
+        super().__init__(model, chunk_size=chunk_size)
+        cut = self.classifier.cut(layer)
+        self._geometry = cut.geometry
+
+        def look(images: Tensor) -> Tensor:
+            return ops.cast(cut.features(images), "float32")
+
+        self._look = CompiledFunction(model, look)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1, 0
+
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
+        del classes  # The map is that of the activations alone.
+        features = self.classifier.checked_answers(self._look.run(images))
+        # In NumPy, where it is the same on every backend.
+        coarse = np.stack([_first_component(each) for each in features])
+        coarse = functional.min_max(np.maximum(coarse, 0))
+        return self._geometry.upsample(coarse, images.shape[1:3])
+
+
 class CAM(Explainer):
     """Weighs each channel by the weight that the class gives it.
 
@@ -271,6 +339,23 @@ class ScoreCAM(Explainer):
             scores.max(), np.finfo("float32").tiny
         )
         return weights
+
+
+def _first_component(features: np.ndarray) -> np.ndarray:
+    """Projects a map `(h, w, C)` to its strongest direction, `(h, w, 1)`."""
+    *size, channels = features.shape
+    seen = features.reshape(-1, channels).astype("float64")
+    # By the eigenvectors of the smaller of two matrices: thousands of channels
+    # or of locations are common, of both are not. The last is the largest.
+    if len(seen) < channels:
+        values, vectors = np.linalg.eigh(seen @ seen.T)
+        projected = np.sqrt(max(values[-1], 0.0)) * vectors[:, -1]
+    else:
+        projected = seen @ np.linalg.eigh(seen.T @ seen)[1][:, -1]
+    if projected.max() < -projected.min():
+        projected = -projected
+    component: np.ndarray = projected.reshape(*size, 1).astype("float32")
+    return component
 
 
 def _dense_behind_pooling(cut: Cut, model: keras.Model) -> keras.layers.Dense:

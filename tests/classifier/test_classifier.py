@@ -484,6 +484,7 @@ def test_map_of_no_is_that_of_the_negated_logit(rng):
         [[-1.0, 1.0], [2.0, -2.0], [-0.5, 0.5]], activation="sigmoid"
     )
     for make in (
+        explainers.EigenCAM,
         explainers.CAM,
         explainers.GradCAM,
         explainers.GradCAMPlusPlus,
@@ -541,6 +542,7 @@ def held(model, row):
 
 
 MAKERS = {
+    "EigenCAM": explainers.EigenCAM,
     "GradCAM": explainers.GradCAM,
     "GradCAMPlusPlus": explainers.GradCAMPlusPlus,
     "XGradCAM": explainers.XGradCAM,

@@ -10,6 +10,7 @@ from keras_lficam.classifier import Classifier
 from keras_lficam.explainers import (
     CAM,
     AttentionMap,
+    EigenCAM,
     FinerCAM,
     GradCAM,
     GradCAMPlusPlus,
@@ -434,6 +435,7 @@ def looking(side, margins):
 @pytest.mark.parametrize(
     "make",
     [
+        EigenCAM,
         CAM,
         GradCAM,
         GradCAMPlusPlus,

@@ -20,6 +20,7 @@ HAVE_OWN = (1, 2)
 
 MAKERS = {
     "AttentionMap": explainers.AttentionMap,
+    "EigenCAM": explainers.EigenCAM,
     "GradCAM": explainers.GradCAM,
     "GradCAMPlusPlus": explainers.GradCAMPlusPlus,
     "XGradCAM": explainers.XGradCAM,

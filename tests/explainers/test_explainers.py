@@ -14,6 +14,7 @@ from keras_lficam.explainers import (
     LIME,
     RISE,
     AttentionMap,
+    EigenCAM,
     FinerCAM,
     GradCAM,
     GradCAMPlusPlus,
@@ -25,6 +26,7 @@ from keras_lficam.explainers import (
 
 # Those that explain any classifier that ends with a pooling and dense layer.
 READERS = {
+    "eigen_cam": EigenCAM,
     "cam": CAM,
     "grad_cam": GradCAM,
     "grad_cam_plus_plus": GradCAMPlusPlus,
