@@ -413,6 +413,7 @@ def targets(folder):
         explainers.HiResCAM,
         explainers.LayerCAM,
         explainers.FinerCAM,
+        explainers.AblationCAM,
         explainers.ScoreCAM,
         explainers.RISE,
         explainers.LIME,
@@ -443,6 +444,7 @@ def targets(folder):
             explainers.LayerCAM,
             explainers.FinerCAM,
             explainers.EigenCAM,
+            explainers.AblationCAM,
             explainers.ScoreCAM,
         ):
             options["layer"] = "features", "word"

@@ -28,6 +28,7 @@ EXPLAINERS = (
     "HiResCAM",
     "LayerCAM",
     "FinerCAM",
+    "AblationCAM",
     "ScoreCAM",
     "RISE",
     "LIME",

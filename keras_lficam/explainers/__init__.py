@@ -2,6 +2,7 @@
 
 from keras_lficam.explainers.activation import (
     CAM,
+    AblationCAM,
     AttentionMap,
     EigenCAM,
     ScoreCAM,
@@ -32,6 +33,7 @@ __all__ = [
     "HiResCAM",
     "LayerCAM",
     "FinerCAM",
+    "AblationCAM",
     "ScoreCAM",
     "RISE",
     "LIME",

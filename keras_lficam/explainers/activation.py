@@ -197,6 +197,124 @@ class CAM(Explainer):
         return self._step.run(images, classes)
 
 
+class AblationCAM(Explainer):
+    """Weighs each channel by what the logit of the class loses without it.
+
+    One forward pass of an image, and one of the head alone, from the feature
+    map on, for each of its `C` channels; no gradient. With the logit `y` of
+    the class, and `y_k` where channel `k` is zero,
+
+        w_k = (y - y_k) / |y|               map = s(ReLU(sum_k w_k F_k))
+
+    As published the difference is divided by `y`, without the magnitude. Where
+    the logit is negative that turns the map around, so that it shows what
+    speaks against the class; where it is positive the two are the same, and
+    since `s` takes the factor out again it is never computed. A channel that
+    is zero everywhere costs no pass.
+
+    Under float16 the head rounds its logits to a thousandth, and so does a
+    channel's weight. Where there are many channels, of which each matters as
+    little, `GradCAM` loses less.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes. The head
+            is all that follows, so the earlier the layer the longer it takes.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        chunk_size: Number of channels that are left out at once, each in a
+            copy of the feature map, and of images whose feature maps are made
+            at once. The memory is that of a prediction of `chunk_size` images,
+            and in bytes `12 * chunk_size * h * w * C`.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or the model does not show its logits.
+
+    Reference:
+        Desai and Ramaswamy, 2020,
+        https://doi.org/10.1109/WACV45572.2020.9093360.
+
+    Examples:
+        maps = AblationCAM(model)(images)
+    """
+
+    class_specific = True
+    _one_by_one = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        layer: str | None = None,
+        activation: str | None = None,
+        chunk_size: int = 32,
+    ):
+        super().__init__(model, activation=activation, chunk_size=chunk_size)
+        self.classifier.check_logits()
+        cut = self.classifier.cut(layer)
+        self._channels = cut.shape[-1]
+        self._geometry = cut.geometry
+
+        def look(images: Tensor) -> tuple[Tensor, Tensor]:
+            features = cut.features(images)
+            return ops.cast(features, "float32"), cut.logits(features)
+
+        def ablated(features: Tensor, kept: Tensor, classes: Tensor) -> Tensor:
+            """Gives the logits, `(n, 1)`, of the channels kept, `(n, C)`."""
+            left = features * ops.expand_dims(kept, axis=(1, 2))
+            return ops.take(cut.logits(left), classes, axis=1)
+
+        self._look = CompiledFunction(model, look)
+        self._ablated = CompiledFunction(model, ablated)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1 + self._channels, 0
+
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
+        found = self._look.run(images)
+        features, logits = map(self.classifier.checked_answers, found)
+        if classes is None:
+            classes = logits.argmax(axis=-1).astype("int32")
+        weights = np.stack(
+            [
+                self._weights(each, logits[index, category], category)
+                for index, (each, category) in enumerate(
+                    zip(features, classes, strict=True)
+                )
+            ]
+        )
+        coarse = functional.class_activation_map(features, weights)
+        return self._geometry.upsample(coarse, images.shape[1:3])
+
+    def _weights(
+        self, features: np.ndarray, logit: np.ndarray, category: np.ndarray
+    ) -> np.ndarray:
+        """Weighs the channels of a map `(h, w, C)`, the largest weight 1."""
+        weights = np.zeros(self._channels)
+        alive = np.flatnonzero(features.any(axis=(0, 1)))
+        # As many chunks as needed, of one size: nothing is compiled again.
+        chunks = math.ceil(self._channels / self.chunk_size)
+        size = math.ceil(self._channels / chunks)
+        for start in range(0, len(alive), size):
+            part = alive[start : start + size]
+            kept = np.ones((size, self._channels), "float32")
+            kept[range(len(part)), part] = 0
+            left = self._ablated.run(
+                features[np.newaxis], kept, category[np.newaxis]
+            )
+            weights[part] = logit - left[: len(part), 0]
+        # The map does not depend on their size, which may be tiny.
+        largest = np.abs(weights).max()
+        scaled: np.ndarray = weights / (largest or 1.0)
+        return scaled.astype("float32")
+
+
 class ScoreCAM(Explainer):
     """Weighs each channel by the score of what it leaves of the image.
 

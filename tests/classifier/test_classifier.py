@@ -492,6 +492,7 @@ def test_map_of_no_is_that_of_the_negated_logit(rng):
         explainers.HiResCAM,
         explainers.LayerCAM,
         explainers.FinerCAM,
+        explainers.AblationCAM,
         explainers.ScoreCAM,
         lambda model: explainers.RISE(model, samples=8, cells=2),
     ):
@@ -549,6 +550,7 @@ MAKERS = {
     "HiResCAM": explainers.HiResCAM,
     "LayerCAM": explainers.LayerCAM,
     "FinerCAM": explainers.FinerCAM,
+    "AblationCAM": explainers.AblationCAM,
     "ScoreCAM": explainers.ScoreCAM,
     "RISE": lambda model: explainers.RISE(model, samples=6, cells=2),
     "LIME": lambda model: explainers.LIME(

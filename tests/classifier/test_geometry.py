@@ -9,6 +9,7 @@ from keras_lficam import backbones, functional
 from keras_lficam.classifier import Classifier
 from keras_lficam.explainers import (
     CAM,
+    AblationCAM,
     AttentionMap,
     EigenCAM,
     FinerCAM,
@@ -443,6 +444,7 @@ def looking(side, margins):
         HiResCAM,
         LayerCAM,
         FinerCAM,
+        AblationCAM,
         ScoreCAM,
     ],
 )

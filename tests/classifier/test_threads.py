@@ -27,6 +27,7 @@ MAKERS = {
     "HiResCAM": explainers.HiResCAM,
     "LayerCAM": explainers.LayerCAM,
     "FinerCAM": explainers.FinerCAM,
+    "AblationCAM": explainers.AblationCAM,
     "ScoreCAM": explainers.ScoreCAM,
     "ScoreCAM of logits": lambda model: explainers.ScoreCAM(
         model, form="increase"
