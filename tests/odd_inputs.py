@@ -413,6 +413,7 @@ def targets(folder):
         explainers.HiResCAM,
         explainers.LayerCAM,
         explainers.FinerCAM,
+        explainers.RefineCAM,
         explainers.AblationCAM,
         explainers.ScoreCAM,
         explainers.RISE,
@@ -429,7 +430,7 @@ def targets(folder):
         else:
             options["chunk_size"] = 2, "count"
         if kind is explainers.FinerCAM:
-            options["num_references"] = 2, "count"
+            options |= {"gamma": (0.6, "span"), "num_references": (2, "count")}
         if kind is explainers.ScoreCAM:
             options["form"] = "increase", "word"
         if kind is not explainers.AttentionMap:

@@ -73,8 +73,11 @@ class Geometry:
         self._known = functools.lru_cache(64)(self._axes)
         # Of an open size any will do, to see whether the axes are in order.
         sides = [side or 1024 for side in self._declared[0]]
-        if [axis.image_axis for axis in self._known(*sides)] != [0, 1]:
+        axes = self._known(*sides)
+        if [axis.image_axis for axis in axes] != [0, 1]:
             raise _lost("a layer exchanges its rows and columns")
+        # Pixels of the image from a cell to the next, along both axes.
+        self.stride = max(abs(float(axis.stride)) for axis in axes)
 
     def upsample(
         self,

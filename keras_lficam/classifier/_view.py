@@ -24,6 +24,7 @@ from keras_lficam.surgery import (
     check_graph,
     check_images,
     dense_behind_pooling,
+    has_space,
     path,
 )
 
@@ -33,6 +34,10 @@ from keras_lficam.surgery import (
 _compiled: weakref.WeakKeyDictionary[keras.Model, Any] = (
     weakref.WeakKeyDictionary()
 )
+
+# Cells that lie closer by this factor are finer, not rounded otherwise.
+_FINER = 0.75
+_BORDERS = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D)
 
 _PROBABILITIES = {
     "softmax": keras.activations.softmax,
@@ -367,6 +372,49 @@ class Classifier:
             f"Argument `model` must have a layer {layer!r}, as a model made "
             f"by keras_lficam.build has. Received: {self.model.name!r} "
             "without it."
+        )
+
+    def finer_layer(self) -> str:
+        """Finds a layer with a finer map than the one that the head takes.
+
+        Returns:
+            Name of the last layer whose cells lie closer in the image, and
+            whose output everything goes through. A layer that only pads or
+            crops, or has no weight behind the image, is none.
+
+        Raises:
+            ValueError: If there is no such layer.
+        """
+        location, _ = self._graph.find_map()
+        stride = Geometry(path(self._begin, location)).stride
+        size = tuple(location.tensor.shape[1:3])
+        calls = self._graph.calls
+        seen = set()
+        for index, call in enumerate(calls):
+            name = call.operation.name
+            shape = tuple(call.after.tensor.shape)
+            if name in seen or not has_space(call.after.tensor):
+                continue
+            seen.add(name)
+            if None not in size and shape[1:3] == size:
+                continue  # Of as many cells; what follows takes longer to see.
+            learns = any(
+                getattr(x.operation, "weights", ()) for x in calls[index:]
+            )
+            if not learns or isinstance(call.operation, _BORDERS):
+                continue
+            try:
+                Chain(call.after, self._finish, self._image)
+                found = Geometry(path(self._begin, call.after)).stride
+            except ValueError:
+                continue  # Another path goes around it, or it moves pixels.
+            if found < _FINER * stride:
+                return str(name)
+        raise ValueError(
+            f"Model {self.model.name!r} must have a layer whose map is finer "
+            "than the last feature map, and that everything goes through. "
+            "Received: none. To fix this: layers=['one', 'another'], named; or "
+            "LayerCAM, which takes one."
         )
 
     def cut(self, layer: str | None = None) -> "Cut":

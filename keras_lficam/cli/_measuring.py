@@ -28,6 +28,7 @@ EXPLAINERS = (
     "HiResCAM",
     "LayerCAM",
     "FinerCAM",
+    "RefineCAM",
     "AblationCAM",
     "ScoreCAM",
     "RISE",

@@ -8,6 +8,7 @@ from keras_lficam.explainers.activation import (
     ScoreCAM,
 )
 from keras_lficam.explainers.base import Explainer
+from keras_lficam.explainers.combined import RefineCAM
 from keras_lficam.explainers.gradient import (
     FinerCAM,
     GradCAM,
@@ -33,6 +34,7 @@ __all__ = [
     "HiResCAM",
     "LayerCAM",
     "FinerCAM",
+    "RefineCAM",
     "AblationCAM",
     "ScoreCAM",
     "RISE",

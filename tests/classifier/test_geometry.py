@@ -17,6 +17,7 @@ from keras_lficam.explainers import (
     GradCAMPlusPlus,
     HiResCAM,
     LayerCAM,
+    RefineCAM,
     ScoreCAM,
     XGradCAM,
 )
@@ -444,6 +445,7 @@ def looking(side, margins):
         HiResCAM,
         LayerCAM,
         FinerCAM,
+        RefineCAM,
         AblationCAM,
         ScoreCAM,
     ],

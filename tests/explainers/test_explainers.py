@@ -21,6 +21,7 @@ from keras_lficam.explainers import (
     GradCAMPlusPlus,
     HiResCAM,
     LayerCAM,
+    RefineCAM,
     ScoreCAM,
     XGradCAM,
 )
@@ -35,6 +36,7 @@ READERS = {
     "hires_cam": HiResCAM,
     "layer_cam": LayerCAM,
     "finer_cam": FinerCAM,
+    "refine_cam": RefineCAM,
     "ablation_cam": AblationCAM,
     "score_cam": ScoreCAM,
     "score_cam_increase": functools.partial(ScoreCAM, form="increase"),
