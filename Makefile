@@ -11,8 +11,9 @@ MARKED = $(shell grep -l "mark.$(1)" tests/test_*.py tests/*/test_*.py)
 # What runs on every backend of Keras.
 PORTABLE = $(addprefix tests/, test_layers.py test_functional.py test_attach.py \
 	$(addprefix classifier/test_, classifier.py threads.py) \
-	$(addprefix explainers/test_, cam.py explainers.py gradient.py \
-	perturbation.py) evaluation metrics)
+	$(addprefix explainers/test_, ablation_cam.py cam.py eigen_cam.py \
+	explainers.py gradient.py perturbation.py refine_cam.py) \
+	evaluation metrics)
 
 # JAX compiles more than it computes here, and much of it more than once. At
 # level 0 training gives NaN.
@@ -34,7 +35,8 @@ setup: .venv/ready
 	$(BIN)/pip install -q -e ".[$*]"
 	touch $@
 
-.venv/with-oracles: .venv/ready benchmarks/requirements.txt
+# One of them runs on PyTorch.
+.venv/with-oracles: .venv/with-backends benchmarks/requirements.txt
 	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt
 	touch $@
 

@@ -54,13 +54,21 @@ def head(activation="softmax", channels=6):
     ]
 
 
-def hidden(size=6, *, activation="softmax", channels=5, classes=3, policy=None):
+def hidden(
+    size=6,
+    *,
+    activation="softmax",
+    channels=5,
+    classes=3,
+    leak=0.5,
+    policy=None,
+):
     """Makes a classifier of which the slopes differ from place to place."""
     rng = np.random.default_rng(1)
     layers = keras.layers
     image = keras.Input((size, size, 3))
     x = layers.Conv2D(channels, 3, padding="same", dtype=policy)(image)
-    x = layers.LeakyReLU(negative_slope=0.5, name="features", dtype=policy)(x)
+    x = layers.LeakyReLU(leak, name="features", dtype=policy)(x)
     x = layers.Flatten(dtype=policy)(x)
     x = layers.Dense(7, activation="relu", dtype=policy)(x)
     model = keras.Model(
