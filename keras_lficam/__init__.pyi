@@ -20,6 +20,11 @@ from .architectures import (
     attention_view as attention_view,
     build as build,
 )
+from .explanation import (
+    Explanation as Explanation,
+    explain as explain,
+    explanation_view as explanation_view,
+)
 from .layers import (
     AttentionMechanism as AttentionMechanism,
     FeatureImportanceNetwork as FeatureImportanceNetwork,

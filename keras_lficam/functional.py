@@ -301,6 +301,51 @@ def class_activation_map(features: Tensor, importance: Tensor) -> Tensor:
     return min_max(positive, smallest_span=_default_span(features))
 
 
+def class_evidence(
+    features: Tensor, kernel: Tensor, classes: Tensor | None = None
+) -> Tensor:
+    """Computes what each location adds to the logit of each class.
+
+    Behind a global average pooling and a dense layer with the kernel `W` and
+    the bias `b` the evidence
+
+        E_ijc = sum_k W_kc F_ijk
+
+    is exact: the logit of class `c` is `mean_ij(E_ijc) + b_c`. A positive
+    value is evidence for the class, a negative one against it.
+
+    Args:
+        features: Feature maps `(B, h, w, C)` that the pooling averages.
+        kernel: Kernel `(C, K)` of the dense layer.
+        classes: The classes asked for, integers `(B, n)`; None for all, in
+            their order.
+
+    Returns:
+        Signed maps `(B, h, w, n)`, or `(B, h, w, K)`; float32 or wider, in
+        the unit of the logits.
+
+    Raises:
+        ValueError: If an argument has another number of axes.
+
+    Examples:
+        evidence = class_evidence(features, np.ones((16, 3)))
+        mean = evidence.mean(axis=(1, 2))  # (B, 3): the logits without bias.
+
+    Reference:
+        Zhou et al., 2016, https://arxiv.org/abs/1512.04150, equation 2, with
+        the mean in place of the sum; "class evidence" as in Brendel and
+        Bethge, 2019, https://arxiv.org/abs/1904.00760.
+    """
+    features = _widen(tensor_of("features", features, 4))
+    kernel = ops.cast(tensor_of("kernel", kernel, 2), features.dtype)
+    if classes is None:
+        return ops.einsum("bhwc,ck->bhwk", features, kernel)
+    classes = tensor_of("classes", classes, 2)
+    # The columns are taken before the product, which is of few classes then.
+    columns = ops.take(ops.transpose(kernel), classes, axis=0)  # (B, n, C)
+    return ops.einsum("bhwc,bnc->bhwn", features, columns)
+
+
 def _check_size(size: Any) -> None:
     """Refuses what is no height and width; a graph has some as tensors."""
     lengths = list(size) if isinstance(size, (tuple, list)) else []

@@ -5,6 +5,7 @@ from keras_lficam.classifier._compiled import (
     grouped_gradients_explained,
     holding,
 )
+from keras_lficam.classifier._evidence import Evidence
 from keras_lficam.classifier._geometry import Geometry
 from keras_lficam.classifier._view import Classifier, Cut, Output
 
@@ -12,6 +13,7 @@ __all__ = [
     "Classifier",
     "CompiledFunction",
     "Cut",
+    "Evidence",
     "Geometry",
     "Output",
     "grouped_gradients_explained",

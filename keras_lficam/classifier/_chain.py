@@ -1,5 +1,7 @@
 """Runs the layers between two tensors of a classifier, as they stand."""
 
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -20,13 +22,19 @@ class Chain:
         start: Location that it is given the tensor of.
         goal: Location whose tensor it gives.
         image: Input tensor of the image. All other inputs are held.
+        beside: Locations whose tensors are asked for as well, by a name;
+            those that do not lie on the way are left out.
 
     Raises:
         ValueError: If a path from the image goes around `start`.
     """
 
     def __init__(
-        self, start: Location, goal: Location, image: keras.KerasTensor
+        self,
+        start: Location,
+        goal: Location,
+        image: keras.KerasTensor,
+        beside: Mapping[str, Location] = types.MappingProxyType({}),
     ) -> None:
         frames = [*start.frames, *goal.frames]
         images = {id(tensor) for tensor in (image, *(f.begin for f in frames))}
@@ -35,11 +43,28 @@ class Chain:
             for begin, finish in path(start, goal)
             if begin is not finish
         ]
+        ways = set().union(*(part.known for part in self._parts))
+        self.beside = {
+            name: id(location.tensor)
+            for name, location in beside.items()
+            if id(location.tensor) in ways
+        }
 
     def __call__(self, x: Any) -> Any:
+        return self.with_beside(x)[0]
+
+    def with_beside(self, x: Any) -> tuple[Any, dict[str, Any]]:
+        """Gives the tensor of the goal, and those beside by their names."""
+        found: dict[str, Any] = {}
         for part in self._parts:
-            x = part(x)
-        return x
+            values = part(x)
+            x = values[part.finish]
+            found |= {
+                name: values[key]
+                for name, key in self.beside.items()
+                if key in values
+            }
+        return x, found
 
 
 class _Part:
@@ -48,9 +73,9 @@ class _Part:
     def __init__(
         self, begin: keras.KerasTensor, finish: keras.KerasTensor, images: Any
     ) -> None:
-        self._begin, self._finish = begin, finish
+        self._begin, self.finish = begin, id(finish)
         self._nodes = nodes_backwards(begin, finish)[::-1]
-        known = {id(begin)}.union(
+        self.known = known = {id(begin)}.union(
             id(tensor) for node in self._nodes for tensor in node.outputs
         )
         needed = [x for node in self._nodes for x in node.input_tensors]
@@ -64,7 +89,8 @@ class _Part:
                 f"Another path goes around the tensor {begin.name!r}."
             )
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> dict[int, Tensor]:
+        """Gives the values of all tensors, by their identities."""
         x = ops.convert_to_tensor(x, dtype=self._begin.dtype)
         values = {id(self._begin): x}
         for tensor in self._held.values():
@@ -75,7 +101,7 @@ class _Part:
             values[id(tensor)] = ops.broadcast_to(value, shape)
         for node in self._nodes:
             self._compute(node, values)
-        return values[id(self._finish)]
+        return values
 
     def _compute(self, node: Any, values: dict[int, Any]) -> None:
         def given(arg: Any) -> Any:

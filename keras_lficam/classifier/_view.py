@@ -2,7 +2,7 @@
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +25,7 @@ from keras_lficam.surgery import (
     check_images,
     dense_behind_pooling,
     has_space,
+    linear_behind_pooling,
     path,
 )
 
@@ -201,6 +202,23 @@ class Classifier:
         if self._told is None or self.gives == "probabilities":
             return scores
         return _PROBABILITIES[self._told](scores)
+
+    def probabilities_of(self, logits: Any) -> Any:
+        """Turns logits of all classes into probabilities.
+
+        Args:
+            logits: Tensor `(B, num_classes)`, as `Cut.logits` gives it.
+
+        Returns:
+            Tensor `(B, num_classes)`, float32, in [0, 1].
+
+        Raises:
+            ValueError: If it is not known how.
+        """
+        self.check_probabilities()
+        if self.activation is None:
+            return self.as_probabilities(logits)
+        return _PROBABILITIES[self.activation](logits)
 
     def check_probabilities(self) -> None:
         """Raises a ValueError unless it is known how to get probabilities."""
@@ -417,6 +435,23 @@ class Classifier:
             "LayerCAM, which takes one."
         )
 
+    def outputs_beside(self) -> dict[str, Location]:
+        """Finds what the layers of the paper give, by their public names.
+
+        Returns:
+            Of a model made by `build` or `attach` the locations of
+            `attention_map` and, of LFI-CAM, of `importance`; and of
+            `features`, which the attention is applied to.
+        """
+        found: dict[str, Location] = {}
+        for call in self._graph.calls:
+            name = call.operation.name
+            if name in ("attention_map", "importance"):
+                found.setdefault(name, call.after)
+            elif name == "attention":
+                found.setdefault("features", call.before)
+        return found if "attention_map" in found else {}
+
     def cut(self, layer: str | None = None) -> "Cut":
         """Cuts the classifier at a feature map.
 
@@ -435,7 +470,9 @@ class Classifier:
         location, operations = self._graph.find_map(layer)
         end = self._graph.end
         try:
-            trunk = Chain(self._begin, location, self._image)
+            trunk = Chain(
+                self._begin, location, self._image, self.outputs_beside()
+            )
             to_finish = Chain(location, self._finish, self._image)
             if end.can_be_reached:
                 to_end = Chain(location, end.call.before, self._image)
@@ -456,9 +493,13 @@ class Classifier:
         return Cut(
             shape=tuple(location.tensor.shape[1:]),
             features=trunk,
+            features_and_beside=trunk.with_beside,
+            beside=trunk.beside,
+            layer=location.tensor._keras_history.operation.name,
             scores=scores,
             logits=logits,
             operations=operations,
+            linear=linear_behind_pooling(operations, end.call.operation),
             geometry=Geometry(path(self._begin, location)),
         )
 
@@ -480,20 +521,30 @@ class Cut:
         shape: Shape `(h, w, C)` of the feature map.
         features: From images `(B, H, W, 3)` to the feature map
             `(B, h, w, C)`, in the model's dtype.
+        features_and_beside: The same, and a dictionary of what the layers of
+            the paper give on the way, see `Classifier.outputs_beside`.
+        beside: The names in this dictionary.
+        layer: Name of the layer whose output is the feature map.
         scores: From the feature map to what the model gives, `(B, K)`,
             float32.
         logits: From the feature map to the logits `(B, K)`, float32: the
             scores before a softmax or sigmoid. A ValueError, if the model
             does not show them.
         operations: The layers behind the map, in their order.
+        linear: The dense layer, or 1x1 convolution, of a head whose logits
+            are linear in the average of the map; None of any other head.
         geometry: Where the cells of the map lie in the images.
     """
 
     shape: tuple[int | None, int | None, int]
     features: Callable[[Any], Any]
+    features_and_beside: Callable[[Any], tuple[Any, dict[str, Any]]]
+    beside: Collection[str]
+    layer: str
     scores: Callable[[Any], Any]
     logits: Callable[[Any], Any]
     operations: tuple[keras.Operation, ...]
+    linear: keras.layers.Layer | None
     geometry: Geometry
 
     def dense_behind_pooling(self) -> keras.layers.Dense | None:

@@ -9,6 +9,7 @@ from keras_lficam.explainers.activation import (
 )
 from keras_lficam.explainers.base import Explainer
 from keras_lficam.explainers.combined import RefineCAM
+from keras_lficam.explainers.evidence import ClassEvidence, ReciproCAM
 from keras_lficam.explainers.gradient import (
     FinerCAM,
     GradCAM,
@@ -27,6 +28,7 @@ __all__ = [
     "GradientExplainer",
     "AttentionMap",
     "EigenCAM",
+    "ClassEvidence",
     "CAM",
     "GradCAM",
     "GradCAMPlusPlus",
@@ -36,6 +38,7 @@ __all__ = [
     "FinerCAM",
     "RefineCAM",
     "AblationCAM",
+    "ReciproCAM",
     "ScoreCAM",
     "RISE",
     "LIME",

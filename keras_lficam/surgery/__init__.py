@@ -18,9 +18,11 @@ from keras_lficam.surgery._paths import Location, path
 from keras_lficam.surgery._reading import (
     Graph,
     activation_of,
+    averages_the_map,
     dense_behind_pooling,
     has_space,
     last_activation,
+    linear_behind_pooling,
 )
 from keras_lficam.surgery._splitting import (
     Split,
@@ -44,6 +46,7 @@ __all__ = [
     "activation_of",
     "as_rgb",
     "at_stride_one",
+    "averages_the_map",
     "check_graph",
     "check_images",
     "check_one",
@@ -59,6 +62,7 @@ __all__ = [
     "is_plain",
     "last_activation",
     "last_stage",
+    "linear_behind_pooling",
     "new_head",
     "nodes_backwards",
     "path",

@@ -239,6 +239,41 @@ def dense_behind_pooling(
     return rest[0] if isinstance(rest[0], keras.layers.Dense) else None
 
 
+def linear_behind_pooling(
+    operations: Sequence[keras.Operation], end: keras.Operation
+) -> keras.layers.Layer | None:
+    """Finds the layer of a head whose logits are linear in the pooled map.
+
+    Args:
+        operations: The layers behind the feature map, in their order.
+        end: The operation that makes the scores, whose activation is not
+            part of the logits.
+
+    Returns:
+        A dense layer, or a 1x1 convolution, behind a global average pooling;
+        None if anything else changes the logits.
+    """
+    pooling, *others = operations
+    rest = [
+        operation
+        for operation in others
+        if not _gives_scores_on(operation)
+        and not (operation is end and not getattr(end, "weights", None))
+    ]
+    if not averages_the_map(pooling) or len(rest) != 1:
+        return None
+    (layer,) = rest
+    # A subclass may compute something else of its weights.
+    is_linear = type(layer) is keras.layers.Dense or (
+        type(layer) is keras.layers.Conv2D
+        and layer.kernel_size == (1, 1)
+        and layer.groups == 1
+    )
+    idle = layer is end or activation_of(layer) is keras.activations.linear
+    quantized = getattr(layer, "quantization_mode", None) is not None
+    return layer if is_linear and idle and not quantized else None
+
+
 def pools_all(call: Call) -> bool:
     """Whether a pooling has one window, which is the whole map."""
     operation, taken, given = (

@@ -1,5 +1,10 @@
 """Shows heat maps: overlays as pixels, grids and plots as figures."""
 
+from keras_lficam.visualization.evidence import (
+    SIGNED_COLORMAP,
+    evidence_grid,
+    signed_overlay,
+)
 from keras_lficam.visualization.grids import (
     comparison_grid,
     grid,
@@ -11,9 +16,12 @@ from keras_lficam.visualization.plots import quality_against_time
 __all__ = [
     "COLORMAP",
     "OPACITY",
+    "SIGNED_COLORMAP",
     "comparison_grid",
+    "evidence_grid",
     "grid",
     "overlay",
     "prediction_titles",
     "quality_against_time",
+    "signed_overlay",
 ]

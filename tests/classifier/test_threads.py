@@ -28,6 +28,9 @@ MAKERS = {
     "LayerCAM": explainers.LayerCAM,
     "FinerCAM": explainers.FinerCAM,
     "AblationCAM": explainers.AblationCAM,
+    "ClassEvidence": explainers.ClassEvidence,
+    "ReciproCAM": explainers.ReciproCAM,
+    "explanation view": lambda model: evidence_of(model),
     "ScoreCAM": explainers.ScoreCAM,
     "ScoreCAM of logits": lambda model: explainers.ScoreCAM(
         model, form="increase"
@@ -43,6 +46,11 @@ MAKERS = {
 def quarters(image):
     rows, columns = np.indices(image.shape[:2])
     return 2 * (rows * 2 // len(image)) + columns * 2 // image.shape[1]
+
+
+def evidence_of(model):
+    view = keras_lficam.explanation_view(model)
+    return lambda images: view.predict(images)["class_evidence"]
 
 
 def drop_of(model):

@@ -1,0 +1,155 @@
+"""Explainers that read what each location adds to a class, gradient-free."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lficam import functional
+from keras_lficam.classifier import CompiledFunction, Evidence
+from keras_lficam.explainers.base import Explainer
+from keras_lficam.functional import Tensor
+
+
+class ClassEvidence(Explainer):
+    """Shows the positive evidence for a class, of the pass that classifies.
+
+    One forward pass, no gradient. Behind a global average pooling and one
+    dense layer, or a 1x1 convolution,
+
+        map = s(ReLU(sum_k W_kc F_k))
+
+    with the feature map `F` that is pooled, which in a model of `build` is
+    the attended one, and the min-max normalization `s`; there it equals
+    `GradCAM` and `HiResCAM`. For any other head the evidence is that of
+    Recipro-CAM, by one pass of the head for each location. The signed values,
+    whose mean is the logit, are given by `keras_lficam.explanation_view`:
+    behind ReLU and `s` they do not add up to it.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images.
+
+    Attributes:
+        exact: Whether the evidence adds up to the logit.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or the model does not show its logits.
+
+    Reference:
+        Zhou et al., 2016, https://arxiv.org/abs/1512.04150; Brendel and
+        Bethge, 2019, https://arxiv.org/abs/1904.00760.
+
+    Examples:
+        maps = ClassEvidence(model)(images)
+    """
+
+    class_specific = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        layer: str | None = None,
+        activation: str | None = None,
+        chunk_size: int = 32,
+    ):
+        super().__init__(model, activation=activation, chunk_size=chunk_size)
+        evidence = Evidence(self.classifier, layer)
+        self.exact = evidence.exact
+        cut = evidence.cut
+
+        def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
+            features = cut.features(images)
+            if classes is None:
+                classes = ops.argmax(cut.logits(features), axis=-1)
+            coarse = evidence(features, ops.expand_dims(classes, -1))
+            coarse = functional.min_max(ops.relu(coarse))
+            return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
+
+        self._step = CompiledFunction(model, maps)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1, 0
+
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
+        return self._step.run(images, classes)
+
+
+class ReciproCAM(Explainer):
+    """Shows the logit that each location of the feature map has alone.
+
+    One forward pass of the model, and one of its head for each of the `h w`
+    locations; no gradient. With the head `H` from feature map to logits,
+
+        map = s(H(F * onehot_ij)_c)
+
+    where `onehot_ij` keeps a location of all channels and sets the others to
+    zero, and `s` is the min-max normalization. The authors also blur the mask
+    over 3x3 locations, which this does not.
+
+    Args:
+        model: Functional or Sequential classifier, flat or nested.
+        layer: Name of the layer whose output is the feature map. By default
+            that is what the last global pooling or flattening takes.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        chunk_size: Number of images that go through the model at once. The
+            memory is that of a prediction of as many images, and 8 MB of each
+            image's masked feature maps; where the head begins with a global
+            average pooling these are not made.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If there is no such layer, or another path goes around it,
+            or the model does not show its logits.
+
+    Reference:
+        Byun and Lee, 2022, https://arxiv.org/abs/2209.14074, equation 2.
+
+    Examples:
+        maps = ReciproCAM(model)(images)
+    """
+
+    class_specific = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        layer: str | None = None,
+        activation: str | None = None,
+        chunk_size: int = 32,
+    ):
+        super().__init__(model, activation=activation, chunk_size=chunk_size)
+        evidence = Evidence(self.classifier, layer)
+        cut = evidence.cut
+
+        def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
+            features = cut.features(images)
+            if classes is None:
+                classes = ops.argmax(cut.logits(features), axis=-1)
+            classes = ops.expand_dims(classes, -1)
+            logits = evidence.of_single_locations(features, classes)
+            coarse = functional.min_max(logits)
+            return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
+
+        self._step = CompiledFunction(model, maps)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1, 0
+
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
+        return self._step.run(images, classes)
