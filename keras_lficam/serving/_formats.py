@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam.architectures import attention_view
-from keras_lficam.explanation import AttentionOutputs
+from keras_lficam.explanation import ExplanationView
+from keras_lficam.serving._signatures import served_answers
 
 if TYPE_CHECKING:
     import onnx
@@ -52,6 +52,7 @@ _MAP_OPERATIONS = (
 def numeric_model(
     model: keras.Model,
     image_size: tuple[int, int],
+    top: int | None,
     activation: str | None = None,
 ) -> keras.Model:
     """Makes the part of a classifier that every runtime can compute.
@@ -61,51 +62,52 @@ def numeric_model(
     does.
 
     Args:
-        model: Model that has an `attention_view`.
+        model: Model that has an `explanation_view`.
         image_size: `(height, width)` of its images.
+        top: Number of classes that evidence is given of.
         activation: What makes probabilities of its scores, as for
             `classifier.Classifier`.
 
     Returns:
-        Model from `images (B, height, width, channels)` to a dictionary of
-        `probabilities`, `attention_map` at the size of the images, and
-        `importance` if there is one.
+        Model from `images (B, height, width, channels)` to a dictionary as
+        of `served_answers`, maps of attention at the size of the images.
     """
     images = keras.Input(
         (*image_size, model.inputs[0].shape[-1]), name="images", dtype="float32"
     )
-    answer = _Answer(
-        AttentionOutputs(_in_float32(attention_view(model)), activation),
-        name="answer",
-        dtype="float32",
-    )
+    view = ExplanationView(_in_float32(model), top=top, activation=activation)
+    answer = _Answer(view, name="answer", dtype="float32")
     return keras.Model(images, answer(images), name=f"{model.name}_served")
 
 
 class _Answer(keras.layers.Layer):
-    """A classifier as a layer; in a graph of layers constants become inputs."""
+    """A classifier as a layer; in a graph of layers constants become inputs.
 
-    def __init__(self, outputs: AttentionOutputs, **kwargs: Any) -> None:
+    The classifier's own layers are none of its: a layer that is called forgets
+    the losses of those that it holds.
+    """
+
+    def __init__(self, view: ExplanationView, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.outputs = outputs
-        self.view = outputs.view  # So that its weights are those of a layer.
+        self.view = view
         self.built = True
 
     def call(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.outputs(images)
+        size = images.shape[1], images.shape[2]
+        return served_answers(self.view, images, size)
 
 
-def _in_float32(view: keras.Model) -> keras.Model:
-    """Copies a view for float32, unless it is of float32 already."""
+def _in_float32(model: keras.Model) -> keras.Model:
+    """Copies a model for float32, unless it is of float32 already."""
     dtypes = {
         dtype
-        for layer in view._flatten_layers()
+        for layer in model._flatten_layers()
         for dtype in (layer.compute_dtype, layer.variable_dtype)
     }
     if dtypes <= {"float32"}:
-        return view
-    copy = type(view).from_config(_with_float32(view.get_config()))
-    copy.set_weights(view.get_weights())
+        return model
+    copy = type(model).from_config(_with_float32(model.get_config()))
+    copy.set_weights(model.get_weights())
     return copy
 
 
@@ -244,7 +246,8 @@ def _saved(model: keras.Model) -> Iterator[pathlib.Path]:
 
     spec = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, "images")
     module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
+    variables = model.get_layer("answer").view.model.variables
+    module.weights = [variable.value for variable in variables]
     function = tf.function(
         lambda images: model(images, training=False),
         input_signature=[spec],

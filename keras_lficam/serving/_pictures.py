@@ -183,6 +183,58 @@ def overlays(
     )
 
 
+def evidence_overlays(
+    canvases: tf.Tensor, evidence: tf.Tensor, colors: tf.Tensor, opacity: float
+) -> tf.Tensor:
+    """Lays signed evidence over pictures, as `visualization.signed_overlay`.
+
+    The classes of a picture are on one scale: its largest magnitude.
+
+    Args:
+        canvases: As in `Pictures`.
+        evidence: Signed maps `(B, h, w, n)`.
+        colors: Diverging color map `(256, 3)` in 0 to 255.
+        opacity: How much of a picture is covered by the strongest evidence.
+
+    Returns:
+        `(B, n)` PNG files; empty where there is no canvas.
+    """
+    largest = tf.reduce_max(tf.abs(evidence), axis=(1, 2, 3), keepdims=True)
+    relative = tf.math.divide_no_nan(evidence, largest)
+    relative = tf.transpose(relative, [0, 3, 1, 2])[..., None]
+
+    def draw(element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        canvas, maps = element
+        return tf.map_fn(
+            lambda signed: tf.cond(
+                canvas == "",
+                lambda: "",
+                lambda: _draw_signed(canvas, signed, colors, opacity),
+            ),
+            maps,
+            fn_output_signature=tf.TensorSpec([], tf.string),
+        )
+
+    return tf.map_fn(
+        draw,
+        (canvases, relative),
+        fn_output_signature=tf.TensorSpec([None], tf.string),
+    )
+
+
+def _draw_signed(
+    canvas: tf.Tensor, signed: tf.Tensor, colors: tf.Tensor, opacity: float
+) -> tf.Tensor:
+    gray = tf.cast(tf.io.parse_tensor(canvas, tf.uint8), tf.float32)
+    signed = tf.image.resize(signed, tf.shape(gray)[:2], "bilinear")
+    signed = tf.clip_by_value(signed, -1.0, 1.0)
+    levels = tf.cast((signed[..., 0] + 1) / 2 * 256, tf.int32)
+    cover = opacity * tf.sqrt(tf.abs(signed))
+    color = tf.gather(colors, tf.minimum(levels, 255))
+    blended = gray * (1 - cover) + color * cover
+    return tf.io.encode_png(tf.cast(tf.round(blended), tf.uint8))
+
+
 def _draw(
     canvas: tf.Tensor, heat: tf.Tensor, colors: tf.Tensor, opacity: float
 ) -> tf.Tensor:

@@ -32,23 +32,26 @@ def write_warmup(
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
     pixels = np.zeros((1, *image_shape), "float32") + value_range[0]
+    images = {"images": pixels}
+    encoded = {"image_bytes": np.array([_png(image_shape[:2])], np.object_)}
+    classes = {"classes": np.zeros((1, 1), "int32")}
     inputs = {
-        "serving_default": ("images", pixels),
-        "uint8_images": ("images", np.zeros(pixels.shape, "uint8")),
-        "classify": ("images", pixels),
-        "encoded_images": (
-            "image_bytes",
-            np.array([_png(image_shape[:2])], np.object_),
-        ),
+        "serving_default": images,
+        "uint8_images": {"images": np.zeros(pixels.shape, "uint8")},
+        "classify": images,
+        "images_and_classes": images | classes,
+        "encoded_images": encoded,
+        "encoded_images_and_classes": encoded | classes,
     }
     path = folder / _WARMUP
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, (key, value) in inputs.items():
+        for signature, values in inputs.items():
             request = predict_pb2.PredictRequest()
             request.model_spec.name = name
             request.model_spec.signature_name = signature
-            request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+            for key, value in values.items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
             log = prediction_log_pb2.PredictionLog(
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )

@@ -1,14 +1,20 @@
 """What a served model computes, as graphs that need no Keras."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam.explanation import AttentionOutputs
+from keras_lficam.explanation import ExplanationView
 from keras_lficam.serving import Limits, _pictures
-from keras_lficam.visualization import COLORMAP, OPACITY
+from keras_lficam.visualization import (
+    COLORMAP,
+    OPACITY,
+    SIGNED_COLORMAP,
+    SIGNED_OPACITY,
+)
 
 _NO_CLASS = -1
 # Computes the answers of a signature by their names.
@@ -16,13 +22,14 @@ Answering = Callable[..., dict[str, tf.Tensor]]
 
 
 class Served(tf.Module):
-    """The signatures of a classifier with a heat map.
+    """The signatures of a classifier that explains itself.
 
     Args:
-        model: Model that has an `attention_view`.
+        model: Model that has an `explanation_view`.
         class_names: Name of each class.
         image_size: `(height, width)` that images are brought to.
-        top: Number of classes that are named for encoded pictures.
+        top: Number of classes that evidence is given of, and that are named
+            for encoded pictures.
         value_range: Darkest and brightest value of a pixel of the model.
         limits: What is refused without being computed.
         activation: What makes probabilities of the model's scores, as for
@@ -35,7 +42,7 @@ class Served(tf.Module):
         model: keras.Model,
         class_names: Sequence[str],
         image_size: tuple[int, int],
-        top: int,
+        top: int | None,
         value_range: tuple[float, float],
         limits: Limits,
         activation: str | None = None,
@@ -43,54 +50,66 @@ class Served(tf.Module):
     ) -> None:
         super().__init__()
         # The variables are enough of the model; this one is not tracked.
-        self._outputs = AttentionOutputs(model, activation)
+        self._view = ExplanationView(model, top=top, activation=activation)
         self._variables = [variable.value for variable in model.variables]
         self._names = tf.constant([*class_names, ""])
         self._size = image_size
-        self._top = top
+        self._top = self._view.top
         self._low, self._high = value_range
         self._limits = limits
         self._bits = bits
         self._channels = model.inputs[0].shape[-1]
         import matplotlib
 
-        colors = matplotlib.colormaps[COLORMAP](np.arange(256))[:, :3]
-        self._colors = tf.constant(255 * colors, tf.float32)
+        self._colors, self._signed_colors = (
+            tf.constant(
+                255 * matplotlib.colormaps[name](np.arange(256))[:, :3],
+                tf.float32,
+            )
+            for name in (COLORMAP, SIGNED_COLORMAP)
+        )
 
     def signatures(self) -> dict[str, Answering]:
         """Traces the signatures; returns them by their names."""
         pixels = [None, None, None, self._channels]
+        images = tf.TensorSpec(pixels, tf.float32, "images")
+        encoded = tf.TensorSpec([None], tf.string, "image_bytes")
+        classes = tf.TensorSpec([None, None], tf.int32, "classes")
         return {
-            "serving_default": self._traced(
-                self.explain, tf.TensorSpec(pixels, tf.float32, "images")
-            ),
+            "serving_default": self._traced(self.explain, images),
             "uint8_images": self._traced(
                 self.explain, tf.TensorSpec(pixels, tf.uint8, "images")
             ),
-            "classify": self._traced(
-                self.classify, tf.TensorSpec(pixels, tf.float32, "images")
-            ),
-            "encoded_images": self._traced(
-                self.explain_encoded,
-                tf.TensorSpec([None], tf.string, "image_bytes"),
+            "classify": self._traced(self.classify, images),
+            "images_and_classes": self._traced(self.explain, images, classes),
+            "encoded_images": self._traced(self.explain_encoded, encoded),
+            "encoded_images_and_classes": self._traced(
+                self.explain_encoded, encoded, classes
             ),
         }
 
-    def explain(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Gives class, probabilities, map and importance of images."""
+    def explain(
+        self, images: tf.Tensor, classes: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Gives class, probabilities, evidence and attention of images."""
         images, errors = self._checked(images)
         size = tuple(tf.unstack(tf.shape(images)[1:3]))
-        shown = self._outputs(self._resized(images), size)
-        return self._explained(shown, errors)
+        if classes is not None:
+            classes, errors = self._checked_classes(classes, errors)
+        return self._explained(self._resized(images), errors, size, classes)
 
     def classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Gives class and probabilities of images, and nothing of the map."""
         images, errors = self._checked(images)
-        probabilities = self._outputs.probabilities(self._resized(images))
+        classifier = self._view.classifier
+        with keras.StatelessScope():
+            probabilities = classifier.probabilities(self._resized(images))
         return self._classes(probabilities, errors)
 
-    def explain_encoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Gives the same of JPEG and PNG files, and an overlay of each."""
+    def explain_encoded(
+        self, image_bytes: tf.Tensor, classes: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Gives the same of JPEG and PNG files, and overlays of each."""
         number = tf.size(_hidden(image_bytes))
         at_least_one = ["Input `image_bytes` must hold at least one picture."]
         with tf.control_dependencies(
@@ -103,26 +122,40 @@ class Served(tf.Module):
         pictures = _pictures.decoded(
             image_bytes, self._size, self._limits, self._channels, self._bits
         )
+        errors = pictures.errors
+        if classes is not None:
+            classes, errors = self._checked_classes(classes, errors)
         scale = (self._high - self._low) / 255
         images = self._low + scale * pictures.images
-        shown = self._outputs(self._resized(images), self._size)
-        errors, maps = pictures.errors, shown["attention_map"]
-        answers = self._explained(shown, errors)
+        answers = self._explained(
+            self._resized(images), errors, self._size, classes
+        )
         values, places = tf.math.top_k(answers["probabilities"], self._top)
         places = tf.where(errors[:, None] == "", places, _NO_CLASS)
-        return answers | {
+        canvases = tf.where(errors == "", pictures.canvases, "")
+        evidence = self._view.upsample(
+            answers["class_evidence"], self._size, self._size
+        )
+        answers |= {
             "top_classes": tf.gather(
                 self._names, places % self._names.shape[0]
             ),
             "top_probabilities": values,
-            "overlay_bytes": _pictures.overlays(
-                pictures.canvases, maps, self._colors, OPACITY
+            "evidence_overlay_bytes": _pictures.evidence_overlays(
+                canvases, evidence, self._signed_colors, SIGNED_OPACITY
             ),
         }
+        if "attention_map" in answers:
+            answers["overlay_bytes"] = _pictures.overlays(
+                canvases, answers["attention_map"], self._colors, OPACITY
+            )
+        else:  # That of the first class, which is the likeliest.
+            answers["overlay_bytes"] = answers["evidence_overlay_bytes"][:, 0]
+        return answers
 
-    def _traced(self, function: Answering, spec: tf.TensorSpec) -> Answering:
+    def _traced(self, function: Answering, *specs: tf.TensorSpec) -> Answering:
         # Nothing branches on tensors, so autograph would only cost seconds.
-        traced = tf.function(function, input_signature=[spec], autograph=False)
+        traced = tf.function(function, input_signature=specs, autograph=False)
         concrete: Answering = traced.get_concrete_function()
         return concrete
 
@@ -136,13 +169,45 @@ class Served(tf.Module):
         return images
 
     def _explained(
-        self, shown: dict[str, tf.Tensor], errors: tf.Tensor
+        self,
+        images: tf.Tensor,
+        errors: tf.Tensor,
+        size: tuple[Any, Any],
+        classes: tf.Tensor | None,
     ) -> dict[str, tf.Tensor]:
-        return self._classes(shown["probabilities"], errors) | {
-            name: _blank(value, errors)
-            for name, value in shown.items()
-            if name != "probabilities"
-        }
+        """Explains images of the classifier's size; maps are of `size`."""
+        shown = served_answers(self._view, images, size, classes)
+        probabilities = shown.pop("probabilities")
+        asked = shown.pop("evidence_classes")
+        good = (errors == "")[:, None]
+        return (
+            self._classes(probabilities, errors)
+            | {name: _blank(value, errors) for name, value in shown.items()}
+            | {"evidence_classes": tf.where(good, asked, _NO_CLASS)}
+        )
+
+    def _checked_classes(
+        self, classes: tf.Tensor, errors: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes classes `(B, n)`; those that are none spoil their image."""
+        shape = tf.shape(_hidden(classes))
+        is_row_each = tf.cond(
+            tf.size(shape) == 2,
+            lambda: (shape[0] == tf.size(errors)) & (shape[1] > 0),
+            lambda: False,
+        )
+        expected = (
+            "Input `classes` must have a row for each image, (batch, n), of "
+            "at least one class. Received shape:"
+        )
+        check = tf.debugging.Assert(is_row_each, [expected, shape])
+        with tf.control_dependencies([check]):
+            classes = tf.identity(classes)
+        known = self._view.classifier.num_classes
+        inside = tf.reduce_all((classes >= 0) & (classes < known), axis=1)
+        wrong = f"a class that is asked for is not one of 0 to {known - 1}"
+        errors = tf.where((errors == "") & ~inside, wrong, errors)
+        return tf.where(inside[:, None], classes, 0), errors
 
     def _classes(
         self, probabilities: tf.Tensor, errors: tf.Tensor
@@ -203,11 +268,41 @@ class Served(tf.Module):
         return tf.where(good, images, 0.0), errors
 
 
+def served_answers(
+    view: ExplanationView,
+    images: tf.Tensor,
+    size: tuple[Any, Any],
+    classes: tf.Tensor | None = None,
+) -> dict[str, tf.Tensor]:
+    """Computes what every format answers, whatever runs it.
+
+    Args:
+        view: The view of the classifier.
+        images: Images of the size that it takes.
+        size: Height and width of the attention map.
+        classes: Classes `(B, n)` to give evidence of; None for the likeliest.
+
+    Returns:
+        Tensors of the view; its `top_classes` are called `evidence_classes`,
+        as those of encoded pictures are names, and the attention map is of
+        the size `size`.
+    """
+    # What a layer would write, as the loss of a regularizer, is lost.
+    with keras.StatelessScope():
+        shown = view(images, classes)
+    shown["evidence_classes"] = shown.pop("top_classes")
+    if "attention_map" in shown:
+        shown["attention_map"] = view.upsample_attention(
+            shown["attention_map"], size, tuple(images.shape[1:3])
+        )
+    return shown
+
+
 def value_range_of(model: keras.Model) -> tuple[float, float]:
     """Finds the darkest and the brightest pixel that a model takes.
 
     Args:
-        model: Model made by `build` or `attach`.
+        model: Classifier.
 
     Returns:
         The range, 0 to 255 unless `attach` was told another.

@@ -26,9 +26,9 @@ from keras_lficam._checks import (
     real_array,
 )
 from keras_lficam._files import whole_folder
-from keras_lficam.architectures import attention_view
 from keras_lficam.classifier import Classifier
 from keras_lficam.data.pictures import check_bits
+from keras_lficam.explanation import ExplanationView
 from keras_lficam.serving import FORMATS, Limits, _formats, _server_files
 from keras_lficam.serving._signatures import Served, value_range_of
 
@@ -68,46 +68,59 @@ def export(
     formats: Sequence[str] = ("saved_model",),
     version: int | None = None,
     image_size: tuple[int, int] | None = None,
-    top: int = 5,
+    top: int | None = 5,
     value_range: tuple[float, float] | None = None,
     calibration: npt.ArrayLike | None = None,
     limits: Limits = Limits(),  # noqa: B008
     activation: str | None = None,
     bits: int | None = None,
 ) -> pathlib.Path:
-    """Writes a classifier that answers with class and heat map.
+    """Writes a classifier that answers with its class, and why.
 
     The folder of a version is a SavedModel as TF Serving wants it, with the
     other formats as files in it. Its signatures:
 
     - `serving_default` of `images (B, H, W, 3)`, float32 in 0 to 255, of any
       size; `uint8_images` the same of uint8. They give `probabilities (B, K)`,
-      `class_index (B,)`, `class_name (B,)`, `attention_map (B, H, W, 1)` in
-      [0, 1], and of LFI-CAM `importance (B, C)`.
+      `logits (B, K)`, `class_index (B,)` and `class_name (B,)`; the signed
+      evidence `class_evidence (B, h, w, top)` at the size of the feature map,
+      of the classes `evidence_classes (B, top)`, the likeliest first; and, if
+      the model has them, `attention_map (B, H, W, 1)` in [0, 1],
+      `attention_logits (B, top)` and `importance (B, C)`, as
+      `explanation_view` describes them.
+    - `images_and_classes` of the same and `classes (B, n)`, int32: evidence of
+      the classes that are asked for, in place of the likeliest.
     - `encoded_images` of `image_bytes (B,)`, JPEG or PNG files or their
       URL-safe base64. A JPEG is turned upright by its EXIF orientation, and a
       PNG of 16 bits a channel is scaled as by `data.read_picture`. Gives the
-      same, the map at the model's size, and `top_classes (B, top)`,
-      `top_probabilities (B, top)` and `overlay_bytes (B,)`, PNG files.
-    - `classify` of the same as `serving_default`, without map and importance.
+      same, the attention map at the model's size, `top_classes (B, top)`,
+      names, `top_probabilities (B, top)`, and PNG files: `overlay_bytes (B,)`
+      of the attention map, or of the likeliest class's evidence where there
+      is none, and `evidence_overlay_bytes (B, top)` of each class's evidence,
+      red for and blue against it. `encoded_images_and_classes` takes `classes
+      (B, n)`, too.
+    - `classify` of the same as `serving_default`, class and probabilities
+      alone.
 
     All of them give `error (B,)`, why an image could not be answered, empty
     where it was; one that could not has the class -1 and zeros, and spoils no
     other. The other formats take `images (B, height, width, 3)` of one size
-    and give `probabilities`, `attention_map` and `importance`.
+    and give what `serving_default` gives, but names and errors.
 
     Formats but the SavedModel compute in float32, whatever dtype policy the
     model has. Where some cannot be written, the others are, and an
     `ExportError` names both. `labels.txt` holds the names of the classes, one
     a line, and `export.json` the version of keras_lficam, the formats, the
-    activation, the size and range of the images, the limits, and the bits.
+    activation, the size and range of the images, the limits, the bits, and
+    whether the evidence is exact: then its mean and the `bias` of a class,
+    which stands there, are the logit.
 
     Beside the folder of the model, `models.config`, `batching.config` and
     `compose.yaml` start TF Serving with all models that are there.
 
     Args:
-        model: Model made by `build` or `attach`, of the architecture
-            `"lfi_cam"` or `"abn"`.
+        model: Functional or Sequential classifier, made by `build` or
+            `attach` or any other, that an `explanation_view` can be made of.
         path: Folder of the model, whose name it is served by.
         class_names: Name of each class; their numbers by default. A model
             with one score has two classes, of which it gives the second's.
@@ -117,8 +130,9 @@ def export(
             the highest that is there.
         image_size: `(height, width)` that images are brought to; needed for a
             model that takes images of any size.
-        top: Number of classes that are named for encoded images; all, where
-            there are fewer.
+        top: Number of classes that evidence is given of, and that are named
+            for encoded images; all, where there are fewer. None for all
+            classes, whose evidence then is in their order.
         value_range: Darkest and brightest value of a pixel of the model; by
             default what `attach` was told for LFI-CAM, else 0 and 255.
         calibration: Images `(N, height, width, 3)` such as the model will see,
@@ -137,9 +151,10 @@ def export(
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If the model has no heat map, or gives logits and there is
-            no `activation`, an argument is out of range, or a version without
-            a SavedModel would follow one that has it.
+        ValueError: If the model has no feature map, does not show its logits,
+            or gives them and there is no `activation`, an argument is out of
+            range, or a version without a SavedModel would follow one that has
+            it.
         ExportError: If a format cannot be written.
         FileExistsError: If the version is there already.
         ImportError: If the writer of a format is not installed.
@@ -152,7 +167,7 @@ def export(
         answer = loaded.signatures["uint8_images"](
             images=tf.constant(images.astype("uint8"))
         )
-        answer["class_name"], answer["attention_map"]
+        answer["class_name"], answer["class_evidence"]
 
     Reference:
         https://www.tensorflow.org/tfx/guide/serving
@@ -164,23 +179,23 @@ def export(
             "it with KERAS_BACKEND=tensorflow."
         )
     path = path_of("path", path)
-    check_integer("top", top, least=1)
+    if top is not None:
+        check_integer("top", top, least=1)
     if not isinstance(limits, Limits):
         raise TypeError(
             "Argument `limits` must be a keras_lficam.serving.Limits. "
             f"Received: limits={limits!r:.80} of type {type(limits).__name__}"
         )
     check_bits(bits)
-    attention_view(model)
+    classifier = Classifier(model, activation)
     if len(model.inputs) != 1:
         raise ValueError(
             "Argument `model` must take images alone. Received: "
             f"{model.name!r} with {len(model.inputs)} inputs. To fix this: "
-            "keras_lficam.attention_view(model).export(path), which takes all."
+            "model.export(path), which takes all."
         )
     size = _image_size(model, image_size)
-    classifier = Classifier(model, activation)
-    classifier.check_probabilities()
+    view = ExplanationView(model, top=top, activation=activation)
     classes = classifier.num_classes
     names = _checked_names(class_names, classes)
     pixels = _value_range(model, value_range)
@@ -214,7 +229,7 @@ def export(
 
     @functools.cache
     def numeric() -> keras.Model:
-        return _formats.numeric_model(model, size, activation)
+        return _formats.numeric_model(model, size, top, activation)
 
     def write(name: str, place: pathlib.Path) -> None:
         if name == "saved_model":
@@ -222,7 +237,7 @@ def export(
                 model,
                 names,
                 size,
-                min(top, classes),
+                top,
                 pixels,
                 limits,
                 activation,
@@ -248,6 +263,10 @@ def export(
             "value_range": pixels,
             "limits": dataclasses.asdict(limits),
             "bits": bits,
+            "evidence": {
+                "exact": view.exact,
+                "bias": None if view.bias is None else view.bias.tolist(),
+            },
         }
         (partial / "export.json").write_text(
             json.dumps(description, indent=2) + "\n", encoding="utf-8"

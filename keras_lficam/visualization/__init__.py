@@ -2,6 +2,7 @@
 
 from keras_lficam.visualization.evidence import (
     SIGNED_COLORMAP,
+    SIGNED_OPACITY,
     evidence_grid,
     signed_overlay,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "COLORMAP",
     "OPACITY",
     "SIGNED_COLORMAP",
+    "SIGNED_OPACITY",
     "comparison_grid",
     "evidence_grid",
     "grid",

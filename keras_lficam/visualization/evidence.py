@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Diverging and even in lightness: red speaks for a class, blue against it.
 SIGNED_COLORMAP = "RdBu_r"
-_OPACITY = 0.8
+SIGNED_OPACITY = 0.8
 
 
 def signed_overlay(
@@ -23,7 +23,7 @@ def signed_overlay(
     evidence: npt.ArrayLike,
     *,
     limit: float | None = None,
-    opacity: float = _OPACITY,
+    opacity: float = SIGNED_OPACITY,
 ) -> np.ndarray:
     """Lays signed evidence over the images, in color over color.
 
