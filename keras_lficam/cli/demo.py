@@ -134,19 +134,22 @@ def answers_of(
     import numpy as np
 
     from keras_lficam import metrics
-    from keras_lficam.explanation import AttentionOutputs
+    from keras_lficam.explanation import ExplanationView
 
-    outputs = AttentionOutputs(model)
+    view = ExplanationView(model, top=1)
     parts = []
     for images, labels, masks in _output.progress(test, "batch"):
-        shown = outputs.predict(images)
+        shown = view.predict(images)
+        maps = view.upsample_attention(
+            shown["attention_map"], images.shape[1:3]
+        )
         parts.append(
             {
                 "images": images,
                 "labels": labels,
                 "boxes": metrics.box_masks(masks),
                 "probabilities": shown["probabilities"],
-                "maps": shown["attention_map"],
+                "maps": np.asarray(maps),
             }
         )
     return {

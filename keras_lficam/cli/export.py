@@ -66,7 +66,8 @@ def add(commands: "_words.Commands") -> None:
         type=whole_number(1, 1_000_000),
         default=5,
         metavar="N",
-        help="classes that are named for a picture (default: %(default)s, or "
+        help="classes that evidence is given of, and that are named for a "
+        "picture (default: %(default)s, or "
         "all if there are fewer)",
     )
     export.add_argument(
@@ -110,8 +111,8 @@ def _export(arguments: argparse.Namespace) -> int:
     from keras_lficam import serving
 
     model = _models.load_model(arguments.model, arguments.imports)
-    view = _models.view_of(model, arguments.model)
-    names = _models.class_names(arguments.model, view)
+    _models.classifier_of(model, arguments.model, arguments.activation)
+    names = _models.class_names(arguments.model, model)
     size = arguments.image_size and tuple(arguments.image_size)
     bits = _models.bits(arguments.model, arguments.bits)
     calibration = None

@@ -59,7 +59,7 @@ def _checked(
 ) -> Iterator[tuple[str, str]]:
     questions: dict[str, Callable[[Client], None]] = {
         "The model is served": _served,
-        "Images are answered with class and map": _images,
+        "Images are answered with their class, and why": _images,
         "Images as uint8 are answered alike": _uint8,
         "The class alone is the same": _class_alone,
         "Encoded pictures are answered with an overlay": _png,
@@ -111,12 +111,26 @@ def _images(client: Client) -> None:
     _expect(
         np.array_equal(index, answer["class_index"]), "the class is another"
     )
-    maps = answer["attention_map"]
-    _expect(
-        maps.shape == (2, _SIDE, _SIDE, 1), f"the map's shape is {maps.shape}"
-    )
-    _expect(maps.min() >= 0, "a map is negative")
-    _expect(maps.max() <= 1 + _CLOSE, "a map is above 1")
+    # Not every classifier has an attention map, nor every older artifact
+    # evidence, but each has one of them.
+    of_attention = {"attention_map", "attention_logits", "importance"}
+    if "class_evidence" not in answer or of_attention & answer.keys():
+        maps = answer["attention_map"]
+        _expect(
+            maps.shape == (2, _SIDE, _SIDE, 1),
+            f"the map's shape is {maps.shape}",
+        )
+        _expect(maps.min() >= 0, "a map is negative")
+        _expect(maps.max() <= 1 + _CLOSE, "a map is above 1")
+    if "class_evidence" in answer:
+        shapes = (
+            answer["class_evidence"].shape,
+            answer["evidence_classes"].shape,
+        )
+        _expect(
+            shapes[0][::3] == shapes[1],
+            f"the shapes of evidence and its classes are {shapes}",
+        )
 
 
 def _uint8(client: Client) -> None:
@@ -179,7 +193,9 @@ def _like_saved(saved_model: pathlib.Path, client: Client) -> None:
     images = tf.constant(_float_images())
     here = loaded.signatures["serving_default"](images=images)
     there = _answers(client)
-    for name in ("probabilities", "attention_map"):
+    for name in ("probabilities", "attention_map", "class_evidence"):
+        if name not in here:
+            continue
         _close({name: np.asarray(here[name])}, there, name)
 
 
@@ -193,7 +209,9 @@ def _alike(first: Answers, second: Answers) -> None:
 
 
 def _close(first: Answers, second: Answers, name: str) -> None:
-    difference = np.abs(first[name] - second[name]).max()
+    # Evidence and logits have no bound, probabilities and maps that of 1.
+    scale = max(1.0, float(np.abs(first[name]).max()))
+    difference = np.abs(first[name] - second[name]).max() / scale
     _expect(difference < _CLOSE, f"{name} differs by {difference:.1e}")
 
 

@@ -596,13 +596,19 @@ def _to_json(value: _Input | bytes) -> Any:
     return [_to_json(item) for item in value]
 
 
+def _bytes_from_json(value: Any) -> np.ndarray:
+    array = np.array(value, object)  # Dictionaries are no axis of it.
+    files = [
+        base64.b64decode(item["b64"], validate=True) for item in array.ravel()
+    ]
+    array[...] = np.reshape(np.array([*files, None], object)[:-1], array.shape)
+    return array
+
+
 def _from_json(value: Any, is_bytes: bool) -> np.ndarray:
     """Makes an array of nested lists of one kind of value."""
     if is_bytes:
-        value = [base64.b64decode(item["b64"], validate=True) for item in value]
-        array = np.empty(len(value), object)
-        array[:] = value
-        return array
+        return _bytes_from_json(value)
     # Not `np.array(value)`: strings would all be as long as the longest.
     array = np.array(value, object)
     kinds = {type(item) for item in array.ravel()}

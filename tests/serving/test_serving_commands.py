@@ -252,15 +252,18 @@ def test_a_server_that_is_not_there_is_named(picture, capsys, words, message):
     assert said.count("\n") == 1
 
 
-def test_a_plain_model_is_refused(tmp_path, capsys):
-    shape = (32, 32, 3)
-    model = keras_lficam.build(
-        backbone(shape), 3, input_shape=shape, architecture="plain"
+def test_what_has_no_feature_map_is_refused(tmp_path, capsys):
+    model = keras.Sequential(
+        [
+            keras.Input((1, 1, 3)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, "softmax"),
+        ]
     )
     model.save(tmp_path / "plain.keras")
     words = ["export", str(tmp_path / "plain.keras")]
     assert cli.main([*words, "--output", str(tmp_path / "out")]) == 2
-    assert "no heat map of its own" in capsys.readouterr().err
+    assert "has no feature map of at least 2x2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
