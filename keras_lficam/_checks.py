@@ -302,29 +302,29 @@ def check_size(name: str, value: Any) -> None:
     if (
         not isinstance(value, (tuple, list))
         or len(value) != 2
-        or not all(
-            isinstance(side, numbers.Integral)
-            and not isinstance(side, bool)
-            and int(side) > 0
-            for side in value
-        )
+        or not all(is_integer(side) and side > 0 for side in value)
     ):
         raise ValueError(
-            f"Argument `{name}` must be a pair of positive integers, height "
-            f"and width. Received: {name}={value!r:.80}"
+            f"Argument `{name}` must be a pair of positive integers (height, "
+            f"width), such as (224, 224). Received: {name}={value!r:.80}"
         )
 
 
-def check_integer(name: str, value: object, *, least: int) -> None:
-    """Raises a ValueError unless an argument is an integer of at least `least`.
+def check_integer(name: str, value: Any, *, least: int) -> None:
+    """Raises unless an argument is an integer of at least `least`.
 
-    Integers are those of Python and NumPy, and no Booleans.
+    Raises:
+        TypeError: If it is no integer of Python or NumPy; a Boolean is none.
+        ValueError: If it is less.
     """
-    if not is_integer(value) or value < least:  # type: ignore[operator]
-        raise ValueError(
-            f"Argument `{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r:.80}"
+    wanted = f"Argument `{name}` must be an integer of at least {least}."
+    if not is_integer(value):
+        raise TypeError(
+            f"{wanted} Received: {name}={value!r:.80} of type "
+            f"{type(value).__name__}"
         )
+    if value < least:
+        raise ValueError(f"{wanted} Received: {name}={value!r:.80}")
 
 
 def is_integer(value: object) -> bool:

@@ -60,6 +60,7 @@ def resnet(
     Raises:
         ValueError: If the depth is not of this kind, the block is neither, or
             a number is below 1.
+        TypeError: If another number is no integer.
 
     Reference:
         He et al., 2016, section 4.2, https://arxiv.org/abs/1512.03385.
@@ -110,6 +111,7 @@ def wide_resnet(depth: int = 28, width: int = 10) -> Callable[..., keras.Model]:
 
     Raises:
         ValueError: If the depth is not of this kind, or the width below 1.
+        TypeError: If another number is no integer.
 
     Reference:
         Zagoruyko and Komodakis, 2016, table 1,
@@ -149,6 +151,7 @@ def resnext(
 
     Raises:
         ValueError: If the depth is not of this kind, or a number is below 1.
+        TypeError: If another number is no integer.
 
     Reference:
         Xie et al., 2017, section 5.3, https://arxiv.org/abs/1611.05431.
@@ -193,6 +196,7 @@ def densenet(
 
     Raises:
         ValueError: If the depth is not of this kind, or the growth below 1.
+        TypeError: If another number is no integer.
 
     Reference:
         Huang et al., 2017, sections 3 and 4, https://arxiv.org/abs/1608.06993.

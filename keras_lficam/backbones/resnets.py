@@ -63,6 +63,7 @@ def resnet(
     Raises:
         ValueError: If the depth is none of these, groups are asked of basic
             blocks, or a number is below 1.
+        TypeError: If a number is no integer.
 
     Reference:
         He et al., 2016, table 1, https://arxiv.org/abs/1512.03385.

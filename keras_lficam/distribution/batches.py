@@ -108,7 +108,7 @@ def for_evaluation(
 
     Raises:
         ValueError: If a CPU would get an empty batch while TensorFlow uses
-            oneDNN, or a number is none, or too low.
+            oneDNN, or a number is too low.
         TypeError: If an argument is of the wrong type.
 
     Examples:
@@ -159,7 +159,8 @@ def evaluation_batch_size(batch_size: int, count: int) -> int:
         all batches; else one more, so that each device computes them whole.
 
     Raises:
-        ValueError: If a number is none, or too low.
+        ValueError: If a number is too low.
+        TypeError: If a number is no integer.
 
     Examples:
         keras_lficam.distribution.evaluation_batch_size(32, count=100)

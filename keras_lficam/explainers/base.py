@@ -48,7 +48,8 @@ class Explainer(abc.ABC):
         `(B, H, W, 1)`, a NumPy array, float32, in [0, 1].
 
     Raises:
-        TypeError: If `model` is no `keras.Model`, or `classes` no integers.
+        TypeError: If `model` is no `keras.Model`, or `classes` or
+            `chunk_size` no integers.
         ValueError: If another argument is not as described, or numbers of the
             model are not finite.
 

@@ -62,7 +62,7 @@ class RISE(Explainer):
         seed: Non-negative integer that the masks depend on.
 
     Raises:
-        TypeError: If `model` is no `keras.Model`.
+        TypeError: If `model` is no `keras.Model`, or a number no integer.
         ValueError: If another argument is out of its range, or it is not
             known how to make probabilities of the model's scores.
 
@@ -262,7 +262,8 @@ class LIME(Explainer):
         seed: Non-negative integer that the samples depend on.
 
     Raises:
-        TypeError: If `model` is no `keras.Model`, or `segments` no function.
+        TypeError: If `model` is no `keras.Model`, `segments` no function, or
+            a number no integer.
         ValueError: If another argument is out of its range, or it is not
             known how to make probabilities of the model's scores. In a call
             also if an image has one superpixel only, whose map would be empty.

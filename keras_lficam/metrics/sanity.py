@@ -72,9 +72,9 @@ def randomized(model: keras.Model, *, seed: int) -> keras.Model:
         A `keras.Model`, not compiled, that shares nothing with `model`.
 
     Raises:
-        TypeError: If `model` is no `keras.Model`.
+        TypeError: If `model` is no `keras.Model`, or `seed` no integer.
         ValueError: If it cannot be made once more from its configuration, or
-            `seed` is no such integer.
+            `seed` is negative.
 
     Reference:
         Adebayo et al., 2018, https://arxiv.org/abs/1810.03292: all weights at

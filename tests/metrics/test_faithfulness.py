@@ -522,8 +522,8 @@ def test_wrong_arguments_are_refused(metric, net, images, maps):
         metric(model, images, maps, [0, 1])
     with pytest.raises(TypeError, match="`classes` must hold integers"):
         metric(model, images, maps, 0.5)
-    for wrong in (0, 2.0, True):
-        with pytest.raises(ValueError, match="`chunk_size`"):
+    for wrong, error in ((0, ValueError), (2.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="`chunk_size`"):
             metric(model, images, maps, chunk_size=wrong)
     with pytest.raises(TypeError, match=r"keras\.Model"):
         metric("model.keras", images, maps)
@@ -541,6 +541,6 @@ def test_classes_of_any_integer_type(metric, net, images, maps):
 
 @pytest.mark.parametrize("metric", EVERY[2:])
 def test_wrong_steps_are_refused(metric, net, images, maps):
-    for wrong in (0, 2.0, True):
-        with pytest.raises(ValueError, match="`steps` must be an integer"):
+    for wrong, error in ((0, ValueError), (2.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="`steps` must be an integer"):
             metric(net.build(), images, maps, steps=wrong)

@@ -233,7 +233,7 @@ def test_every_recipe_has_a_small_and_a_large_form():
             ValueError,
             "`epochs` must be an integer of at least 1.*=0",
         ),
-        ({"batch_size": 2.0}, ValueError, "`batch_size` must be an integer"),
+        ({"batch_size": 2.0}, TypeError, "`batch_size` must be an integer"),
         ({"optimizer": "adam"}, ValueError, "'sgd', 'adamw'.*'adam'"),
         ({"schedule": "linear"}, ValueError, "'steps', 'cosine', 'constant'"),
         ({"learning_rate": 0}, ValueError, "greater than 0.*learning_rate=0"),

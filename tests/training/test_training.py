@@ -972,7 +972,7 @@ def test_sixteen_bit_weights_are_saved_exactly(tmp_path):
         ({"recipe": "papers"}, ValueError, "'paper', 'modern'"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every=0"),
         ({"heat_maps_every": -1}, ValueError, "heat_maps_every=-1"),
-        ({"steps_per_execution": 1.5}, ValueError, "steps_per_execution=1.5"),
+        ({"steps_per_execution": 1.5}, TypeError, "steps_per_execution=1.5"),
         ({"data": "no_such_set"}, ValueError, "`data` must.*='no_such_set'"),
         ({"data": np.zeros(3)}, TypeError, "`data` must.*ndarray"),
         ({"recipe": "papers"}, ValueError, "`recipe` must be one of 'paper'"),
