@@ -29,7 +29,7 @@ def main():
     backbone = cifar.resnet(8, stem_stride=2)
     model = keras_lficam.build(
         backbone,
-        keras_lficam.data.class_names("digits_in_photos"),
+        keras_lficam.data.source("digits_in_photos").class_names,
         input_shape=(64, 64, 3),
         output_stride=4,
     )

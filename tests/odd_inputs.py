@@ -637,8 +637,6 @@ def targets(folder):
         path=(pictures / "train/a/0.png", "path"),
         bits=(12, "bits"),
     )
-    for call in (keras_lficam.data.class_names, keras_lficam.data.splits):
-        add(f"data.{call.__name__}", call, name=(pictures, "path"))
     batched = {
         "split": ("train", "word"),
         "image_size": ((8, 8), "size"),

@@ -14,27 +14,20 @@ Examples:
     )
 """
 
-from keras_lficam.data._folder import changed_file
-from keras_lficam.data.loading import (
-    class_names,
-    from_datasets,
-    load,
-    source,
-    splits,
-)
+from keras_lficam.data.loading import load, source
 from keras_lficam.data.pictures import read_picture
 from keras_lficam.data.sampling import sample
-from keras_lficam.data.sources import Damaged, Source
+from keras_lficam.data.sources.base import Damaged, Source
+from keras_lficam.data.sources.folder import changed_file
+from keras_lficam.data.sources.tf_data import from_datasets
 
 __all__ = [
     "Damaged",
     "Source",
     "changed_file",
-    "class_names",
     "from_datasets",
     "load",
     "read_picture",
     "sample",
     "source",
-    "splits",
 ]

@@ -162,7 +162,7 @@ def report_others(folder: pathlib.Path, listings: list[Listing]) -> None:
         )
 
 
-def _some(paths):
+def _some(paths: list[str]) -> str:
     more = len(paths) - _SHOWN
     return ", ".join(paths[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 

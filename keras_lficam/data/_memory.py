@@ -22,7 +22,7 @@ def available_memory() -> int:
     """
     import psutil
 
-    available = psutil.virtual_memory().available
+    available = int(psutil.virtual_memory().available)
     try:
         left = int(_LIMIT.read_text()) - int(_USED.read_text())
     except (OSError, ValueError):  # There is no limit, it reads "max".
@@ -59,10 +59,10 @@ def remembered(
             tf.int64, tf.string, default_value=""
         )
 
-    def recall(number, example):
+    def recall(number: tf.Tensor, example: tf.Tensor) -> tf.Tensor:
         kept = table.lookup(number)
 
-        def first_time():
+        def first_time() -> tf.Tensor:
             image = make(example)
             table.insert(number, tf.io.serialize_tensor(image))
             return image

@@ -51,26 +51,27 @@ def check(names: Sequence[str]) -> tuple[str, ...]:
     """
     if not isinstance(names, (tuple, list)):
         raise TypeError(
-            "`augmentation` must be a tuple or list of names such as "
-            f"('pad_crop', 'flip'). Received: augmentation={names!r} of type "
-            f"{type(names).__name__}."
+            "Argument `augmentation` must be a tuple or list of names such as "
+            f"('pad_crop', 'flip'). Received: augmentation={names!r:.80} of "
+            f"type {type(names).__name__}."
         )
     for name in names:
         if not isinstance(name, str) or name not in NAMES:
             raise ValueError(
-                f"`augmentation` must hold names of {', '.join(NAMES)}. "
+                "Argument `augmentation` must hold names of "
+                f"{', '.join(NAMES)}. "
                 f"Received: {name!r} in augmentation={names!r}."
             )
         if names.count(name) > 1:
             raise ValueError(
-                "`augmentation` must hold a name only once. Received: "
+                "Argument `augmentation` must hold a name only once. Received: "
                 f"{name!r} twice or more in augmentation={names!r}."
             )
     if {"pad_crop", "random_resized_crop"} <= {*names}:
         raise ValueError(
-            "`augmentation` must crop an image only once. Received: "
-            f"augmentation={names!r}. Keep 'pad_crop' for small images or "
-            "'random_resized_crop' for large ones."
+            "Argument `augmentation` must crop an image only once. Received: "
+            f"augmentation={names!r}. To fix this: keep 'pad_crop' for small "
+            "images or 'random_resized_crop' for large ones."
         )
     return tuple(names)
 
@@ -189,7 +190,7 @@ def batch_function(
         mix = batch_function(["mix_up", "cut_mix"], num_classes=10)
         mixed, shares = mix(images, labels, tf.constant([0, 7], "int64"))
     """
-    makers = {
+    makers: dict[str, Callable[[], Any]] = {
         "mix_up": lambda: _layer(keras.layers.MixUp, alpha=0.2, seed=0),
         # A single number would be the most of an alpha drawn for each batch.
         "cut_mix": lambda: _layer(keras.layers.CutMix, factor=(1, 1), seed=0),
@@ -204,13 +205,14 @@ def batch_function(
         images = tf.cast(images, "float32")
         if len(labels.shape) == 1:  # Else each image has several already.
             labels = tf.one_hot(labels, num_classes)
-        return tf.switch_case(
+        mixed, shares = tf.switch_case(
             _draw(len(layers), _derived(seed, 0)),
             [
                 functools.partial(_mix, layer, images, labels, seed)
                 for layer in layers
             ],
         )
+        return mixed, shares
 
     return mix
 
@@ -276,7 +278,6 @@ def _rand_augment() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         _layer(layers.Solarization, threshold_factor=(0.0, 1.0), seed=0),
     ]
 
-    @tf.function
     def transform(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return tf.switch_case(
             _draw(len(transforms) + 1, _derived(seed, 0)),
@@ -287,10 +288,12 @@ def _rand_augment() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
             default=lambda: images,
         )
 
+    compiled = tf.function(transform)
+
     def augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         images = tf.cast(image, "float32")[None]
         for number in range(_NUM_TRANSFORMS):
-            images = transform(images, _derived(seed, number))
+            images = compiled(images, _derived(seed, number))
         return _in_range(images[0])
 
     return augment

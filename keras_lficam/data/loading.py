@@ -2,18 +2,15 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_lficam._checks import path_of
-from keras_lficam.data._checks import check_text
-from keras_lficam.data._folder import Folder
-from keras_lficam.data._joined import Joined
+from keras_lficam._checks import check_text, path_of
 from keras_lficam.data._listing import holds_images
-from keras_lficam.data._prepared import Prepared
 from keras_lficam.data.pictures import check_bits
-from keras_lficam.data.sources import Source
+from keras_lficam.data.sources.base import Source
+from keras_lficam.data.sources.folder import FolderSource
+from keras_lficam.data.sources.tfds import TFDSSource
 
 
 def source(
@@ -94,60 +91,15 @@ def found_source(
         path_of("data_dir", data_dir)
     check_bits(bits)
     if _is_folder(name):
-        return Folder(path_of(argument, name), bits=bits)
-    check_text(argument, name, '"cifar10"')
+        return FolderSource(path_of(argument, name), bits=bits)
+    check_text(argument, name)
     if bits is not None:
         raise ValueError(
             "Argument `bits` must be None but for a folder, whose files may "
             f"have 16 bits. Received: bits={bits!r} for {argument}={name!r}. "
             "To fix this: leave it out."
         )
-    return Prepared(str(name), data_dir, argument)
-
-
-def from_datasets(
-    training: tf.data.Dataset,
-    validation: tf.data.Dataset,
-    *,
-    test: tf.data.Dataset | None = None,
-    class_names: Sequence[str],
-) -> Source:
-    """Joins data sets of one's own to a source.
-
-    They must end, and give the images in the same order each time: training
-    repeats and shuffles them.
-
-    Args:
-        training: Batches of `(image, label)`: images `(batch, height, width,
-            3)` in 0 to 255, which are rounded to uint8, and integer labels
-            `(batch,)` from 0 on; or, where an image can be of several classes
-            at once, 0 or 1 for each class, `(batch, classes)`. A sample weight
-            of at least 0 for each image, `(batch,)`, may follow: it multiplies
-            the loss, in training and validation alike.
-        validation: Batches that choose the best model.
-        test: Batches that say how good it is.
-        class_names: A name for each label, in their order.
-
-    Returns:
-        The source.
-
-    Raises:
-        ValueError: If a data set is of another form, is empty, has no end, or
-            gives another first batch the second time.
-        TypeError: If a data set is no `tf.data.Dataset`.
-
-    Examples:
-
-        images = np.zeros((4, 8, 8, 3), "uint8")
-        batches = tf.data.Dataset.from_tensor_slices((images, [0, 1, 1, 0]))
-        joined = from_datasets(
-            batches.batch(2), batches.batch(2), class_names=["cat", "dog"]
-        )
-    """
-    datasets = {"train": training, "validation": validation}
-    if test is not None:
-        datasets["test"] = test
-    return Joined(datasets, class_names)
+    return TFDSSource(str(name), data_dir, argument)
 
 
 def load(
@@ -171,31 +123,18 @@ def load(
     Args:
         name: TFDS name such as `"cifar10"`, or `"digits_in_photos"`, or a
             folder of pictures, as for `source`.
-        split: `"train"`, `"validation"` or `"test"`, as `splits` says which
-            images they are: `"train"` has none of `"validation"`. Of a TFDS
-            data set also a split in its own language, with a bracket or a
-            plus, as `"train[:80%]"` or `"train+test"`; `"train[:100%]"` is all
-            that TFDS calls by that name.
-        image_size: `(height, width)` to resize to. `None` keeps the size,
-            which must then be one for all images.
-        batch_size: Images per batch, at least 1; the last may hold fewer.
-        shuffle: Whether each pass is in a new order. Otherwise every pass is
-            in the same order.
-        seed: Decides the orders, if `shuffle`.
-        with_masks: Whether to add the mask of the object.
+        split: As for `Source.batches`.
+        image_size: As for `Source.batches`.
+        batch_size: As for `Source.batches`.
+        shuffle: As for `Source.batches`.
+        seed: As for `Source.batches`.
+        with_masks: As for `Source.batches`.
         data_dir: Folder of the prepared data sets; that of TFDS by default.
-        resizing: `"stretch"` changes height and width each as needed.
-            `"center_crop"` keeps their ratio and shows the middle: the image
-            is resized to cover 8/7 of `image_size`, as 256 is for 224, and
-            what is outside is cut off.
-        cache: Whether to keep the batches of the first pass in memory, if
-            they fit into a quarter of it; not with `shuffle`.
+        resizing: As for `Source.batches`.
+        cache: As for `Source.batches`.
 
     Returns:
-        Batches of `(image, label)` or `(image, label, mask)`. Images are
-        RGB `(batch, height, width, 3)` in 0 to 255: uint8, or float32 if
-        they were resized. Labels are int64 `(batch,)`, masks float32
-        `(batch, height, width, 1)`, 1 on the object and 0 elsewhere.
+        Batches as those of `Source.batches`.
 
     Raises:
         ValueError: If an argument has an impossible value, if TFDS does not
@@ -217,61 +156,6 @@ def load(
         resizing=resizing,
         cache=cache,
     )
-
-
-def class_names(
-    name: str | os.PathLike[str],
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-) -> list[str]:
-    """Names the classes of a data set, in the order of its labels.
-
-    What is not yet on disk is downloaded and prepared first, since some data
-    sets know their names only then.
-
-    Args:
-        name: TFDS name or folder, as for `load`.
-        data_dir: Folder of the prepared data sets; that of TFDS by default.
-
-    Returns:
-        One name per class.
-
-    Raises:
-        ValueError: If TFDS does not know `name`, or if it is no image
-            classification data set.
-        TypeError: If `name` is neither a string nor a path.
-
-    Examples:
-        assert class_names("digits_in_photos")[7] == "7"
-    """
-    return source(name, data_dir=data_dir).class_names
-
-
-def splits(
-    name: str | os.PathLike[str],
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-) -> dict[str, str]:
-    """Says which images are for training, validation and test.
-
-    Args:
-        name: TFDS name or folder, as for `load`.
-        data_dir: Folder of the prepared data sets; that of TFDS by default.
-
-    Returns:
-        For `"train"`, `"validation"` and, if there is one, `"test"` the
-        images that it stands for, of a TFDS data set in TFDS's language.
-        `load` takes both and gives the same images.
-
-    Raises:
-        ValueError: As for `source`.
-        TypeError: As for `source`.
-
-    Examples:
-
-        assert splits("cifar10")["validation"] == "train[90%:]"
-    """
-    return source(name, data_dir=data_dir).splits
 
 
 def _is_folder(name: str | os.PathLike[str]) -> bool:

@@ -1,15 +1,17 @@
 """Reads image files of any kind into RGB pixels."""
 
 import logging
-import numbers
 import os
 import pathlib
 import struct
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from keras_lficam._checks import path_of
+from keras_lficam._checks import is_integer, path_of
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 _LOG = logging.getLogger("keras_lficam")
 # Decoded, an image of so many takes half a gigabyte. Pillow warns of more.
@@ -115,8 +117,7 @@ def check_bits(bits: Any) -> None:
     Raises:
         ValueError: If it is neither None nor an integer from 8 to 16.
     """
-    integer = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
-    if bits is not None and (not integer or bits not in BITS):
+    if bits is not None and (not is_integer(bits) or bits not in BITS):
         raise ValueError(
             "Argument `bits` must be an integer from 8 to 16, the bits that "
             f"files of 16 bits use. Received: bits={bits!r}. To fix this: "
@@ -158,7 +159,7 @@ def read(path: str | os.PathLike[str], bits: int | None) -> Read:
     picture: Any
     try:
         with PIL.Image.open(path) as opened:
-            _check_pixels(path, opened)
+            _check_pixels(opened)
             deep = _deep_color(path, opened)
             if deep is None:
                 PIL.ImageOps.exif_transpose(opened, in_place=True)
@@ -201,7 +202,7 @@ class _RefusedError(Exception):
     """A reason why a file that is not damaged is not read."""
 
 
-def _check_file(path):
+def _check_file(path: str) -> None:
     if os.path.isdir(path):
         raise ValueError(f"{path}: this is a folder; give its pictures")
     if not os.path.isfile(path):
@@ -217,7 +218,7 @@ def _check_file(path):
         raise ValueError(f"{path}: {_no_picture(path)}")
 
 
-def _check_pixels(path, opened):
+def _check_pixels(opened: "PIL.Image.Image") -> None:
     width, height = opened.size
     if width * height > MAX_PIXELS:
         raise _RefusedError(
@@ -227,11 +228,11 @@ def _check_pixels(path, opened):
         )
 
 
-def _ending(path):
+def _ending(path: str) -> str:
     return pathlib.Path(path).suffix.lower()
 
 
-def _no_picture(path):
+def _no_picture(path: str) -> str:
     """Says what a file is that Pillow does not know."""
     try:
         with open(path, "rb") as file:
@@ -254,7 +255,7 @@ def _no_picture(path):
 # ---------------------------------------------------------- 16 bits a channel
 
 
-def _deep_gray(picture):
+def _deep_gray(picture: "PIL.Image.Image") -> np.ndarray:
     """Gives 16-bit gray as `(H, W, 1)`."""
     values = np.asarray(picture)
     if values.min() < 0 or values.max() > 65535:
@@ -265,7 +266,7 @@ def _deep_gray(picture):
     return values.astype("uint16")[..., None]
 
 
-def _deep_color(path, opened):
+def _deep_color(path: str, opened: Any) -> np.ndarray | None:
     """Gives 16-bit color, of which Pillow keeps 8 bits; else None.
 
     `(H, W, C)`, with C of 2 (gray) or 3, and opacity behind them.
@@ -276,8 +277,8 @@ def _deep_color(path, opened):
         if depth == 16 and color != 0:
             import tensorflow as tf
 
-            file = tf.io.read_file(path)
-            return tf.io.decode_png(file, dtype=tf.uint16).numpy()
+            content = tf.io.read_file(path)
+            return np.asarray(tf.io.decode_png(content, dtype=tf.uint16))
     if opened.format == "TIFF" and opened.mode in ("RGB", "RGBA"):
         sizes = opened.tag_v2.get(258, ())
         if len(sizes) >= 3 and set(sizes) == {16}:
@@ -285,7 +286,7 @@ def _deep_color(path, opened):
     return None
 
 
-def _deep_tiff(path, opened):
+def _deep_tiff(path: str, opened: "PIL.Image.Image") -> np.ndarray | None:
     import tifffile
 
     try:
@@ -305,7 +306,7 @@ def _deep_tiff(path, opened):
     return values[..., : 4 if opened.mode == "RGBA" else 3]
 
 
-def _upright(values, orientation):
+def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
     """Turns an array as its EXIF orientation asks."""
     if orientation in (5, 6, 7, 8):
         values = np.swapaxes(values, 0, 1)
@@ -316,7 +317,7 @@ def _upright(values, orientation):
     return values
 
 
-def _declared(path, opened, values):
+def _declared(path: str, opened: Any, values: np.ndarray) -> int | None:
     """Says how many of 16 bits a file says that it uses; None if nothing."""
     if opened.format in ("PPM", "JPEG2000"):
         return 16  # Pillow has brought them there.
@@ -334,7 +335,7 @@ def _declared(path, opened, values):
     return bits if bits < 16 and values.max() < 2**bits else None
 
 
-def _declared_by_png(path, values):
+def _declared_by_png(path: str, values: np.ndarray) -> int | None:
     """Reads the chunk sBIT.
 
     As the standard has it the numbers fill 16 bits, and their lowest repeat
@@ -349,7 +350,7 @@ def _declared_by_png(path, values):
     return 16
 
 
-def _significant_bits(path):
+def _significant_bits(path: str) -> int | None:
     with open(path, "rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
@@ -362,7 +363,9 @@ def _significant_bits(path):
     return None
 
 
-def _from_16_bits(values, declared, bits):
+def _from_16_bits(
+    values: np.ndarray, declared: int | None, bits: int | None
+) -> Read:
     """Brings `(H, W, C)` to 8 bits a channel, and lays it on white."""
     has_opacity = values.shape[-1] in (2, 4)
     colors = values[..., :-1] if has_opacity else values

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam.data._checks import check_integer
-from keras_lficam.data.sources import Source
+from keras_lficam._checks import check_integer
+from keras_lficam.data.sources.base import Source
 
 
 def sample(source: Source, split: str, count: int, *, seed: int = 0) -> Source:
@@ -46,8 +46,8 @@ def sample(source: Source, split: str, count: int, *, seed: int = 0) -> Source:
             f"from_datasets gives. Received: source={source!r:.80} of type "
             f"{type(source).__name__}"
         )
-    check_integer("count", count, 1, "the images to draw")
-    check_integer("seed", seed, 0, "which decides the images")
+    check_integer("count", count, least=1)
+    check_integer("seed", seed, least=0)
     return _Sample(source, split, count, seed)
 
 
@@ -152,4 +152,5 @@ def _spread(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     order = np.lexsort((rng.permutation(len(labels)), kinds))
     steps = (rng.uniform() + np.arange(count)) * (len(labels) / count)
     # A sum of floats may round up to the end.
-    return order[np.minimum(steps.astype(int), len(labels) - 1)]
+    drawn: np.ndarray = order[np.minimum(steps.astype(int), len(labels) - 1)]
+    return drawn

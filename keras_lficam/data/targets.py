@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_lficam.data.sources import Source
+from keras_lficam.data.sources.base import Source
 
 
 def with_targets(
@@ -37,7 +37,9 @@ def with_targets(
         pairs = with_targets(batches, shares_of=10)
     """
 
-    def targets(images, labels, weights=None):
+    def targets(
+        images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, ...]:
         if class_weights is not None:
             of_labels = _of_labels(labels, class_weights)
             weights = of_labels if weights is None else weights * of_labels
@@ -81,7 +83,7 @@ def with_weights(
     )
 
 
-def _of_labels(labels, class_weights):
+def _of_labels(labels: tf.Tensor, class_weights: Sequence[float]) -> tf.Tensor:
     weights = tf.constant(class_weights, "float32")
     if labels.dtype.is_integer:
         return tf.gather(weights, labels)

@@ -43,7 +43,7 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     small = {"train": 128, "validation": 20, "test": 60}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits_in_photos, "NUM_EXAMPLES", small)
+        patch.setattr(digits_in_photos.builder, "NUM_EXAMPLES", small)
         read_from(folder, patch)
         run = folder / "runs" / "demo"
         words = ["demo", "--output", str(run), "--epochs", "2"]

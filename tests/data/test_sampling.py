@@ -155,9 +155,9 @@ def test_images_of_several_labels_are_compared():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"count": 0}, ValueError, "`count` must be at least 1"),
+        ({"count": 0}, ValueError, "`count` must be an integer of at least 1"),
         ({"count": 2.5}, TypeError, "`count` must be an integer"),
-        ({"seed": -1}, ValueError, "`seed` must be at least 0"),
+        ({"seed": -1}, ValueError, "`seed` must be an integer of at least 0"),
         ({"split": "dev"}, ValueError, "`split` must be one of"),
     ],
 )
@@ -165,3 +165,12 @@ def test_samples_that_cannot_be(options, error, message):
     arguments = {"split": "train", "count": 3} | options
     with pytest.raises(error, match=message):
         data.sample(sorted_source([4, 4, 4, 4]), **arguments)
+
+
+def test_a_sample_has_no_other_split():
+    """It once counted its own images for any name."""
+    chosen = data.sample(sorted_source([4, 4, 4, 4]), "validation", 8)
+    assert chosen.count("validation") == 8
+    for call in (chosen.count, chosen.batches, chosen.class_counts):
+        with pytest.raises(ValueError, match="one of validation.*'train'"):
+            call("train")

@@ -1,27 +1,15 @@
-"""The data set `digits_in_photos`: where in the photo is the digit?
-
-A handwritten digit lies somewhere in a crop of a photo, beside strokes and
-patches that are no digit. The label says which digit, the mask says which
-pixels, so that a heat map can be scored without any download: both sources
-ship inside scikit-learn and scikit-image. Importing this module registers
-the data set with TensorFlow Datasets.
-
-Every picture depends on `(seed, split, index)` alone, not on the order or the
-number of processes in which pictures are made.
-"""
+"""Draws the images of `digits_in_photos`, each from its number."""
 
 import functools
 import importlib.resources
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
-import tensorflow_datasets as tfds
 from PIL import Image
 
-from keras_lficam.data._drawing import (
+from keras_lficam.data.digits_in_photos._shapes import (
     SIZE,
     Box,
     cut,
@@ -34,7 +22,6 @@ from keras_lficam.data._drawing import (
 )
 
 SEED = 20210503
-NUM_EXAMPLES = {"train": 20_000, "validation": 1_000, "test": 2_000}
 
 # The end of each split's share, both of a photo's columns and of a class's
 # digits. The digits are taken in the order of their file, where each writer's
@@ -60,40 +47,6 @@ PHOTOS = (
 )
 
 _FINENESS = 8
-
-_DESCRIPTION = """
-Photos of 64 x 64 pixels in which a handwritten digit was drawn, with the mask
-of its strokes and their box. Beside the digit lie marks that are none: lines,
-arcs, crosses, blobs, pieces of other photos. Digits and photos are those that
-ship with scikit-learn and scikit-image; no digit and no pixel of a photo is
-in two splits.
-"""
-
-_CITATION = """
-@misc{alpaydin1998optical,
-  author = {Alpaydin, E. and Kaynak, C.},
-  title = {Optical Recognition of Handwritten Digits},
-  year = {1998},
-  howpublished = {UCI Machine Learning Repository},
-  doi = {10.24432/C50P49}
-}
-@article{pedregosa2011scikit,
-  author = {Pedregosa, F. and others},
-  title = {Scikit-learn: Machine Learning in {P}ython},
-  journal = {Journal of Machine Learning Research},
-  volume = {12},
-  pages = {2825--2830},
-  year = {2011}
-}
-@article{vanderwalt2014scikit,
-  author = {van der Walt, S. and others},
-  title = {scikit-image: image processing in {P}ython},
-  journal = {PeerJ},
-  volume = {2},
-  pages = {e453},
-  year = {2014}
-}
-"""
 
 
 # --------------------------------------------------------------- sources
@@ -163,7 +116,8 @@ def digit_ids(split: str) -> tuple[np.ndarray, ...]:
 def _share(split: str, total: int) -> tuple[int, int]:
     if split not in SHARES:
         raise ValueError(
-            f"`split` must be one of {list(SHARES)}. Received: split={split!r}"
+            f"Argument `split` must be one of {', '.join(SHARES)}. Received: "
+            f"split={split!r}"
         )
     ends = [round(share * total) for share in SHARES.values()]
     place = list(SHARES).index(split)
@@ -187,7 +141,8 @@ def _ink(digit: int) -> np.ndarray:
     # A cell is an average: sharpening opens the loops that it closed.
     smooth = scipy.ndimage.gaussian_filter(ink, 0.28 * _FINENESS)
     wide = scipy.ndimage.gaussian_filter(ink, 1.3 * _FINENESS)
-    return (smooth + 1.4 * (smooth - wide)).astype("float32")
+    sharp: np.ndarray = smooth + 1.4 * (smooth - wide)
+    return sharp.astype("float32")
 
 
 # ------------------------------------------------------------- one picture
@@ -272,7 +227,7 @@ def _write(digit: int, rng: np.random.Generator) -> np.ndarray:
     # Across an edge the ink falls by about one per cell: so steep that the
     # edge is a pixel wide at any scale.
     steepness = _FINENESS / scale
-    strokes = np.clip((drawn - threshold) * steepness + 0.5, 0, 1)
+    strokes: np.ndarray = np.clip((drawn - threshold) * steepness + 0.5, 0, 1)
     top, left, bottom, right = tight_box(strokes > 0)
     return strokes[top:bottom, left:right]
 
@@ -359,60 +314,3 @@ def _add_marks(
         if len(taken) > wanted:
             break
     return marked
-
-
-# ------------------------------------------------------------- the data set
-
-
-class DigitsInPhotos(tfds.core.GeneratorBasedBuilder):
-    """Builder of `digits_in_photos`; `tfds.load` finds it by that name.
-
-    Examples:
-        DigitsInPhotos(data_dir="data").info.splits
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=_DESCRIPTION,
-            features=features.FeaturesDict(
-                {
-                    "image": features.Image(
-                        shape=(SIZE, SIZE, 3), encoding_format="png"
-                    ),
-                    "label": features.ClassLabel(names=list("0123456789")),
-                    "mask": features.Image(
-                        shape=(SIZE, SIZE, 1), encoding_format="png"
-                    ),
-                    "bbox": features.BBoxFeature(),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            citation=_CITATION,
-        )
-
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        del dl_manager  # there is nothing to download
-        return {split: self._generate_examples(split) for split in NUM_EXAMPLES}
-
-    def _generate_examples(
-        self, split: str
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        for index in range(NUM_EXAMPLES[split]):
-            example = compose(split, index)
-            top, left, bottom, right = (edge / SIZE for edge in example["box"])
-            yield (
-                f"{index:05d}",
-                {
-                    "image": example["image"],
-                    "label": example["label"],
-                    "mask": example["mask"],
-                    "bbox": tfds.features.BBox(top, left, bottom, right),
-                },
-            )

@@ -1,43 +1,23 @@
-"""Sources: their splits, the stream for training, what becomes of pixels."""
+"""What all sources share: the stream for training, and batches."""
 
 import collections
-import pathlib
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
+from numbered_images import (
+    COUNT,
+    NAMES,
+    assert_same,
+    dataset,
+    numbered,
+    take,
+)
 from PIL import Image
 
 from keras_lficam import data
-from keras_lficam.data import _memory, _prepared, augmentation
-
-COUNT = 13
-NAMES = ["even", "odd"]
-
-
-def numbered(count, size=(4, 6), dtype="uint8"):
-    """Images that are their number all over; the label is its parity."""
-    images = np.zeros((count, *size, 3), dtype)
-    images += np.arange(count, dtype=dtype)[:, None, None, None]
-    return images, np.arange(count) % 2
-
-
-def dataset(count=COUNT, batch_size=5, **options):
-    pairs = tf.data.Dataset.from_tensor_slices(numbered(count, **options))
-    return pairs.batch(batch_size)
-
-
-@pytest.fixture(scope="module")
-def source():
-    return data.from_datasets(
-        dataset(), dataset(3), test=dataset(2), class_names=NAMES
-    )
-
-
-def take(stream, steps):
-    return list(stream.take(steps).as_numpy_iterator())
+from keras_lficam.data import _memory, augmentation
 
 
 def steps_of(source, steps=8, **options):
@@ -53,13 +33,6 @@ def begun_at_0(source):
 
 def numbers(batches):
     return [int(n) for images, _ in batches for n in images[:, 0, 0, 0]]
-
-
-def assert_same(first, second):
-    assert len(first) == len(second)
-    for one, other in zip(first, second, strict=True):
-        for a, b in zip(one, other, strict=True):
-            np.testing.assert_array_equal(a, b)
 
 
 # --------------------------------------------------------------- the stream
@@ -278,11 +251,16 @@ def test_augmentations_are_seeded_by_position_and_step(source, monkeypatch):
     [
         ({"image_size": None}, ValueError, "pair of positive.*=None"),
         ({"batch_size": 0}, ValueError, "at least 1.*batch_size=0"),
+        ({"batch_size": True}, TypeError, "at least 1.*batch_size=True"),
         ({"first_step": -1}, ValueError, "at least 0.*first_step=-1"),
         ({"first_step": 1.5}, TypeError, "`first_step` must be an integer"),
         ({"seed": -1}, ValueError, "at least 0.*seed=-1"),
         ({"shard": 1}, ValueError, "pair .index, number.*shard=1"),
+        ({"shard": (0, 1, 2)}, ValueError, r"pair .index.*\(0, 1, 2\)"),
         ({"shard": (2, 2)}, ValueError, r"pair .index.*\(2, 2\)"),
+        ({"shard": (True, 2)}, TypeError, r"an integer.*shard\[0\]=True"),
+        ({"shard": (0, True)}, TypeError, r"an integer.*shard\[1\]=True"),
+        ({"shard": (-1, 2)}, ValueError, r"at least 0.*shard\[0\]=-1"),
         ({"shard": (0, 3)}, ValueError, "multiple.*3.*4.*batch_size=6"),
         ({"augmentation": ("turn",)}, ValueError, "turn"),
     ],
@@ -390,325 +368,3 @@ def test_available_memory_is_that_of_the_container(tmp_path, monkeypatch):
         assert _memory.available_memory() == expected
     limit.write_text("max\n")
     assert _memory.available_memory() > 2**20
-
-
-# ------------------------------------------------------ data sets of one's own
-
-
-def test_data_sets_of_ones_own(source):
-    assert source.class_names == NAMES
-    assert source.image_shape == (4, 6, 3)
-    assert source.damaged == ()
-    assert not source.has_masks
-    assert list(source.splits) == ["train", "validation", "test"]
-    assert [source.count(split) for split in source.splits] == [COUNT, 3, 2]
-    (batch,) = source.batches("train").as_numpy_iterator()
-    assert_same([batch], [numbered(COUNT)])
-
-
-def test_floats_are_rounded():
-    images = np.array([0.4, 0.6, 254.7, 256.0], "float32")
-    images = images[:, None, None, None] * np.ones((1, 2, 2, 3), "float32")
-    pairs = tf.data.Dataset.from_tensor_slices((images, [0, 1, 1, 0])).batch(3)
-    source = data.from_datasets(pairs, pairs, class_names=NAMES)
-    ((found, _),) = source.batches("train").as_numpy_iterator()
-    assert found.dtype == "uint8"
-    assert found[:, 0, 0, 0].tolist() == [0, 1, 255, 255]
-
-
-@pytest.mark.parametrize(
-    ("training", "error", "message"),
-    [
-        ([1, 2], TypeError, "`training` must be a tf.data.Dataset.*list"),
-        (dataset().unbatch(), ValueError, r"batches.*\.batch\(32\)"),
-        (dataset().map(lambda x, y: x), ValueError, r"batches \(image, label"),
-        (
-            dataset().map(lambda x, y: (x, tf.one_hot(y, 2))),
-            ValueError,
-            "labels of one form",
-        ),
-        (dataset().repeat(), ValueError, "without end.*repeat"),
-        (
-            dataset().unbatch().shuffle(13).batch(5),
-            ValueError,
-            "same order.*shuffle",
-        ),
-        (dataset().take(0), ValueError, "empty"),
-        (
-            dataset().map(lambda x, y: (tf.cast(x, tf.float32) / 255, y)),
-            ValueError,
-            "0 to 255.*from 0 to 0.0156",
-        ),
-    ],
-)
-def test_data_sets_that_cannot_be_used(training, error, message):
-    with pytest.raises(error, match=message):
-        data.from_datasets(training, dataset(), class_names=NAMES)
-
-
-def test_labels_need_names():
-    source = data.from_datasets(
-        dataset(), dataset().map(lambda x, y: (x, y + 1)), class_names=NAMES
-    )
-    with pytest.raises(ValueError, match="'validation'.*2 names.*label 2"):
-        source.count("validation")
-
-
-@pytest.mark.parametrize("names", ["ab", ["a"], [0, 1]])
-def test_names_of_classes_are_strings(names):
-    with pytest.raises(ValueError, match="`class_names` must be a list"):
-        data.from_datasets(dataset(), dataset(), class_names=names)
-
-
-# ----------------------------------------------------- TensorFlow Datasets
-
-
-NINE_TO_ONE = ["train[:90%]", "train[90%:]"]
-
-
-@pytest.mark.parametrize(
-    ("name", "classes", "splits"),
-    [
-        ("cifar10", 10, [*NINE_TO_ONE, "test"]),
-        ("cifar100", 100, [*NINE_TO_ONE, "test"]),
-        ("stl10", 10, [*NINE_TO_ONE, "test"]),
-        (
-            "cats_vs_dogs",
-            2,
-            ["train[:80%]", "train[80%:90%]", "train[90%:]"],
-        ),
-        ("imagenette", 10, [*NINE_TO_ONE, "validation[:100%]"]),
-        ("imagenette/160px-v2", 10, [*NINE_TO_ONE, "validation[:100%]"]),
-        ("imagenet2012", 1000, [*NINE_TO_ONE, "validation[:100%]"]),
-        ("oxford_iiit_pet", 37, [*NINE_TO_ONE, "test"]),
-    ],
-)
-def test_named_sets(name, classes, splits):
-    with tfds.testing.mock_data(num_examples=7):
-        source = data.source(name)
-        assert list(source.splits) == ["train", "validation", "test"]
-        assert list(source.splits.values()) == splits
-        assert data.splits(name) == source.splits
-        assert source.name == name
-        assert len(source.class_names) == classes
-        assert source.has_masks == (name == "oxford_iiit_pet")
-        assert source.count("train") == source.count("train[:50%]") == 7
-        options = {"image_size": (24, 16), "batch_size": 7}
-        ((streamed, labels),) = take(source.stream("train", **options), 1)
-        ((images, expected),) = source.batches("test", **options)
-    # Mocked splits all have the same images.
-    pairs, others = (
-        sorted(zip(y.tolist(), x.reshape(7, -1).tolist(), strict=True))
-        for x, y in [
-            (streamed, labels),
-            (np.rint(images), expected.numpy()),
-        ]
-    )
-    assert pairs == others
-    assert streamed.std() > 10
-
-
-def prepared(folder, name, parts):
-    """Makes TFDS believe that a data set with these parts is prepared."""
-    builder = tfds.builder(name, data_dir=folder)
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=builder.data_path,
-        dataset_name=name,
-        filetype_suffix="tfrecord",
-    )
-    builder.info.set_splits(
-        tfds.core.splits.SplitDict(
-            [
-                tfds.core.SplitInfo(
-                    name=part,
-                    shard_lengths=[100],
-                    num_bytes=1,
-                    filename_template=template,
-                )
-                for part in parts
-            ]
-        )
-    )
-    builder.data_path.mkdir(parents=True)
-    builder.info.write_to_directory(builder.data_path)
-
-
-@pytest.mark.parametrize(
-    ("parts", "expected"),
-    [
-        (
-            ["train", "validation", "test", "unlabelled"],
-            ["train", "validation", "test"],
-        ),
-        (["test", "train"], ["train[:90%]", "train[90%:]", "test"]),
-        (
-            ["train", "validation"],
-            ["train[:90%]", "train[90%:]", "validation[:100%]"],
-        ),
-        (["train"], ["train[:80%]", "train[80%:90%]", "train[90%:]"]),
-    ],
-)
-def test_splits_follow_from_the_parts_that_there_are(tmp_path, parts, expected):
-    prepared(tmp_path, "mnist", parts)
-    found = data.splits("mnist", data_dir=tmp_path)
-    assert list(found) == ["train", "validation", "test"]
-    assert list(found.values()) == expected
-
-
-def test_a_set_without_training_images_is_refused(tmp_path):
-    prepared(tmp_path, "mnist", ["test"])
-    with pytest.raises(ValueError, match="mnist: .*no part 'train'.*test.*"):
-        data.splits("mnist", data_dir=tmp_path)
-
-
-def test_a_key_is_a_split_and_a_bracket_is_that_of_tfds(tmp_path):
-    """Imagenette's own part "validation" is for the test."""
-    prepared(tmp_path, "imagenette", ["train", "validation"])
-    source = data.source("imagenette", data_dir=tmp_path)
-    assert source.count("train") == 90
-    assert source.count("validation") == 10
-    assert source.count("test") == 100
-    assert (
-        source.count("train[:100%]") == source.count("validation[:100%]") == 100
-    )
-    assert source.count("train[:25%]+validation[:5]") == 30
-    for split, own in source.splits.items():
-        assert source.count(own) == source.count(split)
-
-
-@pytest.mark.parametrize(
-    "split", ["train", "validation", "test", "train[:100%]", "train+test"]
-)
-def test_load_and_batches_mean_the_same_by_a_split(
-    tmp_path, monkeypatch, split
-):
-    """Of CIFAR-10's 50,000 images "train" has 45,000, whoever reads them."""
-    prepared(tmp_path, "cifar10", ["train", "test"])
-    opened = []
-
-    def as_dataset(self, split, **options):
-        opened.append(split)
-        count = self.info.splits[split].num_examples
-        return tf.data.Dataset.from_tensors(
-            {"image": tf.zeros([], tf.string), "label": tf.zeros([], tf.int64)}
-        ).repeat(count)
-
-    kind = type(tfds.builder("cifar10", data_dir=tmp_path))
-    monkeypatch.setattr(kind, "as_dataset", as_dataset)
-    source = data.source("cifar10", data_dir=tmp_path)
-    source.count(split)
-    data.load("cifar10", split, data_dir=tmp_path)
-    source.batches(split)
-    assert len(set(opened)) == 1
-    expected = {
-        "train": "train[:90%]",
-        "validation": "train[90%:]",
-    }
-    assert opened[0] == expected.get(split, split)
-
-
-def test_a_set_without_training_images_can_be_loaded(tmp_path):
-    prepared(tmp_path, "mnist", ["test"])
-    assert data.source("mnist", data_dir=tmp_path).count("test") == 100
-
-
-class Shades(tfds.core.GeneratorBasedBuilder):
-    """A data set of three images, for TFDS to prepare."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    pkg_dir_path = pathlib.Path(__file__).parent  # This module is no package.
-    meanwhile = staticmethod(lambda: None)
-
-    def _info(self):
-        features = {
-            "image": tfds.features.Image(shape=(4, 4, 3)),
-            "label": tfds.features.ClassLabel(names=NAMES),
-        }
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features)
-        )
-
-    def _split_generators(self, manager):
-        return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-        images, labels = numbered(3, (4, 4))
-        for number, (image, label) in enumerate(
-            zip(images, labels, strict=True)
-        ):
-            yield number, {"image": image, "label": label}
-        self.meanwhile()
-
-
-def test_a_set_may_be_prepared_by_another_process_meanwhile(
-    tmp_path, monkeypatch
-):
-    """As by a second worker of the same machine, in a first training."""
-
-    def by_another():
-        monkeypatch.undo()
-        tfds.builder("shades", data_dir=tmp_path).download_and_prepare()
-
-    monkeypatch.setattr(Shades, "meanwhile", staticmethod(by_another))
-    batches = data.load("shades", "train[:100%]", data_dir=tmp_path)
-    (found,) = batches.as_numpy_iterator()
-    assert sorted(found[0][:, 0, 0, 0]) == [0, 1, 2]
-    assert Shades.meanwhile() is None  # The other one was there.
-
-
-def test_masks_of_pets_are_what_is_pet_for_sure():
-    with tfds.testing.mock_data(num_examples=1):
-        source = data.source("oxford_iiit_pet")
-    trimap = np.array([[[1], [2], [3]], [[3], [1], [2]]], "uint8")
-    example = {"segmentation_mask": tf.io.encode_png(trimap)}
-    mask = source._mask(example)
-    assert mask.dtype == tf.float32
-    assert mask.numpy()[..., 0].tolist() == [[1, 0, 0], [0, 1, 0]]
-
-
-def test_masks_are_cropped_as_their_images_are(monkeypatch):
-    def as_dataset(self, *arguments, **options):
-        image = np.random.default_rng(0).integers(0, 256, (8, 16, 3), "uint8")
-        # On the object where there is much red.
-        trimap = np.where(image[..., :1] > 127, 1, 3).astype("uint8")
-        return tf.data.Dataset.from_tensors(
-            {
-                "image": tf.io.encode_png(image),
-                "label": np.int64(5),
-                "segmentation_mask": tf.io.encode_png(trimap),
-            }
-        )
-
-    with tfds.testing.mock_data(as_dataset_fn=as_dataset):
-        ((images, labels, masks),) = data.load(
-            "oxford_iiit_pet",
-            "test",
-            image_size=(7, 7),
-            resizing="center_crop",
-            with_masks=True,
-        )
-    assert labels.numpy().tolist() == [5]
-    assert masks.shape == (1, 7, 7, 1)
-    np.testing.assert_array_equal(masks, images[..., :1] > 127)
-
-
-def test_large_sets_are_shuffled_in_part(monkeypatch):
-    with tfds.testing.mock_data(num_examples=3):
-        assert data.source("cifar10")._shuffled_together >= 60_000
-        monkeypatch.setattr(_prepared, "_SMALL", -1)
-        assert data.source("cifar10")._shuffled_together == 10_000
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("no/such/folder", "no/such/folder: there is no such folder"),
-        ("Cats_vs_Dog", "nearest: cats_vs_dogs"),
-        ("CIFAR-10", "nearest: cifar10"),
-        ("my pictures", "folder that exists, or .*'my pictures'"),
-        ("cifar11", "folder that exists, or .*'cifar11'.*cifar10"),
-    ],
-)
-def test_a_name_is_a_folder_or_a_data_set(name, message):
-    with pytest.raises(ValueError, match=message):
-        data.source(name)

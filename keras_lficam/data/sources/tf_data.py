@@ -1,4 +1,4 @@
-"""Data sets of the user's own, joined to a source."""
+"""Data sets that are `tf.data` objects already, as a source."""
 
 import functools
 from collections.abc import Sequence
@@ -9,14 +9,68 @@ import tensorflow as tf
 
 from keras_lficam import _labels
 from keras_lficam.data._images import as_bytes, common_shape
-from keras_lficam.data.sources import Source
+from keras_lficam.data.sources.base import Source
 
 # Images are shuffled decoded; so many of 224x224 pixels take 1.5 GB.
 _SHUFFLE_BUFFER = 10_000
 
 
-class Joined(Source):
-    """Data sets of the user's own, one a split."""
+def from_datasets(
+    training: tf.data.Dataset,
+    validation: tf.data.Dataset,
+    *,
+    test: tf.data.Dataset | None = None,
+    class_names: Sequence[str],
+) -> Source:
+    """Joins data sets of one's own to a source.
+
+    They must end, and give the images in the same order each time: training
+    repeats and shuffles them.
+
+    Args:
+        training: Batches of `(image, label)`: images `(batch, height, width,
+            3)` in 0 to 255, which are rounded to uint8, and integer labels
+            `(batch,)` from 0 on; or, where an image can be of several classes
+            at once, 0 or 1 for each class, `(batch, classes)`. A sample weight
+            of at least 0 for each image, `(batch,)`, may follow: it multiplies
+            the loss, in training and validation alike.
+        validation: Batches that choose the best model.
+        test: Batches that say how good it is.
+        class_names: A name for each label, in their order.
+
+    Returns:
+        The source.
+
+    Raises:
+        ValueError: If a data set is of another form, is empty, has no end, or
+            gives another first batch the second time.
+        TypeError: If a data set is no `tf.data.Dataset`.
+
+    Examples:
+
+        images = np.zeros((4, 8, 8, 3), "uint8")
+        batches = tf.data.Dataset.from_tensor_slices((images, [0, 1, 1, 0]))
+        joined = from_datasets(
+            batches.batch(2), batches.batch(2), class_names=["cat", "dog"]
+        )
+    """
+    datasets = {"train": training, "validation": validation}
+    if test is not None:
+        datasets["test"] = test
+    return DatasetSource(datasets, class_names)
+
+
+class DatasetSource(Source):
+    """Data sets of the user's own, one a split.
+
+    Args:
+        datasets: Data set of each split, as for `from_datasets`.
+        class_names: A name for each label, in their order.
+
+    Raises:
+        ValueError: As for `from_datasets`.
+        TypeError: As for `from_datasets`.
+    """
 
     name = "tf.data"
     _contents = "batches (image, label)"
@@ -36,9 +90,9 @@ class Joined(Source):
         }
         if len(ranks) > 1:
             raise ValueError(
-                "`training` and the other data sets must have labels of one "
-                "form, integer labels (batch,) or 0 or 1 for each class "
-                f"(batch, classes). Received: both, in {list(datasets)}."
+                "Argument `training` must have labels of one form with the "
+                "other data sets: integer labels (batch,), or 0 or 1 for each "
+                f"class (batch, classes). Received: both, in {list(datasets)}."
             )
         self.multi_label = ranks == {2}
         self._datasets = {
@@ -70,9 +124,9 @@ class Joined(Source):
                 form = f"numbers from 0 on, as there are {classes} names"
             if wrong.size:
                 raise ValueError(
-                    "`class_names` must have a name for each label of "
-                    f"{split!r}, which are {form}. Received: {classes} names, "
-                    f"and the label {wrong[0]}."
+                    "Argument `class_names` must have a name for each label "
+                    f"of {split!r}, which are {form}. Received: {classes} "
+                    f"names, and the label {wrong[0]}."
                 )
             if weights and not (
                 np.isfinite(weights[0]).all() and weights[0].min() >= 0
@@ -85,13 +139,11 @@ class Joined(Source):
         return count
 
     def _count(self, split: str) -> int:
-        self._check_split(split)
         return self._counts[split]
 
     def _examples(
         self, split: str, shuffle_seed: int | None
     ) -> tf.data.Dataset:
-        self._check_split(split)
         dataset = self._datasets[split].map(
             self._example,
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -101,7 +153,12 @@ class Joined(Source):
             dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=shuffle_seed)
         return dataset
 
-    def _example(self, image, label, weight=None):
+    def _example(
+        self,
+        image: tf.Tensor,
+        label: tf.Tensor,
+        weight: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
         kind = tf.float32 if self.multi_label else tf.int64
         example = {"image": as_bytes(image), "label": tf.cast(label, kind)}
         if weight is not None:
@@ -111,13 +168,6 @@ class Joined(Source):
     def _image(self, example: dict[str, Any]) -> tf.Tensor:
         return tf.ensure_shape(example["image"], self.image_shape)
 
-    def _check_split(self, split: str) -> None:
-        if split not in self.splits:
-            raise ValueError(
-                f"`split` must be one of {', '.join(self.splits)}. Received: "
-                f"split={split!r}."
-            )
-
 
 def _checked_names(class_names: Any) -> list[str]:
     listed = isinstance(class_names, (Sequence, np.ndarray)) and not isinstance(
@@ -126,37 +176,40 @@ def _checked_names(class_names: Any) -> list[str]:
     names = list(class_names) if listed else []
     if len(names) < 2 or not all(isinstance(name, str) for name in names):
         raise ValueError(
-            "`class_names` must be a list of two strings or more, in the "
-            f"order of the labels. Received: class_names={class_names!r}."
+            "Argument `class_names` must be a list of two strings or more, in "
+            "the order of the labels. Received: "
+            f"class_names={class_names!r:.80}"
         )
     try:
         _labels.check(names)
     except ValueError as error:
-        raise ValueError(f"`class_names`: {error}.") from None
+        raise ValueError(f"Argument `class_names`: {error}.") from None
     return names
 
 
 def _check_dataset(argument: str, dataset: Any, classes: int) -> None:
     if not isinstance(dataset, tf.data.Dataset):
         raise TypeError(
-            f"`{argument}` must be a tf.data.Dataset. Received: {dataset!r} "
-            f"of type {type(dataset).__name__}."
+            f"Argument `{argument}` must be a tf.data.Dataset. Received: "
+            f"{argument}={dataset!r:.80} of type {type(dataset).__name__}. To "
+            "fix this: tf.data.Dataset.from_tensor_slices((images, "
+            "labels)).batch(32)."
         )
     spec = dataset.element_spec
     if not _is_batch(spec, classes):
         raise ValueError(
-            f"`{argument}` must give batches (image, label), images of shape "
-            "(batch, height, width, 3) and integer labels of shape (batch,), "
-            f"or 0 or 1 for each of the {classes} classes, (batch, {classes}); "
-            "a weight for each image, (batch,), may follow. "
-            f"Received: elements {spec}. Batch it with `.batch(32)`, and bring "
-            "it into this form with `.map`."
+            f"Argument `{argument}` must give batches (image, label), images "
+            "of shape (batch, height, width, 3) and integer labels of shape "
+            f"(batch,), or 0 or 1 for each of the {classes} classes, (batch, "
+            f"{classes}); a weight for each image, (batch,), may follow. "
+            f"Received: elements {spec}. To fix this: batch it with "
+            "`.batch(32)`, and bring it into this form with `.map`."
         )
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
-            f"`{argument}` must end after each image was given once. "
-            "Received: a data set without end. Drop its `.repeat()`; training "
-            "repeats it."
+            f"Argument `{argument}` must end after each image was given once. "
+            "Received: a data set without end. To fix this: drop its "
+            "`.repeat()`; training repeats it."
         )
 
 
@@ -180,21 +233,21 @@ def _check_first_batch(argument: str, dataset: tf.data.Dataset) -> None:
     beginnings = [list(dataset.take(1).as_numpy_iterator()) for _ in range(2)]
     if not all(beginnings):
         raise ValueError(
-            f"`{argument}` must have images. Received: a data set that is "
-            "empty."
+            f"Argument `{argument}` must have images. Received: a data set "
+            "that is empty."
         )
     (first,), (again,) = beginnings
     if not all(map(np.array_equal, first, again)):
         raise ValueError(
-            f"`{argument}` must give the images in the same order each time, "
-            "so that a run can be resumed. Received: a data set that began "
-            "with another batch the second time. Drop its `.shuffle` and "
-            "random augmentation; training does both."
+            f"Argument `{argument}` must give the images in the same order "
+            "each time, so that a run can be resumed. Received: a data set "
+            "that began with another batch the second time. To fix this: drop "
+            "its `.shuffle` and random augmentation; training does both."
         )
     image, *_ = first
     if image.dtype.kind == "f" and (image.min() < 0 or image.max() <= 1):
         raise ValueError(
-            f"`{argument}` must give images in 0 to 255. Received: images "
-            f"from {image.min():g} to {image.max():g}. Undo their scaling "
-            "with `.map`; the model does its own."
+            f"Argument `{argument}` must give images in 0 to 255. Received: "
+            f"images from {image.min():g} to {image.max():g}. To fix this: "
+            "undo their scaling with `.map`; the model does its own."
         )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from keras_lficam._checks import check_text
 from keras_lficam._names import nearest
-from keras_lficam.data.sources import Source
+from keras_lficam.data.sources.base import Source
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -42,8 +43,23 @@ _MASKS: dict[str, tuple[str, int | None]] = {
 }
 
 
-class Prepared(Source):
-    """A data set by its TFDS name; it is prepared when it is first needed."""
+class TFDSSource(Source):
+    """A data set by its TFDS name; it is prepared when it is first needed.
+
+    Args:
+        name: TFDS name.
+        data_dir: Folder of the prepared data sets; that of TFDS by default.
+        argument: What messages call the name.
+
+    Raises:
+        ValueError: If TFDS does not know the name, or if the data set is none
+            of images with a class.
+    """
+
+    _language = (
+        ", or a split in the language of TensorFlow Datasets with a bracket "
+        'or a plus, such as "train[:80%]"'
+    )
 
     def __init__(
         self,
@@ -71,9 +87,10 @@ class Prepared(Source):
             self._builder.download_and_prepare()
         return self._builder
 
+    # What the base has as attributes are properties here, which mypy refuses:
+    # they are known when the data set is prepared.
     @functools.cached_property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        # Some data sets know their names only when they are prepared.
         return list(self._prepared.info.features["label"].names)
 
     @functools.cached_property
@@ -89,21 +106,22 @@ class Prepared(Source):
         if "train" not in self._parts:
             raise ValueError(
                 f"{self.name}: there is no part 'train' to train with, only "
-                f"{', '.join(self._parts)}. Load what there is with "
-                "`data.load`, or join parts of your own with "
+                f"{', '.join(self._parts)}. To fix this: load what there is "
+                "with `data.load`, or join parts of your own with "
                 "`data.from_datasets`."
             )
         return _splits_of(self._parts)
 
     def _own(self, split: str) -> str:
+        check_text("split", split)
         # Without training images no name but TFDS's own has a meaning.
-        return super()._own(split) if "train" in self._parts else split
+        is_own = {"[", "+"} & set(split) or "train" not in self._parts
+        return split if is_own else super()._own(split)
 
     @functools.cached_property
     def _shuffled_together(self) -> int:  # type: ignore[override]
-        if self._prepared.info.dataset_size <= _SMALL:
-            return tf.int64.max
-        return _SHUFFLE_BUFFER
+        is_small = self._prepared.info.dataset_size <= _SMALL
+        return int(tf.int64.max) if is_small else _SHUFFLE_BUFFER
 
     def _count(self, split: str) -> int:
         return int(self._examples(split, None).cardinality())
@@ -188,9 +206,10 @@ def _builder(
     known = tfds.list_builders(with_community_datasets=False)
     near = nearest(name, known) or ["digits_in_photos"]
     raise ValueError(
-        f"`{argument}` must be a folder that exists, or a data set that "
-        f"TensorFlow Datasets knows. Received: {argument}={name!r}. The "
-        f"nearest: {', '.join(near)}. `tfds.list_builders()` lists all."
+        f"Argument `{argument}` must be a folder that exists, or a data set "
+        f"that TensorFlow Datasets knows. Received: {argument}={name!r}. To "
+        f"fix this: take one of the nearest: {', '.join(near)}. "
+        "`tfds.list_builders()` lists all."
     )
 
 
@@ -213,17 +232,19 @@ def _check_features(features: Any, name: str, argument: str) -> None:
         found.get("label"), tfds.features.ClassLabel
     ):
         raise ValueError(
-            f"`{argument}` must be an image classification data set, with the "
-            "features 'image' and 'label' (a class). Received: "
-            f"{argument}={name!r} with the features {sorted(found)}. Load it "
-            "with `tfds.load` and map it to (image, label)."
+            f"Argument `{argument}` must be an image classification data set, "
+            "with the features 'image' and 'label' (a class). Received: "
+            f"{argument}={name!r} with the features {sorted(found)}. To fix "
+            "this: load it with `tfds.load`, map it to (image, label), and "
+            "give it to `data.from_datasets`."
         )
     shape, dtype = features["image"].shape, features["image"].tf_dtype
     if len(shape) != 3 or shape[-1] not in (1, 3) or dtype != tf.uint8:
         raise ValueError(
-            f"`{argument}` must be a data set of gray or RGB uint8 images. "
-            f"Received: {argument}={name!r} with images of shape {shape} and "
-            f"type {dtype.name}. Load it with `tfds.load` and convert it."
+            f"Argument `{argument}` must be a data set of gray or RGB uint8 "
+            f"images. Received: {argument}={name!r} with images of shape "
+            f"{shape} and type {dtype.name}. To fix this: load it with "
+            "`tfds.load`, convert it, and give it to `data.from_datasets`."
         )
 
 
@@ -240,7 +261,7 @@ def _check_split(splits: Any, name: str, split: str) -> None:
         splits[split]
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"`split` must name a split of {name}: {', '.join(splits)}, or a "
-            f'part of one such as "{next(iter(splits))}[:80%]". '
-            f"Received: split={split!r}."
+            f"Argument `split` must name a split of {name}: "
+            f"{', '.join(splits)}, or a part of one such as "
+            f'"{next(iter(splits))}[:80%]". Received: split={split!r}.'
         ) from error

@@ -48,7 +48,8 @@ def cut(scene: np.ndarray, box: Box) -> np.ndarray:
 
 
 def luminance(colors: np.ndarray) -> np.ndarray:
-    return colors @ np.array([0.299, 0.587, 0.114])
+    gray: np.ndarray = colors @ np.array([0.299, 0.587, 0.114])
+    return gray
 
 
 def mask_image(mask: np.ndarray) -> np.ndarray:
@@ -71,11 +72,11 @@ def random_shape(side: int, rng: np.random.Generator) -> np.ndarray:
         reach = side / 2 - pen - 0.5
         tilt = np.deg2rad(rng.uniform(-25, 25))
         lines = _STROKES[rng.integers(len(_STROKES))](rng)
-        distance = np.min(
+        inside = pen - np.min(
             [_distance(grid, _turned(line, tilt) * reach) for line in lines],
             axis=0,
         )
-        return np.clip(pen - distance + 0.5, 0, 1)
+        return _opacity(inside)
     reach = side / 2 - 0.5
     if rng.random() < 0.5:
         radii = rng.uniform(0.45, 1.0, 2) * reach
@@ -93,12 +94,19 @@ def random_shape(side: int, rng: np.random.Generator) -> np.ndarray:
         inside = np.min(
             np.abs(offsets) - grid @ (normals.T * np.sign(offsets)), axis=-1
         )
-    return np.clip(inside + 0.5, 0, 1)
+    return _opacity(inside)
+
+
+def _opacity(inside: np.ndarray) -> np.ndarray:
+    """From how far inside a shape each pixel is, below 0 outside."""
+    opacity: np.ndarray = np.clip(inside + 0.5, 0, 1)
+    return opacity
 
 
 def _turned(points: np.ndarray, angle: float) -> np.ndarray:
     cos, sin = np.cos(angle), np.sin(angle)
-    return points @ np.array([[cos, -sin], [sin, cos]])
+    turned: np.ndarray = points @ np.array([[cos, -sin], [sin, cos]])
+    return turned
 
 
 def _distance(grid: np.ndarray, line: np.ndarray) -> np.ndarray:
@@ -109,7 +117,8 @@ def _distance(grid: np.ndarray, line: np.ndarray) -> np.ndarray:
         np.sum(step**2, axis=-1), 1e-6
     )
     away = away - np.clip(along, 0, 1)[..., None] * step
-    return np.sqrt(np.sum(away**2, axis=-1).min(axis=-1))
+    distance: np.ndarray = np.sqrt(np.sum(away**2, axis=-1).min(axis=-1))
+    return distance
 
 
 def _line(rng: np.random.Generator) -> list[np.ndarray]:

@@ -18,7 +18,8 @@ import tensorflow_datasets as tfds
 import keras_lficam
 from keras_lficam import data
 from keras_lficam.cli import _models
-from keras_lficam.data import _folder, pictures
+from keras_lficam.data import pictures
+from keras_lficam.data.sources import folder as folders
 
 KINDS = ("cat", "dog", "emu")
 
@@ -82,7 +83,7 @@ def test_more_pictures_do_not_move_others(tmp_path):
 
 
 def test_one_in_ten_is_for_validation_and_one_for_the_test():
-    lots = [_folder._lot(f"a/{i}.png", "a") for i in range(10_000)]
+    lots = [folders._lot(f"a/{i}.png", "a") for i in range(10_000)]
     counts, _ = np.histogram(lots, bins=10, range=(0, 1))
     # Chi-square with 9 degrees of freedom; 27.9 is exceeded in one of 1000.
     assert ((counts - 1000) ** 2 / 1000).sum() < 27.9
@@ -133,7 +134,7 @@ def test_validation_takes_the_nearest_of_a_small_class(tmp_path):
 
 def test_a_name_is_the_same_however_its_accents_are_stored():
     composed, decomposed = (
-        _folder._lot(unicodedata.normalize(form, "a/é/è.png"), "a")
+        folders._lot(unicodedata.normalize(form, "a/é/è.png"), "a")
         for form in ("NFC", "NFD")
     )
     assert composed == decomposed == lot("\u00e9/\u00e8.png")
@@ -517,8 +518,6 @@ def test_load_takes_a_folder(tmp_path):
         )
         assert images.shape == (source.count("validation"), 5, 5, 3)
         np.testing.assert_allclose(images[:, 0, 0, 0], labels, atol=1e-5)
-        assert data.class_names(name) == list(KINDS)
-        assert data.splits(name) == source.splits
 
 
 def test_order_follows_the_seed_with_shuffle(tmp_path):
@@ -642,7 +641,7 @@ def test_pictures_that_need_much_memory_are_decoded_alone(
 ):
     write_classes(tmp_path, 8, ("cat", "dog"))
     at_once, most = [], []
-    read = _folder.read
+    read = folders.read
 
     def slow(path, bits):
         at_once.append(path)
@@ -652,11 +651,11 @@ def test_pictures_that_need_much_memory_are_decoded_alone(
         return read(path, bits)
 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(_folder, "read", slow)
+    monkeypatch.setattr(folders, "read", slow)
     data.source(tmp_path)
     assert max(most) > 1
     most.clear()
-    monkeypatch.setattr(_folder, "_LARGE", 5)
+    monkeypatch.setattr(folders, "_LARGE", 5)
     data.source(tmp_path)
     assert max(most) == 1
 

@@ -1,4 +1,4 @@
-"""A folder of pictures, in a folder for each class."""
+"""A folder of images, in a folder for each class."""
 
 import concurrent.futures
 import contextlib
@@ -25,7 +25,7 @@ from keras_lficam.data._listing import (
     split_folders,
 )
 from keras_lficam.data.pictures import bits_for, check_bits, read
-from keras_lficam.data.sources import Damaged, Source
+from keras_lficam.data.sources.base import Damaged, Source
 
 _LOG = logging.getLogger("keras_lficam")
 # Shares of a class that are set aside where there is no folder for them.
@@ -43,8 +43,21 @@ class _Picture(NamedTuple):
     lot: float
 
 
-class Folder(Source):
-    """Pictures of a folder; each is read once to find those damaged."""
+# The pictures of each class of each split.
+_Found = dict[str, dict[str, list[_Picture]]]
+
+
+class FolderSource(Source):
+    """Images of a folder; each is read once to find those damaged.
+
+    Args:
+        path: Folder, laid out as `data.source` says.
+        bits: Bits that files of 16 bits use, as for `data.source`.
+
+    Raises:
+        ValueError: If there is no such folder, or if it cannot be used to
+            train a classifier.
+    """
 
     _contents = "pictures and their classes"
     # The paths are shuffled, not the pixels.
@@ -94,12 +107,12 @@ class Folder(Source):
         self.image_shape = common_shape([look[:2] for look in sizes])
 
     def _count(self, split: str) -> int:
-        return len(self._pictures(split))
+        return len(self._parts[split])
 
     def _examples(
         self, split: str, shuffle_seed: int | None
     ) -> tf.data.Dataset:
-        pictures = self._pictures(split)
+        pictures = self._parts[split]
         number = {name: i for i, name in enumerate(self.class_names)}
         paths = [os.fsencode(picture.path) for picture in pictures]
         labels = [number[picture.class_name] for picture in pictures]
@@ -129,14 +142,6 @@ class Folder(Source):
                     f"{pixels.shape[0]} x {pixels.shape[1]}; {_CHANGED}"
                 )
         return pixels
-
-    def _pictures(self, split: str) -> list[_Picture]:
-        if split not in self._parts:
-            raise ValueError(
-                f"`split` must be one of {', '.join(self._parts)}. Received: "
-                f"split={split!r} for the folder {self.name}."
-            )
-        return self._parts[split]
 
 
 def changed_file(error: BaseException) -> str | None:
@@ -219,7 +224,9 @@ class _Look(NamedTuple):
     highest: int | None
 
 
-def _without_damaged(found):
+def _without_damaged(
+    found: _Found,
+) -> tuple[_Found, list[_Look | Damaged]]:
     """Reads all pictures, and gives the good ones, and what was seen of all.
 
     Pillow lets other threads run while it decodes. Large pictures are decoded
@@ -268,7 +275,9 @@ def _is_large(path: str) -> bool:
         return False
 
 
-def _damaged(folder, looks, closed):
+def _damaged(
+    folder: pathlib.Path, looks: list[_Look | Damaged], closed: list[Damaged]
+) -> tuple[Damaged, ...]:
     damaged = [look for look in looks if isinstance(look, Damaged)]
     if damaged:
         _LOG.warning(
@@ -314,9 +323,7 @@ def _bits(
 # ---------------------------------------------------------------- the splits
 
 
-def _check_classes(
-    folder: pathlib.Path, found: dict[str, dict[str, list[_Picture]]]
-) -> None:
+def _check_classes(folder: pathlib.Path, found: _Found) -> None:
     train = found["train"]
     if not any(train.values()):
         raise ValueError(
@@ -351,7 +358,7 @@ def _check_classes(
 
 def _set_aside(
     folder: pathlib.Path,
-    found: dict[str, dict[str, list[_Picture]]],
+    found: _Found,
     wanted: dict[str, float],
 ) -> dict[str, list[_Picture]]:
     """Takes splits that have no folder from the training pictures.

@@ -1,0 +1,403 @@
+"""What every source of images has in common: contract and pipelines."""
+
+import abc
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lficam import _checks
+from keras_lficam.data import _memory, _pipelines, augmentation as augmentations
+from keras_lficam.data._images import as_bytes, resized, resized_mask
+
+RESIZINGS = ("stretch", "center_crop")
+
+
+class Damaged(NamedTuple):
+    """A picture file that could not be read.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it.
+
+    Examples:
+        [bad.reason for bad in source.damaged]
+    """
+
+    path: str
+    reason: str
+
+
+class Source(abc.ABC):
+    """Images with labels, in splits.
+
+    `data.source` makes one of a name or a folder, `data.from_datasets` of
+    `tf.data` data sets. A subclass sets the attributes and defines `_count`,
+    `_examples` and `_image`, and with masks `_mask`.
+
+    Attributes:
+        name: Name of the data set, or of the folder.
+        class_names: Names of the classes, in the order of the labels.
+        splits: For each of `"train"`, `"validation"` and, if there is one,
+            `"test"` the images that it stands for, in the language of the data
+            set. The three have no image in common.
+        image_shape: `(height, width, 3)`; None where images differ.
+        damaged: Files that could not be read and are left out.
+        bits: Bits that files of 16 bits use and do not say; None where there
+            are none.
+        has_masks: Whether `batches` can add the mask of the object.
+        multi_label: Whether an image can be of several classes at once: then
+            labels are 0 or 1 for each of them, float32 `(batch, K)`.
+
+    Examples:
+        assert source.count("train") > 0
+        images, labels = next(iter(source.batches("train", batch_size=2)))
+    """
+
+    name: str
+    class_names: list[str]
+    splits: dict[str, str]
+    image_shape: tuple[int | None, int | None, int]
+    damaged: tuple[Damaged, ...] = ()
+    bits: int | None = None
+    has_masks: bool = False
+    multi_label: bool = False
+    # What a message says that there is instead of masks.
+    _contents: str
+    # How many encoded examples may be in memory to be shuffled.
+    _shuffled_together: int
+    # What a message says of splits that `splits` does not name.
+    _language: str = ""
+
+    @abc.abstractmethod
+    def _count(self, split: str) -> int:
+        """Counts the images of a split in the data set's own language."""
+
+    @abc.abstractmethod
+    def _examples(
+        self, split: str, shuffle_seed: int | None
+    ) -> tf.data.Dataset:
+        """Opens a split: encoded examples, each a dictionary with `label`.
+
+        Without a seed they come in the same order every time.
+        """
+
+    @abc.abstractmethod
+    def _image(self, example: dict[str, Any]) -> tf.Tensor:
+        """Decodes the image of an example, RGB `(H, W, 3)`."""
+
+    def _mask(self, example: dict[str, Any]) -> tf.Tensor:
+        """Decodes the mask of an example, `(H, W, 1)` float32 of 0 and 1."""
+        raise NotImplementedError
+
+    def _own(self, split: str) -> str:
+        """Says in the data set's own language which images a split has."""
+        _checks.check_text("split", split)
+        if split not in self.splits:
+            raise ValueError(
+                f"Argument `split` must be one of {', '.join(self.splits)}"
+                f"{self._language}. Received: split={split!r} for {self.name}."
+            )
+        return self.splits[split]
+
+    def count(self, split: str) -> int:
+        """Counts images.
+
+        Args:
+            split: As for `batches`.
+
+        Returns:
+            Number of images that can be read.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        return self._count(self._own(split))
+
+    def batches(
+        self,
+        split: str,
+        *,
+        image_size: tuple[int, int] | None = None,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int = 0,
+        with_masks: bool = False,
+        resizing: str = "stretch",
+        cache: bool = False,
+    ) -> tf.data.Dataset:
+        """Reads a split once, for evaluation or a `fit` of one's own.
+
+        Args:
+            split: `"train"`, `"validation"` or `"test"`, as `splits` says
+                which images they are. Of a TensorFlow data set also a split in
+                its own language, with a bracket or a plus: `"train[:80%]"`,
+                or `"train[:100%]"` for all that TensorFlow Datasets calls by
+                that name.
+            image_size: `(height, width)` to resize to. None keeps the size,
+                which must then be one for all images.
+            batch_size: Images per batch, at least 1; the last may hold fewer.
+            shuffle: Whether each pass is in a new order. Otherwise every
+                pass is in the same order.
+            seed: Decides the orders, if `shuffle`.
+            with_masks: Whether to add the mask of the object.
+            resizing: `"stretch"` changes height and width each as needed.
+                `"center_crop"` keeps their ratio and shows the middle: the
+                image is resized to cover 8/7 of `image_size`, as 256 is for
+                224, and what is outside is cut off.
+            cache: Whether to keep the batches of the first pass in memory, if
+                they fit into a quarter of it; not with `shuffle`.
+
+        Returns:
+            Batches of `(image, label)` or `(image, label, mask)`. Images are
+            RGB `(batch, height, width, 3)` in 0 to 255: uint8, or float32 if
+            they were resized. Labels are int64 `(batch,)`, or float32
+            `(batch, K)` where images have several; masks float32
+            `(batch, height, width, 1)`, 1 on the object and 0 elsewhere.
+
+        Raises:
+            ValueError: If an argument has an impossible value.
+            TypeError: If an argument is of the wrong type.
+        """
+        _checks.check_integer("batch_size", batch_size, least=1)
+        _checks.check_integer("seed", seed, least=0)
+        _checks.check_choice("resizing", resizing, RESIZINGS)
+        _checks.check_boolean("shuffle", shuffle)
+        _checks.check_boolean("with_masks", with_masks)
+        _checks.check_boolean("cache", cache)
+        if image_size is not None:
+            _checks.check_size("image_size", image_size)
+        if cache and shuffle:
+            raise ValueError(
+                "Argument `cache` must be False with shuffle=True: it keeps "
+                "batches as they first come, so that every pass would repeat "
+                "the order of the first. Received: cache=True. To fix this: "
+                "drop one of the two; or, to train, "
+                "fit(source.stream(split, image_size=..., batch_size=...), "
+                "steps_per_epoch=...), which keeps images in memory and "
+                "shuffles them anew for each epoch."
+            )
+        if with_masks and not self.has_masks:
+            raise ValueError(
+                "Argument `with_masks` must be False without masks of the "
+                "object, an image named 'mask' or one that is known, as "
+                "digits_in_photos and oxford_iiit_pet have. Received: "
+                f"with_masks=True for {self.name!r}, which has "
+                f"{self._contents}. To fix this: leave it out."
+            )
+        if image_size is None and None in self.image_shape:
+            raise ValueError(
+                "Argument `image_size` must be given for images of different "
+                "sizes, which cannot share a batch. Received: "
+                f"image_size=None for {self.name}. To fix this: pass, for "
+                "example, image_size=(224, 224)."
+            )
+
+        def decode(example: dict[str, Any]) -> tuple[tf.Tensor, ...]:
+            image = resized(self._image(example), image_size, resizing)
+            if not with_masks:
+                return image, example["label"]
+            mask = resized_mask(self._mask(example), image_size, resizing)
+            return image, example["label"], mask
+
+        own = self._own(split)  # Last, for it may download the data set.
+        examples = self._examples(own, seed if shuffle else None)
+        images = _pipelines.mapped(examples, decode)
+        return _pipelines.in_batches(
+            images, self._count(own), batch_size, cache
+        )
+
+    def stream(
+        self,
+        split: str,
+        *,
+        image_size: tuple[int, int],
+        batch_size: int,
+        seed: int = 0,
+        augmentation: Sequence[str] = (),
+        first_step: int = 0,
+        shard: tuple[int, int] = (0, 1),
+    ) -> tf.data.Dataset:
+        """Makes batches for training, without end.
+
+        Pass follows pass, each in an order of its own and with no gap, so that
+        every batch is full and no image is left out. The batch of a step
+        depends on the arguments and the number of the step alone: a stream
+        that begins at `first_step` goes on as one that came there, and shards
+        are parts of the same batches.
+
+        The order of a folder is drawn from all its images, that of other data
+        from 10,000 at a time. Images are kept in memory at the size asked for
+        if all fit into a quarter of what is free, and no random crop needs the
+        whole picture.
+
+        Args:
+            split: As for `batches`.
+            image_size: `(height, width)` of the images, in pixels.
+            batch_size: Images in a step, of all shards together.
+            seed: Decides order and augmentation.
+            augmentation: Names of `data.augmentation`.
+            first_step: Step that it begins with.
+            shard: Number of this shard and of all; it gives the rows of the
+                batch that are this shard's. Labels are mixed within them.
+
+        Returns:
+            Endless batches of images `(batch_size / shards, height, width, 3)`,
+            float32 in 0 to 255, and labels: int64 `(batch_size / shards,)`, or
+            float32 shares of the classes where an augmentation mixes them, or
+            float32 `(batch_size / shards, K)` where images have several; then
+            sample weights, float32 `(batch_size / shards,)`, if the data has
+            them.
+
+        Raises:
+            ValueError: If an argument has an impossible value, or the shards
+                do not divide the batch.
+            TypeError: If an argument is of the wrong type.
+        """
+        _checks.check_size("image_size", image_size)
+        _checks.check_integer("batch_size", batch_size, least=1)
+        _checks.check_integer("seed", seed, least=0)
+        _checks.check_integer("first_step", first_step, least=0)
+        _check_shard(shard, batch_size)
+        names = augmentations.check(augmentation)
+        index, shards = shard
+        per_shard = batch_size // shards
+        height, width = image_size
+        own = self._own(split)
+        count = self._count(own)
+        if count == 0:
+            raise ValueError(
+                "Argument `split` must have images to train with. Received: "
+                f"split={split!r} of {self.name}, which has none."
+            )
+        examples = self._examples(own, None)
+        is_weighted = "weight" in examples.element_spec
+        mix = augmentations.batch_function(names, len(self.class_names))
+        if mix is not None and is_weighted:
+            raise ValueError(
+                "Argument `augmentation` must not mix images that have sample "
+                f"weights. Received: augmentation={names!r}. To fix this: "
+                "leave mix_up and cut_mix out, or give no weights."
+            )
+
+        # All images stand in one endless row. What happens to one follows
+        # from its position in the row, so any step can be the first.
+        row = _pipelines.endless_row(
+            examples,
+            count,
+            self._shuffled_together,
+            seed,
+            first_step * batch_size,
+        )
+        if shards > 1:
+            row = row.filter(
+                lambda position, _: position % batch_size // per_shard == index
+            )
+
+        def whole(number: tf.Tensor, example: dict[str, Any]) -> tf.Tensor:
+            return as_bytes(self._image(example))
+
+        def resized_image(example: dict[str, Any]) -> tf.Tensor:
+            return as_bytes(
+                resized(self._image(example), image_size, "stretch")
+            )
+
+        image_of = (
+            whole
+            if augmentations.needs_whole_picture(names)
+            else _memory.remembered(resized_image, (height, width, 3), count)
+        )
+        augment = augmentations.image_function(names, (height, width))
+
+        def make(
+            position: tf.Tensor, numbered: tuple[tf.Tensor, dict[str, Any]]
+        ) -> tuple[tf.Tensor, ...]:
+            number, example = numbered
+            image = augment(
+                image_of(number, example), tf.stack([seed, position])
+            )
+            image = tf.ensure_shape(image, (height, width, 3))
+            if is_weighted:
+                return image, example["label"], example["weight"]
+            return image, example["label"]
+
+        batches = _pipelines.mapped(row, make).batch(
+            per_shard, drop_remainder=True
+        )
+        if mix is not None:
+            batches = _pipelines.mapped(
+                batches.enumerate(first_step),
+                lambda step, batch: mix(
+                    batch[0], batch[1], tf.stack([seed, step * shards + index])
+                ),
+            )
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    def class_counts(self, split: str) -> np.ndarray:
+        """Counts the images of each class.
+
+        Args:
+            split: As for `count`.
+
+        Returns:
+            Integers `(K,)`, in the order of the labels.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        examples = self._examples(self._own(split), None)
+        labels = examples.map(lambda example: example["label"]).batch(4096)
+        counts = np.zeros(len(self.class_names), "int64")
+        for batch in labels.as_numpy_iterator():
+            if self.multi_label:
+                counts += batch.astype("int64").sum(0)
+            else:
+                counts += np.bincount(batch, minlength=len(counts))
+        return counts
+
+    def digest(self) -> str:
+        """Tells apart data that has as many images of as many classes.
+
+        Returns:
+            Digest of up to 256 images of each split as they are stored, and
+            of their labels.
+        """
+        digest = hashlib.sha256()
+        for split in self.splits.values():
+            examples = self._examples(split, None)
+            if "path" in examples.element_spec:  # Which cost nothing to pass.
+                examples = examples.shard(1 + self._count(split) // 256, 0)
+            for example in examples.take(256).as_numpy_iterator():
+                for _, value in sorted(example.items()):
+                    digest.update(np.asarray(value).tobytes())
+                path = example.get("path")
+                if path is not None:
+                    digest.update(pathlib.Path(os.fsdecode(path)).read_bytes())
+        return digest.hexdigest()
+
+
+def _check_shard(shard: Any, batch_size: int) -> None:
+    if not isinstance(shard, (tuple, list)) or len(shard) != 2:
+        raise ValueError(
+            "Argument `shard` must be a pair (index, number). Received: "
+            f"shard={shard!r:.80}"
+        )
+    index, number = shard
+    _checks.check_integer("shard[1]", number, least=1)
+    _checks.check_integer("shard[0]", index, least=0)
+    if index >= number:
+        raise ValueError(
+            "Argument `shard` must be a pair (index, number) with the index "
+            f"below the number. Received: shard={shard!r}"
+        )
+    if batch_size % number:
+        enough = -(-batch_size // number) * number
+        raise ValueError(
+            f"Argument `batch_size` must be a multiple of {number}, the "
+            f"number of shards. Received: batch_size={batch_size}. To fix "
+            f"this: pass, for example, batch_size={enough}."
+        )
