@@ -11,9 +11,9 @@ MARKED = $(shell grep -l "mark.$(1)" tests/test_*.py tests/*/test_*.py)
 # What runs on every backend of Keras.
 PORTABLE = $(addprefix tests/, test_layers.py test_functional.py test_attach.py \
 	$(addprefix classifier/test_, classifier.py threads.py) \
-	$(addprefix explainers/test_, ablation_cam.py cam.py eigen_cam.py \
-	explainers.py gradient.py perturbation.py refine_cam.py) \
-	evaluation metrics)
+	$(addprefix explainers/test_, ablation_cam.py attribution.py cam.py \
+	class_evidence.py eigen_cam.py explainers.py gradient.py occlusion.py \
+	perturbation.py refine_cam.py) test_explanation.py evaluation metrics)
 
 # JAX compiles more than it computes here, and much of it more than once. At
 # level 0 training gives NaN.
@@ -70,7 +70,7 @@ every-backbone: setup
 every-format: setup
 	$(PYTEST) -m every_format $(call MARKED,every_format)
 
-oracles: .venv/with-oracles
+oracles: .venv/with-backends .venv/with-oracles
 	$(PYTEST) -m oracles $(call MARKED,oracles)
 
 shipped: setup

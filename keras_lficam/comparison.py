@@ -82,8 +82,8 @@ def compare(
         image_size: `(height, width)` of the images of a source, for a model
             that takes any.
         batch_size: Images of a source that are explained at once.
-        samples: Masked images that RISE and LIME look at for each image;
-            their defaults if None. Of explainers that are named alone.
+        samples: Changed images that SmoothGrad, RISE and LIME look at for each
+            image; their defaults if None. Of explainers that are named alone.
         activation: What turns the model's scores into probabilities:
             `"softmax"` or `"sigmoid"` if it gives logits, `"linear"` if it
             gives probabilities. By default it is found out from the last

@@ -159,6 +159,18 @@ KINDS = {
         "unbuilt": lambda _: keras.Sequential([keras.layers.Dense(3)]),
     },
     "function": NO_TEXT | {"text": lambda _: "text"},
+    "side": {
+        key: (NO_NUMBERS | NO_PAIRS)[key]
+        for key in NO_NUMBERS | NO_PAIRS
+        if key not in ("number", "array")
+    }
+    | {"zero": lambda _: 0, "too large": lambda _: 17, "half": lambda _: 1.5},
+    "pixels": NO_ARRAYS
+    | VALUES
+    | {
+        "five channels": lambda _: np.zeros(5),
+        "another size": lambda _: np.zeros((4, 4, 3)),
+    },
     "range": NO_PAIRS
     | {"reversed": lambda x: x[::-1], "equal": lambda _: (1, 1)},
     "size": NO_PAIRS | {"zero": lambda _: (0, 8), "less": lambda _: (-1, 8)},
@@ -415,13 +427,16 @@ def targets(folder):
         explainers.FinerCAM,
         explainers.RefineCAM,
         explainers.AblationCAM,
+        explainers.IntegratedGradients,
+        explainers.SmoothGrad,
+        explainers.Occlusion,
         explainers.ScoreCAM,
         explainers.RISE,
         explainers.LIME,
     ):
         few = {"samples": (4, "count"), "seed": (0, "seed")}
         options = {"chunk_size": (2, "count")}
-        if kind in (explainers.RISE, explainers.LIME):
+        if kind in (explainers.SmoothGrad, explainers.RISE, explainers.LIME):
             options |= few
         if kind is explainers.RISE:
             options |= {"cells": (3, "count"), "keep": (0.5, "share")}
@@ -433,6 +448,21 @@ def targets(folder):
             options |= {"gamma": (0.6, "span"), "num_references": (2, "count")}
         if kind is explainers.ScoreCAM:
             options["form"] = "increase", "word"
+        if kind in (explainers.IntegratedGradients, explainers.SmoothGrad):
+            options["form"] = "absolute", "word"
+        if kind is explainers.IntegratedGradients:
+            options |= {
+                "steps": (4, "count"),
+                "baseline": ([0, 0, 0], "pixels"),
+            }
+        if kind is explainers.SmoothGrad:
+            options["noise"] = 0.1, "span"
+        if kind is explainers.Occlusion:
+            options |= {
+                "patch": ((4, 4), "side"),
+                "stride": ((4, 4), "side"),
+                "fill": ([0, 0, 0], "pixels"),
+            }
         if kind is not explainers.AttentionMap:
             options["model"] = model, "model"
         else:
@@ -469,6 +499,8 @@ def targets(folder):
     for kind, options in (
         (explainers.GradCAM, {}),
         (explainers.ScoreCAM, {}),
+        (explainers.IntegratedGradients, {"steps": 4}),
+        (explainers.Occlusion, {}),
         (explainers.RISE, {"samples": 4}),
         (explainers.LIME, {"samples": 4, "segments": lambda _: pixels}),
     ):

@@ -1,6 +1,7 @@
 """A trained classifier as it is, seen through: its answers and its map."""
 
 import dataclasses
+import functools
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -75,6 +76,7 @@ class Classifier:
     Attributes:
         model: The model.
         image_shape: Shape `(H, W, C)` of its images; None where any fits.
+        image_dtype: Type of its images, such as `"float32"`.
         num_classes: Number of classes: `K`, and 2 where the model has one
             score.
         activation: What turns its scores into probabilities, `"softmax"`,
@@ -92,6 +94,9 @@ class Classifier:
         self._image = _image_of(model)
         self._others = [x for x in model.inputs if x is not self._image]
         self.image_shape = tuple(self._image.shape[1:])
+        self.image_dtype: str = keras.backend.standardize_dtype(
+            self._image.dtype
+        )
         output = _scores_of(model)
         self._begin, self._finish = (
             Location((), tensor) for tensor in (self._image, output)
@@ -122,6 +127,49 @@ class Classifier:
         With two columns where the model has one score.
         """
         return self.of_all_classes(self._whole(images))
+
+    def logits(self, images: Any) -> Any:
+        """Logits of the classes: the scores before a softmax or sigmoid.
+
+        Args:
+            images: Images `(B, H, W, C)`, as the model takes them.
+
+        Returns:
+            Tensor `(B, num_classes)`, float32.
+
+        Raises:
+            ValueError: If the model does not show them.
+        """
+        return self._logits_of_images(images)
+
+    @functools.cached_property
+    def _logits_of_images(self) -> Callable[[Any], Any]:
+        return self._logits_from(self._begin)
+
+    def _logits_from(self, location: Location) -> Callable[[Any], Any]:
+        """A function from the tensor at a location to the logits.
+
+        Raises:
+            ValueError: If another path goes around the location.
+        """
+        end = self._graph.end
+        steps: list[Callable[[Any], Any]]
+        if self._found in _PROBABILITIES and end.can_be_reached:
+            steps = [
+                Chain(location, end.call.before, self._image),
+                _without_activation(end.call.operation),
+                Chain(end.call.after, self._finish, self._image),
+            ]
+        else:
+            steps = [Chain(location, self._finish, self._image)]
+
+        def logits(x: Tensor) -> Tensor:
+            self.check_logits()
+            for step in steps:
+                x = step(x)
+            return self.logits_of_all_classes(x)
+
+        return logits
 
     def of_all_classes(self, scores: Any) -> Any:
         """Turns what the model gives into a score for each class, float32.
@@ -468,27 +516,17 @@ class Classifier:
                 or it cannot be brought back to the image.
         """
         location, operations = self._graph.find_map(layer)
-        end = self._graph.end
         try:
             trunk = Chain(
                 self._begin, location, self._image, self.outputs_beside()
             )
             to_finish = Chain(location, self._finish, self._image)
-            if end.can_be_reached:
-                to_end = Chain(location, end.call.before, self._image)
-                rest = Chain(end.call.after, self._finish, self._image)
+            logits = self._logits_from(location)
         except ValueError as error:
             raise self._graph.around(layer) from error
-        before = _without_activation(end.call.operation)
 
         def scores(features: Tensor) -> Tensor:
             return self.of_all_classes(to_finish(features))
-
-        def logits(features: Tensor) -> Tensor:
-            self.check_logits()
-            if self._found not in _PROBABILITIES:
-                return scores(features)
-            return self.logits_of_all_classes(rest(before(to_end(features))))
 
         return Cut(
             shape=tuple(location.tensor.shape[1:]),

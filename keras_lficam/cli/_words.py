@@ -137,8 +137,8 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples",
         type=whole_number(1, 10_000_000),
-        help="masked pictures that RISE and LIME look at for each picture "
-        "(default: 4000 and 1000)",
+        help="changed pictures that SmoothGrad, RISE and LIME look at for "
+        "each picture (default: 50, 4000 and 1000)",
     )
     add_activation_option(parser)
     parser.add_argument(

@@ -7,6 +7,10 @@ from keras_lficam.explainers.activation import (
     EigenCAM,
     ScoreCAM,
 )
+from keras_lficam.explainers.attribution import (
+    IntegratedGradients,
+    SmoothGrad,
+)
 from keras_lficam.explainers.base import Explainer
 from keras_lficam.explainers.combined import RefineCAM
 from keras_lficam.explainers.evidence import ClassEvidence, ReciproCAM
@@ -19,7 +23,7 @@ from keras_lficam.explainers.gradient import (
     LayerCAM,
     XGradCAM,
 )
-from keras_lficam.explainers.perturbation import LIME, RISE
+from keras_lficam.explainers.perturbation import LIME, RISE, Occlusion
 
 # From the one that is part of the model to those that ask it most often; so
 # are the columns of tables.
@@ -39,6 +43,9 @@ __all__ = [
     "RefineCAM",
     "AblationCAM",
     "ReciproCAM",
+    "IntegratedGradients",
+    "SmoothGrad",
+    "Occlusion",
     "ScoreCAM",
     "RISE",
     "LIME",

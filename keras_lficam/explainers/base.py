@@ -1,14 +1,14 @@
 """The contract that every explainer keeps."""
 
 import abc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_lficam import functional
-from keras_lficam._checks import check_integer
+from keras_lficam._checks import check_finite, check_integer, real_array
 from keras_lficam.classifier import Classifier, holding
 from keras_lficam.functional import Tensor
 
@@ -127,8 +127,11 @@ class Explainer(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def passes(self) -> tuple[int, int]:
-        """Forward and backward passes of the model for an image, at most."""
+    def passes(self) -> tuple[int | None, int]:
+        """Forward and backward passes of the model for an image, at most.
+
+        None where that depends on the size of the image.
+        """
 
     @abc.abstractmethod
     def _explain(
@@ -145,3 +148,53 @@ class Explainer(abc.ABC):
             the size of the images are resized outside the compiled step,
             which takes some milliseconds.
         """
+
+
+def pixels_of(name: str, value: Any, shape: Sequence[int | None]) -> np.ndarray:
+    """Takes an argument that stands for the pixels of an image.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: Number, color `(C,)` or image `(H, W, C)`.
+        shape: Shape `(H, W, C)` of the images; None where any fits.
+
+    Returns:
+        Array of float32, which broadcasts to the images.
+
+    Raises:
+        TypeError: If the value holds no real numbers.
+        ValueError: If it has another shape, or is not finite.
+    """
+    array = real_array(name, value)
+    fits = array.ndim in (0, 1, 3) and all(
+        size in (None, actual)
+        for size, actual in zip(
+            shape[3 - array.ndim :], array.shape, strict=True
+        )
+    )
+    if not fits:
+        expected = ", ".join("any" if s is None else str(s) for s in shape)
+        raise ValueError(
+            f"Argument `{name}` must be a number, a color (channels,) or an "
+            f"image ({expected}) of the size of those explained. Received: "
+            f"{name} of shape {array.shape}. To fix this: give one number, "
+            "such as 0, or one for each channel."
+        )
+    check_finite(name, array[np.newaxis])
+    return array
+
+
+def largest_is_one(
+    attributions: np.ndarray, rounding: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """Divides non-negative maps `(B, H, W, 1)` by the largest of each.
+
+    Zero stays zero, unlike in a min-max normalization. A map of which the
+    largest value is no more than `rounding` becomes zero.
+    """
+    largest = attributions.max(axis=(1, 2, 3), keepdims=True)
+    is_rounding = largest <= rounding
+    maps: np.ndarray = np.where(
+        is_rounding, 0.0, attributions / np.where(is_rounding, 1.0, largest)
+    )
+    return maps

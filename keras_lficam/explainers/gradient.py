@@ -20,6 +20,11 @@ _SCALE_OF_HALF = 1024.0
 _SMALLEST_SHARE_OF_A_SUM = 1e-6
 
 
+def logits_of_classes(logits: Tensor, classes: Tensor) -> Tensor:
+    """Takes the logit of each image's class `(B, 1)`, `(B, 1)`."""
+    return ops.take_along_axis(logits, classes, axis=-1)
+
+
 class GradientExplainer(Explainer):
     """Base of the explainers that weigh the feature map by gradients.
 
@@ -70,7 +75,14 @@ class GradientExplainer(Explainer):
 
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
             features = cut.features(images)
-            gradients = _slopes(self._objective, cut.logits, features, classes)
+            half = keras.backend.standardize_dtype(features.dtype) == "float16"
+            gradients = gradients_of_logits(
+                cut.logits,
+                features,
+                classes,
+                half=half,
+                objective=self._objective,
+            )
             # In float16 the small numbers below would count as no contrast.
             features = ops.cast(features, "float32")
             weights = self.weights(features, gradients)
@@ -85,7 +97,7 @@ class GradientExplainer(Explainer):
 
     def _objective(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Gives what is differentiated of each image, the logit, `(B, 1)`."""
-        return ops.take_along_axis(logits, classes, axis=-1)
+        return logits_of_classes(logits, classes)
 
     @staticmethod
     @abc.abstractmethod
@@ -407,27 +419,39 @@ class FinerCAM(GradientExplainer):
         return ops.mean(gradients, axis=(1, 2))  # (B, C)
 
 
-def _slopes(
-    objective: Callable[[Tensor, Tensor], Tensor],
+def gradients_of_logits(
     logits: Callable[[Tensor], Tensor],
-    features: Tensor,
+    inputs: Tensor,
     classes: Tensor | None,
+    *,
+    half: bool,
+    objective: Callable[[Tensor, Tensor], Tensor] = logits_of_classes,
 ) -> Tensor:
-    """Differentiates what is asked of the logits, `(B, h, w, C)`, float32."""
+    """Differentiates the logits of the classes, or what is made of them.
 
-    def total(features: Tensor, scale: float = 1.0) -> Tensor:
-        scores = logits(features)
+    Args:
+        logits: Function of the inputs that gives logits `(B, K)`.
+        inputs: Feature maps or images `(B, h, w, C)`.
+        classes: Classes `(B,)`, or None for those of the highest logits.
+        half: Whether a part between the two computes in float16.
+        objective: What is differentiated: of logits `(B, K)` and classes
+            `(B, 1)` a number for each image, `(B, 1)`.
+
+    Returns:
+        Gradients `(B, h, w, C)`, float32.
+    """
+
+    def total(inputs: Tensor, scale: float = 1.0) -> Tensor:
+        scores = logits(inputs)
         chosen = ops.argmax(scores, axis=-1) if classes is None else classes
         chosen = ops.expand_dims(ops.cast(chosen, "int32"), axis=-1)
-        # Of the sum, every image's features move their own logits only.
+        # Of the sum, every image moves its own logits only.
         return scale * ops.sum(objective(scores, chosen))
 
-    plain = ops.cast(_gradient(total, features), "float32")
-    if keras.backend.standardize_dtype(features.dtype) != "float16":
+    plain = ops.cast(_gradient(total, inputs), "float32")
+    if not half:
         return plain
-    scaled = _gradient(
-        lambda features: total(features, _SCALE_OF_HALF), features
-    )
+    scaled = _gradient(lambda inputs: total(inputs, _SCALE_OF_HALF), inputs)
     scaled = ops.cast(scaled, "float32") / _SCALE_OF_HALF
     fits = ops.all(ops.isfinite(scaled), axis=(1, 2, 3), keepdims=True)
     return ops.where(fits, scaled, plain)

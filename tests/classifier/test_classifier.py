@@ -493,6 +493,9 @@ def test_map_of_no_is_that_of_the_negated_logit(rng):
         explainers.LayerCAM,
         explainers.FinerCAM,
         explainers.AblationCAM,
+        lambda model: explainers.IntegratedGradients(model, steps=2),
+        lambda model: explainers.SmoothGrad(model, samples=2),
+        lambda model: explainers.Occlusion(model, patch=1),
         explainers.ScoreCAM,
         lambda model: explainers.RISE(model, samples=8, cells=2),
     ):
@@ -551,6 +554,11 @@ MAKERS = {
     "LayerCAM": explainers.LayerCAM,
     "FinerCAM": explainers.FinerCAM,
     "AblationCAM": explainers.AblationCAM,
+    "IntegratedGradients": lambda model: explainers.IntegratedGradients(
+        model, steps=3
+    ),
+    "SmoothGrad": lambda model: explainers.SmoothGrad(model, samples=3),
+    "Occlusion": lambda model: explainers.Occlusion(model, patch=2),
     "ScoreCAM": explainers.ScoreCAM,
     "RISE": lambda model: explainers.RISE(model, samples=6, cells=2),
     "LIME": lambda model: explainers.LIME(

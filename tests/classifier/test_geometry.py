@@ -17,6 +17,7 @@ from keras_lficam.explainers import (
     GradCAM,
     GradCAMPlusPlus,
     HiResCAM,
+    IntegratedGradients,
     LayerCAM,
     ReciproCAM,
     RefineCAM,
@@ -451,6 +452,7 @@ def looking(side, margins):
         AblationCAM,
         ClassEvidence,
         ReciproCAM,
+        IntegratedGradients,
         ScoreCAM,
     ],
 )

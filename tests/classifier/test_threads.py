@@ -31,6 +31,11 @@ MAKERS = {
     "ClassEvidence": explainers.ClassEvidence,
     "ReciproCAM": explainers.ReciproCAM,
     "explanation view": lambda model: evidence_of(model),
+    "IntegratedGradients": lambda model: explainers.IntegratedGradients(
+        model, steps=4
+    ),
+    "SmoothGrad": lambda model: explainers.SmoothGrad(model, samples=4),
+    "Occlusion": lambda model: explainers.Occlusion(model, patch=4),
     "ScoreCAM": explainers.ScoreCAM,
     "ScoreCAM of logits": lambda model: explainers.ScoreCAM(
         model, form="increase"
