@@ -329,7 +329,7 @@ def class_evidence(
 
     Examples:
         evidence = class_evidence(features, np.ones((16, 3)))
-        mean = evidence.mean(axis=(1, 2))  # (B, 3): the logits without bias.
+        logits = keras.ops.mean(evidence, axis=(1, 2))  # (B, 3), without bias.
 
     Reference:
         Zhou et al., 2016, https://arxiv.org/abs/1512.04150, equation 2, with

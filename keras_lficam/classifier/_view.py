@@ -537,7 +537,9 @@ class Classifier:
             scores=scores,
             logits=logits,
             operations=operations,
-            linear=linear_behind_pooling(operations, end.call.operation),
+            linear=linear_behind_pooling(
+                operations, self._graph.end.call.operation
+            ),
             geometry=Geometry(path(self._begin, location)),
         )
 

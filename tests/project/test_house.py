@@ -51,7 +51,13 @@ ARROWS = {
     "distribution": {"_checks"},
     "evaluation": {"_checks", "_files"},
     "explainers": {"_checks", "classifier", "functional"},
-    "explanation": {"architectures", "classifier"},
+    "explanation": {
+        "_checks",
+        "_names",
+        "architectures",
+        "classifier",
+        "visualization",
+    },
     "functional": {"_checks"},
     "layers": {"_checks", "functional"},
     "metrics": {"_checks", "classifier", "functional"},
@@ -156,6 +162,7 @@ def test_tensorflow_is_imported_only_where_it_is_the_point():
 def test_public_surface():
     assert sorted(keras_lficam.__all__) == [
         "AttentionMechanism",
+        "Explanation",
         "FeatureImportanceNetwork",
         "Recipe",
         "__version__",
@@ -168,8 +175,10 @@ def test_public_surface():
         "data",
         "distribution",
         "evaluation",
+        "explain",
         "explainers",
         "explanation",
+        "explanation_view",
         "export",
         "fit",
         "functional",
