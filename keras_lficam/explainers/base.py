@@ -187,10 +187,16 @@ def pixels_of(name: str, value: Any, shape: Sequence[int | None]) -> np.ndarray:
 def largest_is_one(
     attributions: np.ndarray, rounding: np.ndarray | float = 0.0
 ) -> np.ndarray:
-    """Divides non-negative maps `(B, H, W, 1)` by the largest of each.
+    """Divides non-negative maps by the largest value of each.
 
-    Zero stays zero, unlike in a min-max normalization. A map of which the
-    largest value is no more than `rounding` becomes zero.
+    Zero stays zero, unlike in a min-max normalization.
+
+    Args:
+        attributions: Maps `(B, H, W, 1)`.
+        rounding: A map whose largest value is no more than this becomes zero.
+
+    Returns:
+        Maps of that shape in [0, 1].
     """
     largest = attributions.max(axis=(1, 2, 3), keepdims=True)
     is_rounding = largest <= rounding

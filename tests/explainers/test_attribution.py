@@ -435,12 +435,14 @@ def test_models_that_cannot_be_differentiated_are_refused(make):
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "8", None])
 def test_numbers_out_of_range_are_refused(value):
     model = small_classifiers.of_channels(KERNEL)
-    with pytest.raises(ValueError, match=r"`steps`.*at least 1.*Received"):
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    error = ValueError if is_integer else TypeError
+    with pytest.raises(error, match=r"`steps`.*at least 1.*Received"):
         IntegratedGradients(model, steps=value)
-    with pytest.raises(ValueError, match=r"`samples`.*at least 1.*Received"):
+    with pytest.raises(error, match=r"`samples`.*at least 1.*Received"):
         SmoothGrad(model, samples=value)
     if value != 0:
-        with pytest.raises(ValueError, match=r"`seed`.*at least 0.*Received"):
+        with pytest.raises(error, match=r"`seed`.*at least 0.*Received"):
             SmoothGrad(model, seed=value)
     if value not in (0, 2.0):
         with pytest.raises(ValueError, match=r"`noise`.*at least 0.*Received"):
