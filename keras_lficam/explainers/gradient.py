@@ -21,7 +21,15 @@ _SMALLEST_SHARE_OF_A_SUM = 1e-6
 
 
 def logits_of_classes(logits: Tensor, classes: Tensor) -> Tensor:
-    """Takes the logit of each image's class `(B, 1)`, `(B, 1)`."""
+    """Takes the logit of each image's class.
+
+    Args:
+        logits: Logits `(B, K)`.
+        classes: Classes `(B, 1)`.
+
+    Returns:
+        Tensor `(B, 1)`.
+    """
     return ops.take_along_axis(logits, classes, axis=-1)
 
 
