@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Diverging and even in lightness: red speaks for a class, blue against it.
 SIGNED_COLORMAP = "RdBu_r"
 SIGNED_OPACITY = 0.8
+# Of the image below the evidence, as a share of its own.
+_SATURATION = 0.4
 
 
 def signed_overlay(
@@ -25,10 +27,11 @@ def signed_overlay(
     limit: float | None = None,
     opacity: float = SIGNED_OPACITY,
 ) -> np.ndarray:
-    """Lays signed evidence over the images, in color over color.
+    """Lays signed evidence over the images, in color over muted color.
 
     Red speaks for the class and blue against it, the stronger the more it
-    covers; where the evidence is 0 the image stays as it is.
+    covers. The colors of the image are muted, so that those of the evidence
+    differ from them.
 
     Args:
         images: RGB images `(B, H, W, 3)` or gray ones `(B, H, W, 1)`, from 0
@@ -63,6 +66,8 @@ def signed_overlay(
     relative = signed / np.where(scale == 0, 1, scale)
     relative = relative.clip(-1, 1)
     colors = matplotlib.colormaps[SIGNED_COLORMAP]((relative[..., 0] + 1) / 2)
+    gray = pixels.mean(axis=-1, keepdims=True)
+    pixels = gray + _SATURATION * (pixels - gray)
     # The square root lifts weak evidence, which would else be faint.
     cover = opacity * np.sqrt(np.abs(relative))
     mixed = pixels * (1 - cover) + 255 * colors[..., :3] * cover
