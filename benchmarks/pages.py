@@ -64,6 +64,7 @@ def backbones():
             "weights, plain",
             "with LFI-CAM",
             "feature map",
+            "class evidence",
             "time, LFI-CAM / plain",
         ],
         (
@@ -73,6 +74,7 @@ def backbones():
                 f"{int(row['parameters_plain']) / 1e6:.2f} M",
                 f"{int(row['parameters_lfi_cam']) / 1e6:.2f} M",
                 f"{row['rows']}x{row['columns']}x{row['channels']}",
+                "exact" if row["exact"] == "True" else "Recipro-CAM",
                 f"{float(row['ratio']):.2f}",
             ]
             for row in rows_of("backbones")

@@ -15,6 +15,7 @@ from keras.src.legacy.saving import legacy_h5_format
 import keras_lficam
 from keras_lficam import backbones, surgery
 from keras_lficam.backbones import cifar
+from keras_lficam.classifier import Classifier, Evidence
 
 # The true last feature map of images of 224x224, read off the summaries.
 MAPS = {
@@ -259,6 +260,27 @@ def test_family_learns_equals_keras_draws_and_is_saved_bit_by_bit(
     for key, value in shown.items():
         assert np.isfinite(value).all()
         np.testing.assert_array_equal(again[key], value)
+    check_evidence(name, loaded, rng)
+
+
+# Their heads are not linear in the average of the map.
+NOT_EXACT = ("ConvNeXt", "MobileNetV3", "VGG")
+
+
+def check_evidence(name, model, rng):
+    """The mean of the evidence and the bias are the logit, where it is."""
+    evidence = Evidence(Classifier(model))
+    assert evidence.exact != name.startswith(NOT_EXACT)
+    if not evidence.exact:
+        return
+    _, features = model.get_layer("importance").input
+    # Of images the features of untrained models can be all but zero.
+    features = rng.normal(0, 1, (2, *features.shape[1:])).astype("float32")
+    maps = keras.ops.convert_to_numpy(evidence(features, None))
+    logits = keras.ops.convert_to_numpy(evidence.cut.logits(features))
+    found = maps.mean(axis=(1, 2), dtype="float64") + evidence.bias
+    error = np.abs(found - logits).max()
+    assert error <= 1e-5 * np.abs(logits).max()
 
 
 @pytest.fixture
@@ -299,6 +321,7 @@ def test_every_backbone_has_slopes_draws_and_is_cut(name, rng):
     _, features = model.get_layer("importance").input
     expected = (rows * size // 224, columns * size // 224, channels)
     assert features.shape == (None, *expected)
+    check_evidence(name, model, rng)
 
 
 # -- Weights

@@ -505,7 +505,8 @@ def test_start_page_shows_the_python_of_the_readme():
 
 
 @pytest.mark.parametrize(
-    "name", ["backbones", "distribute", "explainers", "serving", "training"]
+    "name",
+    ["backbones", "distribute", "explainers", "serving", "training", "why"],
 )
 def test_python_of_a_page_runs(name, rng, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
