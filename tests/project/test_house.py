@@ -513,7 +513,7 @@ def test_python_of_a_page_runs(name, rng, monkeypatch, tmp_path):
     page = (ROOT / "docs" / f"{name}.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
     assert blocks
-    side = 64 if name in ("backbones", "explainers") else 32
+    side = 64 if name in ("backbones", "explainers", "why") else 32
     images = rng.uniform(0, 255, (4, side, side, 3))
     names = {
         "images": images,
@@ -648,13 +648,16 @@ def test_page_on_backbones_shows_the_figures_of_the_table():
     shown = [line for line in shown if line.startswith("| `")]
     assert len(shown) == len(rows)
     for row, line in zip(rows, shown, strict=True):
-        name, size, plain, ours, shape, ratio = line.strip("| ").split(" | ")
+        name, size, plain, ours, shape, kind, ratio = line.strip("| ").split(
+            " | "
+        )
         assert name == f"`{row['backbone']}`"
         assert size == row["image_size"]
         for text, column in [(plain, "plain"), (ours, "lfi_cam")]:
             millions = int(row[f"parameters_{column}"]) / 1e6
             assert text == f"{millions:.2f} M"
         assert shape == f"{row['rows']}x{row['columns']}x{row['channels']}"
+        assert kind == {"True": "exact", "False": "Recipro-CAM"}[row["exact"]]
         assert ratio == f"{float(row['ratio']):.2f}"
         if row["image_size"] == "224":
             assert float(ratio) <= 1.10, name
