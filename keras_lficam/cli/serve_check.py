@@ -11,7 +11,7 @@ def add(commands: "_words.Commands") -> None:
     check = commands.add_parser(
         "serve-check",
         help="check the answers of a live server",
-        description="Asks a model in TF Serving for class and map of a "
+        description="Asks a model in TF Serving for class and evidence of a "
         "picture in every way that it takes, with damaged and wrong ones "
         "among them.",
     )
