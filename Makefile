@@ -57,6 +57,9 @@ check: setup
 test: setup
 	$(PYTEST) $(SPREAD)
 
+end-to-end: setup
+	$(PYTEST) $(SPREAD) -m end_to_end $(call MARKED,end_to_end)
+
 backends: .venv/with-backends
 	$(QUICK) KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
 	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE) \

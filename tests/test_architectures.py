@@ -271,6 +271,8 @@ RELEASES = {
     # Keras's own has biases in its convolutions, and 0.03 M weights more.
     (resnets.resnet(50), 1000): (25.56, 43.58, 176.57, 38.15),
 }
+# The others have more layers of the same kinds.
+USUAL = ("ResNet20", "ResNet18")
 WIRINGS = [
     ("plain", "released"),
     ("abn", "released"),
@@ -284,7 +286,16 @@ def trainable(model):
 
 
 @pytest.mark.usefixtures("shapes_alone")
-@pytest.mark.parametrize(("name", "classes"), list(RELEASES))
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        pytest.param(
+            *case,
+            marks=[] if case[0] in USUAL else pytest.mark.every_backbone,
+        )
+        for case in RELEASES
+    ],
+)
 def test_parameters_are_those_of_the_releases(name, classes):
     families = {**resnets.FAMILY, **cifar.FAMILY}
     backbone = once(families.get(name, name))
@@ -309,11 +320,11 @@ def test_parameters_are_those_of_the_releases(name, classes):
 @pytest.mark.parametrize(
     "name",
     [
-        "DenseNet121",
-        "ResNet50",
+        pytest.param("DenseNet121", marks=pytest.mark.every_backbone),
+        pytest.param("ResNet50", marks=pytest.mark.every_backbone),
         "MobileNetV2",
-        "EfficientNetB0",
-        "ConvNeXtTiny",
+        pytest.param("EfficientNetB0", marks=pytest.mark.every_backbone),
+        pytest.param("ConvNeXtTiny", marks=pytest.mark.every_backbone),
     ],
 )
 def test_lfi_cam_is_smaller_than_the_attention_branch_network(
@@ -583,7 +594,11 @@ def test_function_of_ones_own_takes_its_images_as_they_are(rng):
         (cifar.resnext(11, groups=4, group_width=2), 32),
         (cifar.wide_resnet(10, 2), 32),
         (resnets.resnet(18), 64),
-        (resnets.resnet(50, groups=4, group_width=2, squeeze=16), 64),
+        pytest.param(
+            resnets.resnet(50, groups=4, group_width=2, squeeze=16),
+            64,
+            marks=pytest.mark.every_backbone,
+        ),
     ],
 )
 def test_own_family_draws_the_same_map_after_a_reload(

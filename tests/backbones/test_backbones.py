@@ -78,6 +78,8 @@ FAMILIES = [
     "VGG16",
     "Xception",
 ]
+# Of these, those that learn and are saved with every test, not by themselves.
+USUAL = ("MobileNetV2", "MobileNetV3Small")
 
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -215,8 +217,18 @@ def test_family_is_cut_and_a_stride_of_16_doubles_the_map(name, built_once):
 @pytest.mark.usefixtures("grouped_gradients")
 @pytest.mark.parametrize(
     ("name", "size"),
-    # An odd size, too, for Keras pads it in another way.
-    [*((name, small_size(name)) for name in FAMILIES), ("MobileNetV2", 75)],
+    [
+        *(
+            pytest.param(
+                name,
+                small_size(name),
+                marks=[] if name in USUAL else pytest.mark.every_backbone,
+            )
+            for name in FAMILIES
+        ),
+        # An odd size, too, for Keras pads it in another way.
+        ("MobileNetV2", 75),
+    ],
 )
 def test_family_learns_equals_keras_draws_and_is_saved_bit_by_bit(
     name, size, rng, tmp_path, built_once
@@ -378,6 +390,7 @@ def check_imagenet(name, downloads, images, **options):
     return theirs
 
 
+@pytest.mark.every_backbone
 def test_weights_from_imagenet_and_an_open_size(rng, downloads):
     """The size keeps the weights of the normalization."""
     images, opened = pictures(rng, 224), (None, None, 3)
@@ -402,6 +415,7 @@ def test_weights_from_imagenet_and_other_classes_and_sizes(rng, downloads):
     assert not bias.any()
 
 
+@pytest.mark.every_backbone
 def test_weights_from_imagenet_and_maps_of_14x14(downloads):
     path, _ = downloads
     donor = keras.applications.ResNet50(weights=None)
@@ -688,7 +702,16 @@ OF_GRAY = {
 }
 
 
-@pytest.mark.parametrize("kind", [*OF_GRAY, "model", "model of any size"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application",
+        "own",
+        pytest.param("own of large images", marks=pytest.mark.every_backbone),
+        "model",
+        "model of any size",
+    ],
+)
 @pytest.mark.parametrize("size", [64, None])
 def test_backbone_of_gray_images_is_that_of_equal_channels(kind, size, rng):
     backbone = OF_GRAY.get(kind)

@@ -420,7 +420,16 @@ def rewritten(kind, model, images):
     }[kind]()
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(
+    scope="module",
+    params=[
+        # Fifty layers, each of which one of the others has.
+        pytest.param(kind, marks=pytest.mark.every_backbone)
+        if kind == "photographs in groups"
+        else kind
+        for kind in KINDS
+    ],
+)
 def network(request):
     """Kind, its network with weights drawn anew, and images for it."""
     keras.utils.set_random_seed(0)

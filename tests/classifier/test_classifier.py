@@ -499,11 +499,10 @@ def test_map_of_no_is_that_of_the_negated_logit(rng):
         explainers.ScoreCAM,
         lambda model: explainers.RISE(model, samples=8, cells=2),
     ):
+        of_one, of_two = make(one), make(two)
         for category in (0, 1, None):
             np.testing.assert_allclose(
-                make(one)(images, category),
-                make(two)(images, category),
-                atol=1e-5,
+                of_one(images, category), of_two(images, category), atol=1e-5
             )
     maps = rng.uniform(size=(3, 2, 2, 1))
     for category in (0, 1, None):

@@ -158,9 +158,23 @@ BACKBONES = {
 # these weights favor one.
 BIAS = {"NASNetLarge": 0.3, "NASNetMobile": 0.3}
 USUAL = ("DenseNet121", "MobileNetV2", "ResNet18", "ResNet20")
+# It takes as long as the others together; other backends are asked no more.
+on_tensorflow_with_all = (
+    [pytest.mark.every_backbone]
+    if keras.backend.backend() == "tensorflow"
+    else []
+)
 
 
-@pytest.mark.parametrize("name", USUAL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=on_tensorflow_with_all if name == "DenseNet121" else []
+        )
+        for name in USUAL
+    ],
+)
 def test_spots_are_found_where_they_are(name, rng):
     check_spots(name, *BACKBONES[name], rng)
 

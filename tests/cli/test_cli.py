@@ -96,6 +96,7 @@ def gray_picture(path, shade=90):
     return path
 
 
+@pytest.mark.end_to_end
 def test_demo_leaves_what_it_says(demo):
     run, _ = demo
     assert sorted(path.name for path in run.iterdir()) == [
@@ -113,6 +114,7 @@ def test_demo_leaves_what_it_says(demo):
         assert gallery.width > 900
 
 
+@pytest.mark.end_to_end
 def test_metrics_of_the_demo_equal_a_slow_count(demo):
     run, folder = demo
     model = keras.models.load_model(run / "model.keras")
@@ -145,6 +147,7 @@ def test_metrics_of_the_demo_equal_a_slow_count(demo):
     assert metrics["train_seconds"] > 0
 
 
+@pytest.mark.end_to_end
 def test_demo_never_overwrites(demo, capsys):
     run, _ = demo
     before = (run / "model.keras").read_bytes()
@@ -201,6 +204,7 @@ def test_warnings_of_tensorflow_datasets_about_itself_are_not_shown(caplog):
     ]
 
 
+@pytest.mark.end_to_end
 def test_explain_classifies_and_draws(demo, tmp_path, capsys):
     run, _ = demo
     pictures = sorted((run / "pictures").iterdir())[:3]
@@ -328,6 +332,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.end_to_end
 def test_explain_that_was_killed_is_run_again(model_file, picture, tmp_path):
     out = tmp_path / "out"
     words = ["explain", model_file, picture, "--output", out]
@@ -730,6 +735,7 @@ def test_explainers_of_the_command_are_those_of_the_package():
     ]
 
 
+@pytest.mark.end_to_end
 def test_compare_leaves_what_it_says(compared):
     assert sorted(path.name for path in compared.iterdir()) == [
         "comparison.csv",
@@ -764,6 +770,7 @@ def test_compare_leaves_what_it_says(compared):
             assert np.asarray(drawn.convert("L")).std() > 10
 
 
+@pytest.mark.end_to_end
 def test_numbers_of_compare_equal_a_slow_count(compared, demo, of_digits):
     _, folder = demo
     model = keras.models.load_model(of_digits)
@@ -806,6 +813,7 @@ def test_numbers_of_compare_equal_a_slow_count(compared, demo, of_digits):
             assert means[name, metric] == pytest.approx(np.mean(actual))
 
 
+@pytest.mark.end_to_end
 def test_compare_never_overwrites(compared, of_digits, capsys):
     words = ["compare", str(of_digits), *ON_DIGITS]
     assert cli.main([*words, "--output", str(compared)]) == 2
@@ -952,6 +960,7 @@ def test_wrong_words_are_refused(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.end_to_end
 def test_process_shows_its_own_lines_only(model_file, picture, tmp_path):
     """Nothing of what TensorFlow logs at its start reaches the screen."""
     words = ["explain", model_file, picture, "--output", tmp_path / "out"]

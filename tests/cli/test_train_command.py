@@ -115,6 +115,7 @@ def whole(tmp_path_factory, pictures):
     return folder, said
 
 
+@pytest.mark.end_to_end
 def test_a_run_that_is_killed_goes_on_as_if_it_was_not(
     tmp_path, pictures, whole
 ):
@@ -162,6 +163,7 @@ def synchronized(tmp_path_factory, pictures):
     return folder
 
 
+@pytest.mark.end_to_end
 def test_two_workers_of_which_one_dies_train_what_one_process_does(
     tmp_path, pictures, synchronized, in_float64
 ):
@@ -195,6 +197,7 @@ def test_two_workers_of_which_one_dies_train_what_one_process_does(
 # -------------------------------------------------------- a folder with faults
 
 
+@pytest.mark.end_to_end
 def test_damaged_pictures_are_named_and_the_others_trained(
     tmp_path, pictures, whole, capfd
 ):
@@ -345,6 +348,7 @@ def test_an_output_that_cannot_be_a_folder_is_refused(
     assert str(tmp_path / "file") in line
 
 
+@pytest.mark.end_to_end
 def test_a_run_is_never_written_over(whole, pictures, capsys):
     folder, _ = whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -357,6 +361,7 @@ def test_a_run_is_never_written_over(whole, pictures, capsys):
     }
 
 
+@pytest.mark.end_to_end
 def test_the_words_of_a_run_are_few_and_useful(whole):
     folder, said = whole
     lines = said.splitlines()

@@ -86,6 +86,7 @@ def test_a_picture_depends_on_split_index_and_seed_alone():
     assert not set(digests(range(12), "test").values()) & set(first.values())
 
 
+@pytest.mark.end_to_end
 def test_a_picture_is_the_same_in_another_process(another_process, examples):
     assert another_process[-1] == digest(examples["test"][7]["image"])
 
@@ -261,5 +262,6 @@ def test_tfds_gives_back_what_was_composed(small_set):
             )
 
 
+@pytest.mark.end_to_end
 def test_import_is_light(another_process):
     assert another_process[0] == "[]"

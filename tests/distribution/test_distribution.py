@@ -49,6 +49,8 @@ def two_workers(tmp_path_factory):
     return [dict(np.load(folder / f"{index}.npz")) for index in range(2)]
 
 
+@subclassed
+@pytest.mark.end_to_end
 def test_two_workers_compute_what_one_does(one_process, two_workers):
     for found in two_workers:
         assert found["replicas"] == 2
@@ -56,6 +58,7 @@ def test_two_workers_compute_what_one_does(one_process, two_workers):
     assert [bool(found["chief"]) for found in two_workers] == [True, False]
 
 
+@pytest.mark.end_to_end
 def test_workers_that_differ_are_refused_before_the_first_step(two_workers):
     for number, found in enumerate(two_workers):
         assert str(found["differs"]).startswith(
@@ -64,6 +67,7 @@ def test_workers_that_differ_are_refused_before_the_first_step(two_workers):
         )
 
 
+@pytest.mark.end_to_end
 def test_keras_still_needs_the_repair(two_workers):
     # When this fails, Keras has been mended: MultiWorkerMirroredStrategy of
     # this package can become that of TensorFlow.
@@ -71,6 +75,8 @@ def test_keras_still_needs_the_repair(two_workers):
         assert "PerReplica" in str(found["said"])
 
 
+@subclassed
+@pytest.mark.end_to_end
 def test_two_devices_compute_what_one_does(tmp_path, one_process):
     program = processes.start(
         [distributed_worker.__file__, "mirrored", tmp_path / "found.npz"]

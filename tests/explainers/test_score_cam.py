@@ -236,6 +236,7 @@ print((peak() - before) / 1e6)
 """
 
 
+@pytest.mark.end_to_end
 def test_score_cam_that_materialises_all_masks():
     # The masks of one image alone are 0.2 GB, the masked images 0.6 GB.
     shown = subprocess.run(

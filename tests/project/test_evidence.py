@@ -152,6 +152,7 @@ def test_machine_is_printed_without_any_package(monkeypatch):
     )
 
 
+@pytest.mark.end_to_end
 def test_machine_of_the_command_is_another_process(monkeypatch):
     """Here TensorFlow has decided already; there the variable counts."""
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
@@ -514,6 +515,7 @@ assert asked
 """
 
 
+@pytest.mark.end_to_end
 def test_fused_normalization_trains_as_keras_does():
     """In a process of its own, for it cannot be undone."""
     subprocess.run(

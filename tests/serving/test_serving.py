@@ -84,10 +84,17 @@ def importance(model, images):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, model, images):
+def exported(tmp_path_factory, model):
+    return keras_lficam.export(
+        model, tmp_path_factory.mktemp("models") / "digits", class_names=NAMES
+    )
+
+
+@pytest.fixture(scope="module")
+def in_every_format(tmp_path_factory, model, images):
     return keras_lficam.export(
         model,
-        tmp_path_factory.mktemp("models") / "digits",
+        tmp_path_factory.mktemp("formats") / "digits",
         class_names=NAMES,
         formats=keras_lficam.serving.FORMATS,
         calibration=images[:100],
@@ -154,6 +161,7 @@ def test_the_pictures_of_these_tests_differ(expected):
 # ------------------------------------------------------------- without Keras
 
 
+@pytest.mark.end_to_end
 def test_a_process_with_tensorflow_alone_answers(
     tmp_path, exported, images, expected
 ):
@@ -259,6 +267,7 @@ def by_litert(suffix):
     return run
 
 
+@pytest.mark.every_format
 @pytest.mark.parametrize(
     ("run", "tolerance"),
     [
@@ -272,9 +281,9 @@ def by_litert(suffix):
     ids=["float", "uint8", "onnx", "openvino", "litert", "litert_float16"],
 )
 def test_every_format_answers_as_keras(
-    exported, images, expected, importance, run, tolerance
+    in_every_format, images, expected, importance, run, tolerance
 ):
-    answer = run(exported, images.astype("float32"))
+    answer = run(in_every_format, images.astype("float32"))
     assert_answers(answer, expected, tolerance)
     np.testing.assert_allclose(
         answer["importance"], importance, rtol=0, atol=tolerance
@@ -290,6 +299,7 @@ def ranks(values):
     return np.argsort(np.argsort(values, axis=-1), axis=-1)
 
 
+@pytest.mark.every_format
 @pytest.mark.parametrize(
     ("run", "tolerance"),
     [
@@ -303,9 +313,9 @@ def ranks(values):
     ids=["float", "onnx", "openvino", "litert", "litert_float16", "int8"],
 )
 def test_every_format_gives_the_evidence(
-    exported, images, view, run, tolerance
+    in_every_format, images, view, run, tolerance
 ):
-    answer = run(exported, images.astype("float32"))
+    answer = run(in_every_format, images.astype("float32"))
     asked = np.asarray(answer["evidence_classes"])
     evidence = np.asarray(answer["class_evidence"])
     assert asked.shape == (200, 5)
@@ -313,7 +323,8 @@ def test_every_format_gives_the_evidence(
     logits = np.take_along_axis(np.asarray(answer["logits"]), asked, axis=1)
     # The likeliest first, of its own logits.
     np.testing.assert_array_equal(logits, -np.sort(-logits, axis=1))
-    described = json.loads((exported / "export.json").read_text())["evidence"]
+    described = json.loads((in_every_format / "export.json").read_text())
+    described = described["evidence"]
     assert described["exact"]
     if tolerance is None:
         # In 8 bits by rank: the locations of each image's likeliest class.
@@ -433,13 +444,14 @@ def test_any_classifier_is_exported(tmp_path, rng):
     assert PIL.Image.open(io.BytesIO(overlay)).mode == "RGB"
 
 
-def test_eight_bits_keep_the_classes_mostly(exported, images, expected):
-    answer = by_litert("_int8")(exported, images.astype("float32"))
+@pytest.mark.every_format
+def test_eight_bits_keep_the_classes_mostly(in_every_format, images, expected):
+    answer = by_litert("_int8")(in_every_format, images.astype("float32"))
     same = answer["probabilities"].argmax(-1) == expected[0].argmax(-1)
     assert same.mean() > 0.9
     assert np.abs(answer["attention_map"] - expected[1]).mean() < 0.03
     size = [
-        (exported / f"model{suffix}.tflite").stat().st_size
+        (in_every_format / f"model{suffix}.tflite").stat().st_size
         for suffix in ("_int8", "_float16", "")
     ]
     assert max(size[:2]) < size[2]
@@ -631,6 +643,11 @@ def of_12_bits(tmp_path_factory, model):
     return keras_lficam.export(model, path, class_names=NAMES, bits=12)
 
 
+@pytest.fixture(scope="module")
+def session_of_12_bits(of_12_bits):
+    return Loaded(of_12_bits)
+
+
 @pytest.mark.parametrize(
     ("color", "highest", "significant"),
     [
@@ -645,12 +662,12 @@ def of_12_bits(tmp_path_factory, model):
     ],
 )
 def test_files_of_12_bits_are_served_as_they_are_explained(
-    of_12_bits, encoded, by_keras, tmp_path, color, highest, significant
+    session_of_12_bits, encoded, by_keras, tmp_path, color, highest, significant
 ):
     path = tmp_path / "x_ray.png"
     path.write_bytes(deep(color, highest, significant))
     expected = by_keras(shrunk(read_picture(path, bits=12))[np.newaxis])
-    answer = Loaded(of_12_bits).run(
+    answer = session_of_12_bits.run(
         "encoded_images", {"image_bytes": np.array([path.read_bytes()])}
     )
     assert_answers(answer, expected, 2e-4)
@@ -1200,6 +1217,7 @@ def convolutions(activation):
     )
 
 
+@pytest.mark.every_format
 def test_a_model_of_few_classes_of_any_size_and_of_logits(tmp_path, open_size):
     pixels = digits(4)[:, :32, :48].astype("float32")
     options = {"image_size": (32, 48)}
@@ -1224,6 +1242,7 @@ def test_a_model_of_few_classes_of_any_size_and_of_logits(tmp_path, open_size):
     assert answer["top_classes"].shape == (4, 3)
 
 
+@pytest.mark.every_format
 def test_pixels_come_in_the_range_that_the_model_takes(tmp_path, images):
     keras.utils.set_random_seed(1)
     trained = convolutions("softmax")
@@ -1367,21 +1386,7 @@ def written(folder, model, activation=None):
     return folder, chances_of(scores, activation), np.asarray(maps)
 
 
-# An export of all formats takes ten seconds, so two stand for all.
-OFTEN = ("softmax", "attention_branch")
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        *OFTEN,
-        *(
-            pytest.param(name, marks=pytest.mark.every_format)
-            for name in HEADS
-            if name not in OFTEN
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=HEADS)
 def of_a_head(request, tmp_path_factory):
     classes, activation, told, policy = HEADS[request.param]
     is_abn = request.param == "attention_branch"
@@ -1406,6 +1411,7 @@ def check_format(name, folder, chances, maps, tolerance):
     assert_answers(answer, (chances, maps), tolerance + more)
 
 
+@pytest.mark.every_format
 @pytest.mark.parametrize("name", RUNS)
 def test_every_head_and_policy_in_every_format(of_a_head, name):
     check_format(name, *of_a_head)
@@ -1426,7 +1432,10 @@ def of_one_score(activation):
     return model
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", None])
+@pytest.mark.parametrize(
+    "activation",
+    ["sigmoid", pytest.param(None, marks=pytest.mark.every_format)],
+)
 def test_one_score_has_two_classes_and_one_channel(tmp_path, activation):
     names = ["healthy", "ill"]
     model = of_one_score(activation)

@@ -203,14 +203,14 @@ def test_averages_reach_back_the_epochs_asked_for():
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_an_average_follows_its_first_weights_quickly(name):
-    """In step t the old average counts min(0.98, t / (9 + t))."""
-    optimizer = make_optimizer(Recipe(optimizer=name, ema_epochs=1), 50)
+    """In step t the old average counts min(0.9, t / (9 + t))."""
+    optimizer = make_optimizer(Recipe(optimizer=name, ema_epochs=1), 10)
     variable = keras.Variable(np.array([3.0], "float32"))
     average = None
-    for step in range(600):
+    for step in range(120):
         optimizer.apply([np.ones(1, "float32")], [variable])
         weight = float(keras.ops.convert_to_numpy(variable)[0])
-        momentum = min(0.98, step / (9 + step))
+        momentum = min(0.9, step / (9 + step))
         average = weight if step == 0 else average
         average = momentum * average + (1 - momentum) * weight
         (found,) = optimizer._model_variables_moving_average

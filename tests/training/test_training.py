@@ -23,6 +23,8 @@ from keras_lficam.training._weights import class_weights
 
 # Of 41 images in batches of 8; epochs of 6 steps do not end with a pass.
 NUMBER, BATCH, STEPS = 41, 8, 6
+# Epochs of two steps, where their number is nothing to the test.
+HALF = 21
 RECIPE = Recipe(
     epochs=3,
     batch_size=BATCH,
@@ -181,6 +183,7 @@ def test_the_best_epoch_is_kept_and_the_test_images_never_choose(
     assert_equal(weights(again), expected)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_loss_follows_the_activation(
@@ -189,6 +192,7 @@ def test_the_loss_follows_the_activation(
     recipe = dataclasses.replace(
         RECIPE,
         epochs=1,
+        batch_size=HALF,
         augmentation=(),
         ema_epochs=0,
         label_smoothing=smoothing,
@@ -214,6 +218,7 @@ def test_the_loss_follows_the_activation(
     )
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_both_outputs_of_an_attention_branch_network_learn(tmp_path, source):
     recipe = dataclasses.replace(RECIPE, epochs=2)
     model = classifier(architecture="abn", dropout=None)
@@ -244,9 +249,10 @@ def weighted(number, seed, labels=None):
     ).batch(5)
 
 
-STILL = Recipe(epochs=1, batch_size=BATCH, learning_rate=1e-12)
+STILL = Recipe(epochs=1, batch_size=HALF, learning_rate=1e-12)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("architecture", ["plain", "abn"])
 @pytest.mark.parametrize(
     ("class_weight", "of_classes", "of_images", "smoothing"),
@@ -280,10 +286,10 @@ def test_the_loss_is_weighted(
         return (weights * np.array(each)).sum(0)
 
     stream = source.stream(
-        "train", image_size=(16, 16), batch_size=BATCH, seed=3
+        "train", image_size=(16, 16), batch_size=HALF, seed=3
     )
     total = []
-    for images, labels, *weights in stream.take(STEPS).as_numpy_iterator():
+    for images, labels, *weights in stream.take(2).as_numpy_iterator():
         weight = np.array(of_classes)[labels]
         if of_images:
             weight = weight * weights[0]
@@ -298,6 +304,7 @@ def test_the_loss_is_weighted(
     assert row["val_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("augmentation", [("flip",), ("mix_up", "cut_mix")])
 def test_images_with_several_labels(tmp_path, augmentation):
     rng = np.random.default_rng(4)
@@ -311,7 +318,9 @@ def test_images_with_several_labels(tmp_path, augmentation):
     model = classifier(
         architecture="lfi_cam", classifier_activation="sigmoid", dropout=None
     )
-    recipe = dataclasses.replace(RECIPE, epochs=1, augmentation=augmentation)
+    recipe = dataclasses.replace(
+        RECIPE, epochs=1, batch_size=HALF, augmentation=augmentation
+    )
     run(tmp_path / "run", several, recipe, model=model, heat_maps_every=1)
     (row,) = rows(tmp_path / "run")
     found = np.array(model(pictures(13, 1)[0], training=False), "float64")
@@ -423,6 +432,7 @@ def statistics_by_hand(trained, images):
         yield mean, square - mean**2
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("policy", "averaged"),
     [("float32", True), ("mixed_float16", True), ("float32", False)],
@@ -491,11 +501,13 @@ def test_batch_statistics_of_shared_and_frozen_layers(rng):
     assert values[3].min() > 0.5
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("mixing", ["mix_up", "cut_mix"])
 def test_mixed_labels_train_and_whole_labels_validate(tmp_path, source, mixing):
     recipe = dataclasses.replace(
         RECIPE,
         epochs=1,
+        batch_size=HALF,
         label_smoothing=0,
         ema_epochs=0,
         augmentation=(mixing,),
@@ -519,6 +531,7 @@ def whole_run(tmp_path_factory, source):
     return folder, weights(model), history
 
 
+@pytest.mark.end_to_end
 def test_a_run_that_was_killed_ends_as_if_it_was_not(
     tmp_path, source, whole_run
 ):
@@ -599,6 +612,8 @@ def test_a_run_that_was_killed_goes_on_on_other_backends(tmp_path, backend):
     processes.finish(started)
 
 
+@pytest.mark.end_to_end
+@pytest.mark.usefixtures("eagerly")
 def test_steps_before_the_kill_are_not_done_again(tmp_path, source):
     with pytest.raises(Killed):
         run(
@@ -628,6 +643,7 @@ def test_steps_before_the_kill_are_not_done_again(tmp_path, source):
     assert int(model.optimizer.iterations) == 3 * STEPS
 
 
+@pytest.mark.end_to_end
 def test_a_run_goes_on_with_several_steps_an_execution(tmp_path, source):
     options = {"steps_per_execution": 2, "checkpoint_every": 2}
     first, _ = run(tmp_path / "first", source, **options)
@@ -640,15 +656,22 @@ def test_a_run_goes_on_with_several_steps_an_execution(tmp_path, source):
     assert_equal(weights(model), weights(first))
 
 
+@pytest.mark.end_to_end
+@pytest.mark.usefixtures("eagerly")
 def test_early_stopping_remembers_the_epochs_before(tmp_path, source):
     recipe = dataclasses.replace(
-        RECIPE, epochs=12, learning_rate=1e-9, warmup_epochs=0, patience=3
+        RECIPE,
+        epochs=12,
+        batch_size=HALF,
+        learning_rate=1e-9,
+        warmup_epochs=0,
+        patience=3,
     )
     _, history = run(tmp_path / "first", source, recipe)
     ends = len(history.epoch)
     assert ends == 4  # The first is the best, then three that are no better.
     with pytest.raises(Killed):
-        run(tmp_path / "run", source, recipe, callbacks=[Kill(step=15)])
+        run(tmp_path / "run", source, recipe, callbacks=[Kill(step=5)])
     _, history = run(tmp_path / "run", source, recipe, resume=True)
     assert len(history.epoch) == ends
     # It has ended, so there is nothing left to do.
@@ -664,6 +687,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, source, whole_run):
     assert again.epoch == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("every", "step", "message"),
     [
@@ -741,10 +765,12 @@ def test_the_folder_holds_what_is_needed_to_do_it_again(whole_run):
     assert (folder / "labels.txt").read_text().split() == NAMES
 
 
+@pytest.mark.end_to_end
+@pytest.mark.usefixtures("eagerly")
 def test_heat_maps_of_the_same_images_are_drawn(tmp_path, source):
     from PIL import Image
 
-    recipe = dataclasses.replace(RECIPE, epochs=5)
+    recipe = dataclasses.replace(RECIPE, epochs=5, batch_size=NUMBER)
     model = classifier(architecture="lfi_cam")
     run(tmp_path / "run", source, recipe, model=model, heat_maps_every=2)
     drawn = sorted((tmp_path / "run" / "heat_maps").iterdir())
@@ -767,6 +793,7 @@ def test_heat_maps_of_the_same_images_are_drawn(tmp_path, source):
     assert shown == [(step, "heat_maps") for step in (0, 1, 3, 4)]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_heat_maps_in_a_fit_of_ones_own(tmp_path):
     images, labels = pictures(6, 0)
     model = classifier(architecture="lfi_cam")
@@ -902,6 +929,8 @@ def test_a_damaged_file_of_a_run_is_named_with_the_way_out(
     assert before == {path: path.read_bytes() for path in folder.glob("*.*")}
 
 
+@pytest.mark.end_to_end
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_an_image_that_vanishes_is_named_and_the_run_goes_on(tmp_path, split):
     for part, seed in [("train", 0), ("validation", 1)]:
@@ -1043,6 +1072,7 @@ def test_a_model_that_is_none_of_images_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_numbers_of_numpy_in_a_recipe_are_written(tmp_path, source):
     # NumPy's scalars are none of JSON's.
     recipe = dataclasses.replace(
