@@ -46,7 +46,7 @@ def distribute(
             batch_size=8,
         )
         model.compile("adam", "sparse_categorical_crossentropy")
-        model.fit(data, steps_per_epoch=10)
+        model.fit(data, steps_per_epoch=10, shuffle=False)
     """
     if strategy is not None:
         check_strategy(strategy)

@@ -484,6 +484,11 @@ def test_explainers_find_25_spots_behind_a_crop(make, rng):
     assert maps[:, 10:58, 4:44].max(axis=(1, 2, 3)).min() > 0.9
 
 
+# Its importance is 1.
+of_one_channel = pytest.mark.filterwarnings("ignore:You are using a softmax")
+
+
+@of_one_channel
 def test_attention_map_and_upsampler_find_a_spot(rng):
     trained = looking((32, 32), ((8, 0), (0, 8)))
     model = keras_lficam.attach(trained)
@@ -506,6 +511,7 @@ def test_attention_map_and_upsampler_find_a_spot(rng):
     )
 
 
+@of_one_channel
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="served by TensorFlow"
 )
@@ -531,6 +537,7 @@ def test_served_maps_lie_where_those_in_python_do(rng, tmp_path):
     assert (answer[:, :, 48:] == 0).all()
 
 
+@of_one_channel
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="reads files by TensorFlow"
 )

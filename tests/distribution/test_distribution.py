@@ -22,6 +22,12 @@ from keras_lficam.distribution import _cluster, strategies
 CLUSTER = {"worker": ["one:1", "two:2"]}
 
 
+# A model without a method `build` has no layers before its first batch.
+subclassed = pytest.mark.filterwarnings(
+    "ignore:`build..` was called on layer 'subclassed"
+)
+
+
 @pytest.fixture(scope="module")
 def one_process():
     return distributed_worker.run(tf.distribute.get_strategy())

@@ -851,7 +851,8 @@ def test_titles_of_heat_maps_ask_what_logits_are(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="activation='sigmoid'"):
         begun()
     # sigmoid(-3) = 0.047, sigmoid(2) = 0.881
-    begun(activation="sigmoid").on_epoch_end(0)
+    with pytest.warns(UserWarning, match="and these are black"):
+        begun(activation="sigmoid").on_epoch_end(0)
     assert seen == ["no (95 %)", "yes (88 %)"]
 
 
