@@ -1,5 +1,6 @@
-.PHONY: setup everything check test backends every-backbone every-format \
-	oracles shipped package docs site tutorials demo evidence evidence-quick
+.PHONY: setup everything check test end-to-end coverage backends every-backbone \
+	every-format oracles shipped package docs site tutorials demo \
+	evidence evidence-quick
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -72,6 +73,14 @@ every-backbone: setup
 
 every-format: setup
 	$(PYTEST) -m every_format $(call MARKED,every_format)
+
+# Lines and branches of the package that tests on TensorFlow run.
+coverage: setup
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(SPREAD) -m "not across_backends \
+		and not oracles and not package and not site and not types"
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 oracles: .venv/with-backends .venv/with-oracles
 	$(PYTEST) -m oracles $(call MARKED,oracles)
