@@ -61,7 +61,7 @@ class AttentionMap(Explainer):
         self, images: np.ndarray, classes: np.ndarray | None
     ) -> Tensor:
         del classes  # The map is made before the classes are.
-        return self._step.run(images)
+        return self._run(images)
 
 
 class EigenCAM(Explainer):
@@ -194,7 +194,7 @@ class CAM(Explainer):
     def _explain(
         self, images: np.ndarray, classes: np.ndarray | None
     ) -> Tensor:
-        return self._step.run(images, classes)
+        return self._run(images, classes)
 
 
 class AblationCAM(Explainer):

@@ -82,7 +82,7 @@ class ClassEvidence(Explainer):
     def _explain(
         self, images: np.ndarray, classes: np.ndarray | None
     ) -> Tensor:
-        return self._step.run(images, classes)
+        return self._run(images, classes)
 
 
 class ReciproCAM(Explainer):
@@ -152,4 +152,4 @@ class ReciproCAM(Explainer):
     def _explain(
         self, images: np.ndarray, classes: np.ndarray | None
     ) -> Tensor:
-        return self._step.run(images, classes)
+        return self._run(images, classes)

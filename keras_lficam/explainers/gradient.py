@@ -128,7 +128,7 @@ class GradientExplainer(Explainer):
     def _explain(
         self, images: np.ndarray, classes: np.ndarray | None
     ) -> Tensor:
-        return self._step.run(images, classes)
+        return self._run(images, classes)
 
 
 class GradCAM(GradientExplainer):

@@ -1,12 +1,15 @@
 """What a served model computes, as graphs that need no Keras."""
 
-from collections.abc import Callable, Sequence
+import functools
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lficam.explainers import Explainer
 from keras_lficam.explanation import ExplanationView
 from keras_lficam.serving import Limits, _pictures
 from keras_lficam.visualization import (
@@ -16,6 +19,15 @@ from keras_lficam.visualization import (
     SIGNED_OPACITY,
 )
 
+# Signatures of every classifier.
+SIGNATURES = (
+    "serving_default",
+    "uint8_images",
+    "classify",
+    "images_and_classes",
+    "encoded_images",
+    "encoded_images_and_classes",
+)
 _NO_CLASS = -1
 # Computes the answers of a signature by their names.
 Answering = Callable[..., dict[str, tf.Tensor]]
@@ -35,6 +47,8 @@ class Served(tf.Module):
         activation: What makes probabilities of the model's scores, as for
             `classifier.Classifier`.
         bits: Bits that PNG files of 16 bits use and do not say.
+        explainers: Explainers of the model that get a signature each, of the
+            name that they have here.
     """
 
     def __init__(
@@ -47,8 +61,11 @@ class Served(tf.Module):
         limits: Limits,
         activation: str | None = None,
         bits: int | None = None,
+        explainers: Mapping[str, Explainer] = types.MappingProxyType({}),
     ) -> None:
         super().__init__()
+        # As a module it would track a dictionary.
+        self._explainers = tuple(explainers.items())
         # The variables are enough of the model; this one is not tracked.
         self._view = ExplanationView(model, top=top, activation=activation)
         self._variables = [variable.value for variable in model.variables]
@@ -86,6 +103,13 @@ class Served(tf.Module):
             "encoded_images_and_classes": self._traced(
                 self.explain_encoded, encoded, classes
             ),
+        } | {
+            name: self._traced(
+                functools.partial(self.explain_by, explainer),
+                images,
+                tf.TensorSpec([None], tf.int32, "classes"),
+            )
+            for name, explainer in self._explainers
         }
 
     def explain(
@@ -97,6 +121,45 @@ class Served(tf.Module):
         if classes is not None:
             classes, errors = self._checked_classes(classes, errors)
         return self._explained(self._resized(images), errors, size, classes)
+
+    def explain_by(
+        self, explainer: Explainer, images: tf.Tensor, classes: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Gives the maps of an explainer; of the class -1 the predicted's."""
+        images, errors = self._checked(images)
+        size = tf.shape(images)[1:3]
+        resized = self._resized(images)
+        expected = (
+            "Input `classes` must hold a class for each image, or -1 for the "
+            "class that is predicted. Received shape:"
+        )
+        shape = tf.shape(_hidden(classes))
+        is_one_each = tf.cond(
+            tf.size(shape) == 1,
+            lambda: shape[0] == tf.size(errors),
+            lambda: False,
+        )
+        check = tf.debugging.Assert(is_one_each, [expected, shape])
+        with tf.control_dependencies([check]):
+            classes = tf.identity(classes)
+        known = self._view.classifier.num_classes
+        inside = (classes >= _NO_CLASS) & (classes < known)
+        wrong = f"the class is not one of 0 to {known - 1}, or -1"
+        errors = tf.where((errors == "") & ~inside, wrong, errors)
+        with keras.StatelessScope():
+            predicted = tf.argmax(
+                self._view.classifier.scores(resized),
+                axis=-1,
+                output_type=tf.int32,
+            )
+            classes = tf.where(inside & (classes >= 0), classes, predicted)
+            maps = explainer.tensors(resized, classes)
+        maps = tf.image.resize(tf.cast(maps, tf.float32), size, "bilinear")
+        return {
+            "map": tf.clip_by_value(_blank(maps, errors), 0.0, 1.0),
+            "class_index": tf.where(errors == "", classes, _NO_CLASS),
+            "error": errors,
+        }
 
     def classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Gives class and probabilities of images, and nothing of the map."""

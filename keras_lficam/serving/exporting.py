@@ -19,6 +19,7 @@ from keras_lficam import _labels
 from keras_lficam._checks import (
     check_finite,
     check_integer,
+    check_mapping,
     check_names,
     check_range,
     check_size,
@@ -28,9 +29,14 @@ from keras_lficam._checks import (
 from keras_lficam._files import whole_folder
 from keras_lficam.classifier import Classifier
 from keras_lficam.data.pictures import check_bits
+from keras_lficam.explainers import Explainer
 from keras_lficam.explanation import ExplanationView
 from keras_lficam.serving import FORMATS, Limits, _formats, _server_files
-from keras_lficam.serving._signatures import Served, value_range_of
+from keras_lficam.serving._signatures import (
+    SIGNATURES,
+    Served,
+    value_range_of,
+)
 
 
 class ExportError(RuntimeError):
@@ -74,6 +80,7 @@ def export(
     limits: Limits = Limits(),  # noqa: B008
     activation: str | None = None,
     bits: int | None = None,
+    explainers: Mapping[str, Explainer] | None = None,
 ) -> pathlib.Path:
     """Writes a classifier that answers with its class, and why.
 
@@ -145,6 +152,12 @@ def export(
         bits: Bits that PNG files of 16 bits a channel use, 8 to 16, where they
             do not say it; 16 by default. Give what the model was trained with,
             `data.source(folder).bits`.
+        explainers: Names and explainers of the model, such as `{"grad_cam":
+            explainers.GradCAM(model)}`, that the SavedModel gets a signature
+            of that name for: of `images`, as for `serving_default`, and
+            `classes (B,)`, int32, -1 for the predicted one; it gives `map
+            (B, H, W, 1)` in [0, 1], `class_index` and `error`. Gradients can
+            be served so: no converter of the other formats knows them.
 
     Returns:
         Folder of the version.
@@ -194,6 +207,7 @@ def export(
             f"{model.name!r} with {len(model.inputs)} inputs. To fix this: "
             "model.export(path), which takes all."
         )
+    _check_explainers(explainers, model)
     size = _image_size(model, image_size)
     view = ExplanationView(model, top=top, activation=activation)
     classes = classifier.num_classes
@@ -242,6 +256,7 @@ def export(
                 limits,
                 activation,
                 bits,
+                explainers or {},
             )
             signatures = served.signatures()
             tf.saved_model.save(served, str(place), signatures=signatures)
@@ -385,6 +400,33 @@ def _value_range(
     check_range("value_range", asked)
     low, high = asked
     return float(low), float(high)
+
+
+def _check_explainers(explainers: object, model: keras.Model) -> None:
+    if explainers is None:
+        return
+    check_mapping("explainers", explainers)
+    assert isinstance(explainers, Mapping)
+    for name, explainer in explainers.items():
+        is_name = isinstance(name, str) and name.isidentifier()
+        if not is_name or name in SIGNATURES:
+            raise ValueError(
+                "Argument `explainers` must have names of signatures that are "
+                f"identifiers, and none of {', '.join(SIGNATURES)}. Received: "
+                f"{name!r}. To fix this: a name such as 'grad_cam'."
+            )
+        if not isinstance(explainer, Explainer) or explainer.model is not model:
+            raise ValueError(
+                "Argument `explainers` must hold explainers of the model that "
+                f"is exported. Received: {name!r}: {explainer!r:.80}. To fix "
+                "this: keras_lficam.explainers.GradCAM(model)."
+            )
+        if not explainer.is_one_call:
+            raise ValueError(
+                "Argument `explainers` must hold explainers that call the "
+                f"model once. Received: {name!r}: {type(explainer).__name__}. "
+                "To fix this: one such as GradCAM, CAM or ClassEvidence."
+            )
 
 
 def _check_formats(formats: object) -> None:

@@ -71,7 +71,8 @@ def signed_overlay(
     # The square root lifts weak evidence, which would else be faint.
     cover = opacity * np.sqrt(np.abs(relative))
     mixed = pixels * (1 - cover) + 255 * colors[..., :3] * cover
-    return np.rint(mixed).astype("uint8")
+    shown: np.ndarray = np.rint(mixed).astype("uint8")
+    return shown
 
 
 def evidence_grid(

@@ -68,6 +68,7 @@ ARROWS = {
         "architectures",
         "classifier",
         "data",
+        "explainers",
         "explanation",
         "functional",
         "visualization",

@@ -399,6 +399,57 @@ def test_overlays_of_classes_are_those_of_python(session, images, view):
         assert np.abs(drawn.astype(int) - expected).max() <= 4
 
 
+def test_gradients_are_served(tmp_path, small, rng):
+    grad_cam = explainers.GradCAM(small)
+    folder = keras_lficam.export(
+        small,
+        tmp_path / "small",
+        explainers={
+            "grad_cam": grad_cam,
+            "attention": explainers.AttentionMap(small),
+        },
+    )
+    served = Loaded(folder)
+    shape = small.input_shape[1:]
+    images = rng.uniform(0, 255, (4, *shape)).astype("float32")
+    images[3] = np.nan
+    classes = np.array([-1, 2, 9, -1], "int32")
+    inputs = {"images": images, "classes": classes}
+    answer = served.run("grad_cam", inputs)
+    predicted = int(small.predict_on_batch(images[:1]).argmax())
+    assert answer["class_index"].tolist() == [predicted, 2, -1, -1]
+    expected = grad_cam(images[:2], [predicted, 2])
+    np.testing.assert_allclose(answer["map"][:2], expected, atol=1e-5)
+    assert not answer["map"][2:].any()
+    assert answer["error"].tolist() == [
+        b"",
+        b"",
+        b"the class is not one of 0 to 2, or -1",
+        b"the image holds numbers that are not finite",
+    ]
+    answer = served.run("attention", inputs)
+    np.testing.assert_allclose(
+        answer["map"][:2],
+        explainers.AttentionMap(small)(images[:2]),
+        atol=1e-5,
+    )
+
+
+def test_explainers_that_cannot_be_served_are_refused(tmp_path, small):
+    for given, message in (
+        ({"rise": explainers.RISE(small)}, "call the model once.*'rise'"),
+        ({"classify": explainers.GradCAM(small)}, "none of .*classify"),
+        ({"a b": explainers.GradCAM(small)}, "identifiers.*'a b'"),
+        ({"cam": small}, "explainers of the model that is exported"),
+        ({"cam": explainers.GradCAM(lfi_cam())}, "that is exported"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            keras_lficam.export(small, tmp_path / "small", explainers=given)
+    with pytest.raises(TypeError, match="`explainers` must be a dictionary"):
+        keras_lficam.export(small, tmp_path / "small", explainers=[])
+    assert not list(tmp_path.iterdir())
+
+
 def test_any_classifier_is_exported(tmp_path, rng):
     layers = keras.layers
     base = keras.Sequential(
