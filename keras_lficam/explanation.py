@@ -18,9 +18,11 @@ from keras import ops
 
 from keras_lficam._checks import (
     array_of,
+    check_finite,
     check_integer,
     check_names,
     is_integer,
+    real_array,
 )
 from keras_lficam._names import nearest
 from keras_lficam.architectures import attention_view, upsampler
@@ -99,6 +101,11 @@ class ExplanationView:
                 self._cut if is_map else self.classifier.cut("attention")
             )
         self._compiled = CompiledFunction(model, self.__call__)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the model has an attention map."""
+        return "attention_map" in self._cut.beside
 
     @property
     def bias(self) -> np.ndarray | None:
@@ -204,6 +211,67 @@ class ExplanationView:
         for values in together.values():
             self.classifier.checked_answers(values)
         return together
+
+    def explain(
+        self,
+        images: Any,
+        classes: Any = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        context: Mapping[str, Any] | None = None,
+        batch_size: int = 32,
+    ) -> "Explanation":
+        """Explains images, as the function `explain`, without compiling anew.
+
+        Args:
+            images: As for `predict`.
+            classes: Classes to compute evidence for: numbers or names `(n,)`
+                for all images, or `(B, n)`; None for the `top` of each image.
+            class_names: Name of each class; by default its number.
+            context: As for `predict`.
+            batch_size: As for `predict`.
+
+        Returns:
+            An `Explanation`.
+
+        Raises:
+            TypeError: If an argument is of another type.
+            ValueError: If an argument is out of range, or a class is unknown.
+
+        Examples:
+            view = ExplanationView(model, top=2)
+            rows = [view.explain(image[None]).rows() for image in images]
+        """
+        known = self.classifier.num_classes
+        if class_names is None:
+            names = tuple(str(number) for number in range(known))
+        else:
+            check_names("class_names", class_names)
+            names = tuple(class_names)
+            if len(names) != known:
+                raise ValueError(
+                    f"Argument `class_names` must hold {known} names, one for "
+                    f"each class. Received: {len(names)} names"
+                )
+        if classes is not None:
+            classes = _class_indices(classes, names)
+        images = self.classifier.checked_images(images)
+        shown = self.predict(
+            images, classes, context=context, batch_size=batch_size
+        )
+        return Explanation(
+            images=images,
+            probabilities=shown["probabilities"],
+            logits=shown["logits"],
+            top_classes=shown["top_classes"],
+            coarse_evidence=shown["class_evidence"],
+            coarse_attention=shown.get("attention_map"),
+            attention_logits=shown.get("attention_logits"),
+            importance=shown.get("importance"),
+            class_names=names,
+            view=self,
+            _context=context,
+        )
 
     def upsample(self, maps: Any, size: Any, image_size: Any = None) -> Any:
         """Resizes evidence to an image, each cell to where the model saw it.
@@ -368,6 +436,8 @@ class Explanation:
     class_names: tuple[str, ...]
     view: ExplanationView
     _context: Mapping[str, Any] | None = None
+    # What the model saw, where `images` are others.
+    _seen: np.ndarray | None = None
 
     @property
     def exact(self) -> bool:
@@ -388,7 +458,9 @@ class Explanation:
         if self.coarse_attention is None:
             return None
         fine = self.view.upsample_attention(
-            self.coarse_attention, self.images.shape[1:3]
+            self.coarse_attention,
+            self.images.shape[1:3],
+            self._model_images.shape[1:3],
         )
         array: np.ndarray = ops.convert_to_numpy(fine)
         return array.clip(0, 1)
@@ -413,9 +485,45 @@ class Explanation:
             why = explanation.contrast(2, 0)
         """
         pair = _class_indices([one, other], self.class_names)
-        shown = self.view.predict(self.images, pair, context=self._context)
+        shown = self.view.predict(
+            self._model_images, pair, context=self._context
+        )
         evidence = shown["class_evidence"]
         return self._at_image_size(evidence[..., :1] - evidence[..., 1:])
+
+    def over(self, images: Any) -> "Explanation":
+        """Gives the same explanation over the images in another size.
+
+        A model takes small images, often of another aspect ratio: show the
+        maps over the originals, which were resized for the model.
+
+        Args:
+            images: The same images, whole and `(B, H2, W2, C)`, in a size of
+                their own; finite.
+
+        Returns:
+            An `Explanation` whose `images` they are, with maps at their size.
+
+        Raises:
+            TypeError: If they hold no real numbers.
+            ValueError: If there is not one for each image.
+
+        Examples:
+            explanation = keras_lficam.explain(model, images)
+            originals = images.repeat(4, axis=1).repeat(3, axis=2)
+            explanation.over(originals).plot()
+        """
+        others = real_array("images", images)
+        if others.ndim != 4 or len(others) != len(self.images):
+            raise ValueError(
+                f"Argument `images` must have shape ({len(self.images)}, "
+                "height, width, channels), an image for each that was "
+                f"explained. Received: images.shape={others.shape}"
+            )
+        check_finite("images", others, "pixels")
+        return dataclasses.replace(
+            self, images=others, _seen=self._model_images
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """Lists what is said of each image and class.
@@ -551,9 +659,15 @@ class Explanation:
         return np.take_along_axis(values, self.top_classes, axis=1)
 
     def _at_image_size(self, maps: np.ndarray) -> np.ndarray:
-        fine = self.view.upsample(maps, self.images.shape[1:3])
+        fine = self.view.upsample(
+            maps, self.images.shape[1:3], self._model_images.shape[1:3]
+        )
         array: np.ndarray = ops.convert_to_numpy(fine)
         return array
+
+    @property
+    def _model_images(self) -> np.ndarray:
+        return self.images if self._seen is None else self._seen
 
 
 def explain(
@@ -603,35 +717,12 @@ def explain(
         explanation.plot()
     """
     view = ExplanationView(model, top=top, activation=activation, layer=layer)
-    known = view.classifier.num_classes
-    if class_names is None:
-        names = tuple(str(number) for number in range(known))
-    else:
-        check_names("class_names", class_names)
-        names = tuple(class_names)
-        if len(names) != known:
-            raise ValueError(
-                f"Argument `class_names` must hold {known} names, one for "
-                f"each class. Received: {len(names)} names"
-            )
-    if classes is not None:
-        classes = _class_indices(classes, names)
-    images = view.classifier.checked_images(images)
-    shown = view.predict(
-        images, classes, context=context, batch_size=batch_size
-    )
-    return Explanation(
-        images=images,
-        probabilities=shown["probabilities"],
-        logits=shown["logits"],
-        top_classes=shown["top_classes"],
-        coarse_evidence=shown["class_evidence"],
-        coarse_attention=shown.get("attention_map"),
-        attention_logits=shown.get("attention_logits"),
-        importance=shown.get("importance"),
-        class_names=names,
-        view=view,
-        _context=context,
+    return view.explain(
+        images,
+        classes,
+        class_names=class_names,
+        context=context,
+        batch_size=batch_size,
     )
 
 

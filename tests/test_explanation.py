@@ -240,6 +240,43 @@ def test_explanation_of_images(attended, images):
     )
 
 
+def test_explanation_over_the_originals(attended, images):
+    view = keras_lficam.explanation_view(attended, top=2)
+    assert view.has_attention
+    found = view.explain(images, ["owl", 0], class_names=["a", "b", "owl", "d"])
+    # Twice as high, three times as wide.
+    originals = images.repeat(2, axis=1).repeat(3, axis=2)
+    over = found.over(originals)
+    np.testing.assert_array_equal(over.images, originals)
+    assert over.rows() == found.rows()
+    for one, other in (
+        (over.class_evidence, view.upsample),
+        (over.attention_map, view.upsample_attention),
+    ):
+        coarse = over.coarse_evidence
+        if other == view.upsample_attention:
+            coarse = over.coarse_attention
+        expected = other(coarse, (64, 96), (32, 32))
+        np.testing.assert_allclose(one, expected, atol=1e-5)
+        assert np.ptp(one) > 0.1
+    np.testing.assert_allclose(
+        over.contrast("owl", "a"),
+        over.class_evidence[..., :1] - over.class_evidence[..., 1:],
+        atol=1e-4,
+    )
+    # Back over what the model saw.
+    np.testing.assert_allclose(
+        over.over(images).class_evidence, found.class_evidence, atol=1e-6
+    )
+    for wrong, words in (
+        (originals[:2], r"must have shape \(5, height"),
+        (originals[..., 0], r"must have shape \(5, height"),
+        (originals * np.nan, "finite"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            found.over(wrong)
+
+
 def test_rows_add_up_to_the_logit(attended, images):
     explanation = keras_lficam.explain(attended, images, top=2)
     rows = explanation.rows()
@@ -276,6 +313,7 @@ def test_rows_of_a_head_that_is_not_exact(images):
     )
     explanation = keras_lficam.explain(model, images, top=1)
     assert not explanation.exact
+    assert not explanation.view.has_attention
     assert explanation.attention_map is None
     for row in explanation.rows():
         assert np.isnan([row["inside"], row["bias"], row["attention"]]).all()

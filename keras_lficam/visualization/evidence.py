@@ -139,7 +139,8 @@ def evidence_grid(
             axis.imshow(
                 signed_overlay(pixels[row : row + 1], maps, limit=limit)[0]
             )
-            axis.set_title(titles[row][place], fontsize=8)
+            # A name may hold a "$", which would begin a formula.
+            axis.set_title(titles[row][place], fontsize=8, parse_math=False)
         scale = matplotlib.cm.ScalarMappable(
             matplotlib.colors.Normalize(-limit, limit), SIGNED_COLORMAP
         )
