@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from keras_lficam.classifier import Classifier
     from keras_lficam.data import Source
+    from keras_lficam.explanation import ExplanationView
 
 
 def start_keras() -> None:
@@ -185,25 +186,49 @@ def classifier_of(
     return classifier
 
 
-def view_of(model: "keras.Model", path: pathlib.Path) -> "keras.Model":
-    """Gives the view of a model that was loaded."""
-    from keras_lficam.architectures import attention_view
+def explanation_view_of(
+    model: "keras.Model",
+    path: pathlib.Path,
+    *,
+    top: int,
+    activation: str | None = None,
+    layer: str | None = None,
+) -> "ExplanationView":
+    """Looks through any classifier, or says in one line why that cannot be."""
+    from keras_lficam.explanation import ExplanationView
 
+    classifier = classifier_of(model, path, activation)
+    if len(model.inputs) != 1:
+        raise ValueError(
+            f"{path}: this model takes {len(model.inputs)} inputs, and the "
+            "command has images alone. To fix this: explain it in Python, "
+            "keras_lficam.explain(model, images, context={...})"
+        )
+    channels = classifier.image_shape[-1]
+    if channels not in (1, 3):
+        raise ValueError(
+            f"{path}: this model takes images of {channels or 'any number of'} "
+            "channels, and image files have 3, or 1 if they are gray. To fix "
+            "this: explain it in Python, keras_lficam.explain(model, images)"
+        )
     try:
-        view = attention_view(model)
+        classifier.check_logits()
     except ValueError:
         raise ValueError(
-            f"{path}: this model has no heat map of its own. To fix this: make "
-            "one by keras_lficam.build"
+            f"{path}: this model does not show the logits of its classes, in "
+            "whose unit evidence is measured. To fix this: a model that ends "
+            "with a softmax or a sigmoid; or --activation softmax or "
+            "--activation sigmoid, if its scores are logits"
         ) from None
-    if len(view.inputs) != 1:
-        raise ValueError(
-            f"{path}: this model takes {len(view.inputs)} inputs, and the "
-            "command has images alone. To fix this: explain it in Python, "
-            "explainer(images, context={...}), and serve it by "
-            "keras_lficam.attention_view(model).export(folder)"
+    try:
+        return ExplanationView(
+            model, top=top, activation=activation, layer=layer
         )
-    return view
+    except ValueError as error:
+        # It names arguments of Python.
+        told = re.sub(r"Argument `layer`", "--layer", str(error))
+        told = re.sub(r"\blayer=", "--layer ", told)
+        raise ValueError(f"{path}: {told}") from None
 
 
 def class_names(path: pathlib.Path, view: "keras.Model") -> list[str]:

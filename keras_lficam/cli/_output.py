@@ -103,6 +103,16 @@ def show(*things: object) -> None:
     Console(markup=False, highlight=False, emoji=False).print(*things, sep="\n")
 
 
+def rendered(*things: object) -> str:
+    """Renders what `show` would print, without spaces at the ends of lines."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    with console.capture() as captured:
+        console.print(*things, sep="\n")
+    return "\n".join(line.rstrip() for line in captured.get().split("\n"))
+
+
 def figures(rows: Iterable[tuple[str, float, str]]) -> "Table":
     """Makes a table of what was measured: a label, a share and a remark."""
     from rich.table import Table

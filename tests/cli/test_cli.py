@@ -34,7 +34,7 @@ from keras_lficam.cli import (
     explain as explain_command,
 )
 from keras_lficam.data import digits_in_photos
-from keras_lficam.explanation import AttentionOutputs
+from keras_lficam.explanation import ExplanationView
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,16 @@ COMPARE = ["compare", "m.keras", "--data", "d", "--output", "o"]
 
 def explain(*words):
     return cli.main(["explain", *map(str, words)])
+
+
+def answers(capsys):
+    """The lines of the images, without those of their classes."""
+    lines = capsys.readouterr().out.splitlines()
+    return [line for line in lines if re.search(r"%\), .*_overlay.png$", line)]
+
+
+def written_to(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def gray_picture(path, shade=90):
@@ -178,20 +188,21 @@ def test_demo_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, capsys):
 def test_explain_that_is_stopped_says_what_it_has_written(
     model_file, tmp_path, monkeypatch, capsys
 ):
-    explained = explain_command._explain_picture
+    explained = explain_command._explain_image
 
-    def stop_at_b(shape, outputs, names, path, *rest):
+    def stop_at_b(task, path, targets):
         if path.stem == "b":
             raise KeyboardInterrupt
-        return explained(shape, outputs, names, path, *rest)
+        return explained(task, path, targets)
 
-    monkeypatch.setattr(explain_command, "_explain_picture", stop_at_b)
+    monkeypatch.setattr(explain_command, "_explain_image", stop_at_b)
     paths = [gray_picture(tmp_path / f"{name}.png") for name in "abc"]
     out = tmp_path / "out"
     assert explain(model_file, *paths, "--output", out) == 130
-    assert [path.name for path in out.iterdir()] == ["a_overlay.png"]
-    expected = f"Stopped; 1 of 3 overlays were written to {out}.\n"
-    assert capsys.readouterr().err.endswith(expected)
+    assert written_to(out) == ["a_evidence.png", "a_overlay.png"]
+    assert capsys.readouterr().err.endswith(
+        f"Stopped; 1 of 3 images were explained, their files are in {out}.\n"
+    )
 
 
 def test_warnings_of_tensorflow_datasets_about_itself_are_not_shown(caplog):
@@ -210,8 +221,7 @@ def test_explain_classifies_and_draws(demo, tmp_path, capsys):
     pictures = sorted((run / "pictures").iterdir())[:3]
     assert explain(run / "model.keras", *pictures, "--output", tmp_path) == 0
     model = keras.models.load_model(run / "model.keras")
-    lines = capsys.readouterr().out.splitlines()
-    for path, line in zip(pictures, lines, strict=True):
+    for path, line in zip(pictures, answers(capsys), strict=True):
         pixels = np.asarray(PIL.Image.open(path))[np.newaxis]
         scores = np.asarray(model(pixels, training=False))[0]
         expected = f"{scores.argmax()} ({100 * scores.max():.0f} %)"
@@ -226,14 +236,19 @@ def test_names_of_the_classes_are_read_beside_the_model(
 ):
     labels = model_file.with_name("labels.txt")
     explain(model_file, picture, "--output", tmp_path / "numbers")
-    line, hint = capsys.readouterr().out.splitlines()
-    assert line.split(": ")[1][:2] in ("0 ", "1 ", "2 ")
+    model, hint, *_, line = (
+        capsys.readouterr().out.partition(" %), ")[0].splitlines()
+    )
+    assert model == f"Model: {model_file}, of 3 classes: 0, 1, 2"
     assert hint == f"For names instead of numbers: {labels}, one a line"
+    assert line.split(": ")[1][:2] in ("0 ", "1 ", "2 ")
     labels.write_text("ant\nbee\ncow\n")
     explain(model_file, picture, "--output", tmp_path / "out")
     said = capsys.readouterr().out
-    assert said.split(": ")[1][:3] in ("ant", "bee", "cow")
-    assert said.count("\n") == 1
+    assert said.startswith(
+        f"Model: {model_file}, of 3 classes: ant, bee, cow\nevidence inside"
+    )
+    assert re.search(f"{picture}: (ant|bee|cow) ", said)
     labels.write_bytes(b"ant\nb\xff\ncow\n")
     assert explain(model_file, picture, "--output", tmp_path / "more") == 2
     assert "labels.txt: the file is no UTF-8 text" in capsys.readouterr().err
@@ -255,11 +270,13 @@ def test_bad_pictures_are_named_and_the_others_done(
     errors = shown.err.splitlines()
     for name, line in zip(names, errors, strict=False):
         assert line.startswith(f"{bad / name}: ")
-    assert errors[-1] == "4 of 5 pictures not explained"
-    line, _ = shown.out.splitlines()  # The other is the hint of the names.
-    assert line.startswith(f"{picture}: ")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == [
-        "photo_overlay.png"
+    assert errors[-1] == "4 of 5 images not explained"
+    assert shown.out.count("%), ") == shown.out.count(f"\n{picture}: ") == 1
+    # One image needs no contact sheet.
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == [
+        "photo_evidence.png",
+        "photo_overlay.png",
     ]
 
 
@@ -310,12 +327,16 @@ def test_pictures_of_equal_names_are_all_explained(
     assert explain(model_file, *paths, twice, "--output", out) == 0
     overlays = ["cat/1_overlay.png"]
     overlays += ["dog/1.png_overlay.png", "dog/1.jpg_overlay.png"]
-    lines = capsys.readouterr().out.splitlines()[:-1]
-    for line, overlay in zip(lines, overlays, strict=True):
+    for line, overlay in zip(answers(capsys), overlays, strict=True):
         assert line.endswith(f", {out / overlay}")
-    found = [path for path in out.rglob("*") if path.is_file()]
-    assert {str(path.relative_to(out)) for path in found} == set(overlays)
-    assert len({path.read_bytes() for path in found}) == 3
+    found = [path for path in out.rglob("*_*.png") if path.is_file()]
+    evidence = [name.replace("_overlay", "_evidence") for name in overlays]
+    assert {str(path.relative_to(out)) for path in found} == {
+        *overlays,
+        *evidence,
+        "contact_sheet.png",
+    }
+    assert len({path.read_bytes() for path in found}) == 7
 
 
 KILLED = """
@@ -340,7 +361,7 @@ def test_explain_that_was_killed_is_run_again(model_file, picture, tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert not (out / "photo_overlay.png").exists()
     assert explain(*words[1:]) == 0
-    assert [path.name for path in out.iterdir()] == ["photo_overlay.png"]
+    assert written_to(out) == ["photo_evidence.png", "photo_overlay.png"]
     with PIL.Image.open(out / "photo_overlay.png") as drawn:
         drawn.load()
 
@@ -541,8 +562,7 @@ def test_one_score_names_two_classes(ends, bias, picture, tmp_path, capsys):
     # sigmoid(-3) = 0.047, sigmoid(2) = 0.881
     index, percent = (0, 95) if bias < 0 else (1, 88)
     assert explain(*words) == 0
-    line, _ = capsys.readouterr().out.splitlines()
-    assert f": {index} ({percent} %), " in line
+    assert f": {index} ({percent} %), " in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
     assert explain(*words) == 0
@@ -563,25 +583,22 @@ def test_large_picture_is_reduced_for_a_model_of_open_size(
     tmp_path, monkeypatch
 ):
     model = small_model(None, None, 3)
+    model.save(tmp_path / "open.keras")
     seen = []
-    view = keras_lficam.attention_view(model)
-    outputs = AttentionOutputs(view)
-    predict = outputs.view.predict_on_batch
-    monkeypatch.setattr(
-        outputs.view,
-        "predict_on_batch",
-        lambda x: seen.append(x.shape) or predict(x),
-    )
+    predict = ExplanationView.predict
+
+    def seeing(view, images, *arguments, **options):
+        seen.append(images.shape)
+        return predict(view, images, *arguments, **options)
+
+    monkeypatch.setattr(ExplanationView, "predict", seeing)
     PIL.Image.new("RGB", (3000, 300)).save(tmp_path / "wide.png")
-    explain_command._explain_picture(
-        (None, None, 3),
-        outputs,
-        ["a", "b", "c"],
-        tmp_path / "wide.png",
-        tmp_path / "wide_overlay.png",
-        None,
-    )
+    out = tmp_path / "out"
+    words = [tmp_path / "open.keras", tmp_path / "wide.png"]
+    assert explain(*words, "--output", out) == 0
     assert seen == [(1, 102, 1024, 3)]
+    with PIL.Image.open(out / "wide_overlay.png") as drawn:
+        assert drawn.size == (512, 51)
 
 
 def test_wrong_model_is_refused_in_one_line(
@@ -607,7 +624,7 @@ def test_wrong_model_is_refused_in_one_line(
         ("truncated.keras", "the file is empty or damaged"),
         ("flipped.keras", "this is no model that Keras can load"),
         ("text.h5", "this is no model that Keras can load"),
-        ("plain.keras", "this model has no heat map of its own"),
+        ("plain.keras", "this model gives scores"),
     ]:
         words = [tmp_path / name, picture, "--output", tmp_path / "out"]
         assert explain(*words) == 2
@@ -972,9 +989,15 @@ def test_process_shows_its_own_lines_only(model_file, picture, tmp_path):
     )
     assert finished.returncode == 0
     assert finished.stderr == ""
-    line, hint = finished.stdout.splitlines()
-    assert line.startswith(f"{picture}: ")
-    assert hint.startswith("For names instead of numbers: ")
+    lines = finished.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines if ":" in line] == [
+        "Model",
+        "For names instead of numbers",
+        "evidence inside",
+        "region of the attention map; attention added",
+        str(picture),
+        f"Written to {tmp_path / 'out'}",
+    ]
 
 
 def test_command_asks_for_onednn_unless_told_otherwise(monkeypatch):
