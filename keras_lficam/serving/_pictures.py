@@ -229,7 +229,7 @@ def _draw_signed(
     signed = tf.image.resize(signed, tf.shape(gray)[:2], "bilinear")
     signed = tf.clip_by_value(signed, -1.0, 1.0)
     levels = tf.cast((signed[..., 0] + 1) / 2 * 256, tf.int32)
-    cover = opacity * tf.sqrt(tf.abs(signed))
+    cover = opacity * tf.abs(signed) ** 0.75
     color = tf.gather(colors, tf.minimum(levels, 255))
     blended = gray * (1 - cover) + color * cover
     return tf.io.encode_png(tf.cast(tf.round(blended), tf.uint8))

@@ -68,8 +68,8 @@ def signed_overlay(
     colors = matplotlib.colormaps[SIGNED_COLORMAP]((relative[..., 0] + 1) / 2)
     gray = pixels.mean(axis=-1, keepdims=True)
     pixels = gray + _SATURATION * (pixels - gray)
-    # The square root lifts weak evidence, which would else be faint.
-    cover = opacity * np.sqrt(np.abs(relative))
+    # The power lifts weak evidence, which would else be faint.
+    cover = opacity * np.abs(relative) ** 0.75
     mixed = pixels * (1 - cover) + 255 * colors[..., :3] * cover
     shown: np.ndarray = np.rint(mixed).astype("uint8")
     return shown

@@ -54,7 +54,6 @@ ARROWS = {
     "explanation": {
         "_checks",
         "_names",
-        "architectures",
         "classifier",
         "visualization",
     },
