@@ -249,6 +249,7 @@ print((peak() - before) / 1e6)
 """
 
 
+@pytest.mark.end_to_end
 def test_maps_without_each_channel_never_exist_together():
     # One feature map is 2 MB, 2048 of them 4 GB, and 16 are 34 MB.
     shown = subprocess.run(
