@@ -541,6 +541,12 @@ def targets(folder):
         metrics.insertion_curve,
     ):
         add(call.__name__, call, **asked, steps=(2, "count"))
+    add(
+        "single_deletion",
+        metrics.single_deletion,
+        **asked,
+        cells=(2, "count"),
+    )
     masks = maps > 0.5
     pair = {"maps": (maps, "maps"), "masks": (masks, "maps")}
     add("pointing_game", metrics.pointing_game, **pair)

@@ -152,6 +152,20 @@ class Classifier:
         Raises:
             ValueError: If another path goes around the location.
         """
+        steps = self._steps_to_logits(location)
+
+        def logits(x: Tensor) -> Tensor:
+            self.check_logits()
+            return self.logits_of_all_classes(steps(x))
+
+        return logits
+
+    def _steps_to_logits(self, location: Location) -> Callable[[Any], Any]:
+        """The same, of the classes that the model has; it holds no model.
+
+        Raises:
+            ValueError: If another path goes around the location.
+        """
         end = self._graph.end
         steps: list[Callable[[Any], Any]]
         if self._found in _PROBABILITIES and end.can_be_reached:
@@ -163,13 +177,12 @@ class Classifier:
         else:
             steps = [Chain(location, self._finish, self._image)]
 
-        def logits(x: Tensor) -> Tensor:
-            self.check_logits()
+        def in_turn(x: Tensor) -> Tensor:
             for step in steps:
                 x = step(x)
-            return self.logits_of_all_classes(x)
+            return x
 
-        return logits
+        return in_turn
 
     def of_all_classes(self, scores: Any) -> Any:
         """Turns what the model gives into a score for each class, float32.
@@ -212,15 +225,49 @@ class Classifier:
         Returns:
             Array `(B, num_classes)`, float32.
         """
-        finish = self._finish.tensor
-        known, compiled = _compiled.get(self.model, (None, None))
-        if known is not finish:  # A Sequential model may have got layers.
-            compiled = CompiledFunction(self.model, self._whole)
-            _compiled[self.model] = finish, compiled
+        compiled = self._compiled_once("scores", lambda: self._whole)
         scores: np.ndarray = ops.convert_to_numpy(
             self.of_all_classes(ops.convert_to_tensor(compiled.run(images)))
         )
         return scores
+
+    def predicted_logits(self, images: np.ndarray) -> np.ndarray:
+        """Computes the logits of images, compiled.
+
+        Args:
+            images: Array `(B, H, W, C)`, as `checked_images` gives it.
+
+        Returns:
+            Array `(B, num_classes)`, float32.
+
+        Raises:
+            ValueError: If the model does not show them.
+        """
+        self.check_logits()
+        if self._found not in _PROBABILITIES:
+            return self.predicted_scores(images)
+        compiled = self._compiled_once(
+            "logits", lambda: self._steps_to_logits(self._begin)
+        )
+        logits: np.ndarray = ops.convert_to_numpy(
+            self.logits_of_all_classes(
+                ops.convert_to_tensor(compiled.run(images))
+            )
+        )
+        return logits
+
+    def _compiled_once(
+        self, name: str, make: Callable[[], Callable[..., Any]]
+    ) -> CompiledFunction:
+        """Compiles a function of the model, unless another object has."""
+        finish = self._finish.tensor
+        of_model = _compiled.setdefault(self.model, {})
+        known, compiled = of_model.get(name, (None, None))
+        if known is not finish:  # A Sequential model may have got layers.
+            compiled = CompiledFunction(self.model, make())
+            of_model[name] = finish, compiled
+        found: CompiledFunction = compiled
+        return found
 
     def probabilities(self, images: Any) -> Any:
         """Probabilities of the classes.

@@ -11,6 +11,7 @@ from keras_lficam.metrics.faithfulness import (
     increase_in_confidence,
     insertion_auc,
     insertion_curve,
+    single_deletion,
 )
 from keras_lficam.metrics.localization import (
     box_accuracy,
@@ -39,4 +40,5 @@ __all__ = [
     "pointing_game",
     "randomized",
     "rank_correlation",
+    "single_deletion",
 ]

@@ -27,7 +27,7 @@ class Asked:
         context: Mapping[str, Tensor] | None,
     ):
         self._classifier = Classifier(model, activation)
-        self._classifier.check_probabilities()
+        self._check_model()
         check_integer("chunk_size", chunk_size, least=1)
         self._chunk_size = chunk_size
         self.images = self._classifier.checked_images(images)
@@ -49,12 +49,12 @@ class Asked:
 
     def whole(self) -> np.ndarray:
         """Probability of the class for every image, `(B,)`."""
-        return self._probability(self._whole_scores, self._classes)
+        return self._answer(self._whole_scores, self._classes)
 
     def shown(self) -> np.ndarray:
         """Probability of the class for every image times its map, `(B,)`."""
         maps = _checks.stretched(self._maps)
-        return self._probabilities(
+        return self._answers(
             np.arange(len(self.images)),
             lambda chunk: self.images[chunk] * maps[chunk],
         )
@@ -80,15 +80,15 @@ class Asked:
             changed = places[image] < limits[chunk]
             return np.where(changed, after[image], before[image])
 
-        return self._probabilities(numbers, pictures).reshape(count, steps + 1)
+        return self._answers(numbers, pictures).reshape(count, steps + 1)
 
-    def _probabilities(
+    def _answers(
         self, numbers: np.ndarray, pictures: Callable[[slice], np.ndarray]
     ) -> np.ndarray:
-        """Probabilities for pictures, of which `numbers` names the images."""
+        """Answers to pictures, of which `numbers` names the images."""
         return np.concatenate(
             [
-                self._probability(
+                self._answer(
                     self._scores(pictures(chunk), numbers[chunk]),
                     self._classes[numbers[chunk]],
                 )
@@ -96,9 +96,11 @@ class Asked:
             ]
         )
 
-    def _probability(
-        self, scores: np.ndarray, classes: np.ndarray
-    ) -> np.ndarray:
+    def _check_model(self) -> None:
+        self._classifier.check_probabilities()
+
+    def _answer(self, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes, by what the model gives."""
         tensor = self._classifier.as_probabilities(
             ops.convert_to_tensor(scores)
         )
@@ -111,12 +113,92 @@ class Asked:
         """What the model gives, `(B, K)`, for changed images `numbers`."""
         held = {name: rows[numbers] for name, rows in self._context.items()}
         with holding(held):
-            scores = self._classifier.predicted_scores(pictures)
+            scores = self._predicted(pictures)
         return self._classifier.checked_answers(scores)
+
+    def _predicted(self, pictures: np.ndarray) -> np.ndarray:
+        return self._classifier.predicted_scores(pictures)
 
     def _chunks(self, count: int) -> Iterator[slice]:
         for start in range(0, count, self._chunk_size):
             yield slice(start, start + self._chunk_size)
+
+
+class AskedForLogits(Asked):
+    """The same, where the answers are the logits of the classes."""
+
+    def drops(self, cells: int) -> np.ndarray:
+        """What a logit loses without each cell of a grid, `(B, n * n)`.
+
+        A cell becomes the mean color of its image; the grid has `n = cells`
+        rows and as many columns, in the order of reading.
+        """
+        count, *sides = self.images.shape[:3]
+        _check_cells(cells, sides)
+        mean = self.images.mean(axis=(1, 2), keepdims=True, dtype="float64")
+        colors = mean.astype("float32")
+        grid = cell_numbers(self.images.shape, cells)  # (H, W, 1)
+        # Image by image: (0, 0), (0, 1), ..., (1, 0), (1, 1), ...
+        numbers = np.repeat(np.arange(count), cells**2)
+        removed = np.tile(np.arange(cells**2), count)[:, None, None, None]
+
+        def pictures(chunk: slice) -> np.ndarray:
+            image = numbers[chunk]
+            inside = grid == removed[chunk]
+            return np.where(inside, colors[image], self.images[image])
+
+        without = self._answers(numbers, pictures).reshape(count, cells**2)
+        drops: np.ndarray = self.whole()[:, None] - without
+        return drops
+
+    def sums(self, cells: int) -> np.ndarray:
+        """Sum of each map in each cell, `(B, n * n)`, float64."""
+        grid = cell_numbers(self._maps.shape, cells).ravel()
+        flat = self._maps.reshape(len(self._maps), -1)
+        rows = [
+            np.bincount(grid, one, minlength=cells**2)  # In float64.
+            for one in flat
+        ]
+        return np.stack(rows)
+
+    def varied(self) -> np.ndarray:
+        """Whether a map has more than one value, `(B,)`."""
+        flat = self._maps.reshape(len(self._maps), -1)
+        found: np.ndarray = flat.max(axis=1) > flat.min(axis=1)
+        return found
+
+    def _check_model(self) -> None:
+        self._classifier.check_logits()
+
+    def _answer(self, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(scores, classes[:, None], axis=-1)[:, 0]
+
+    def _predicted(self, pictures: np.ndarray) -> np.ndarray:
+        return self._classifier.predicted_logits(pictures)
+
+
+def cell_numbers(shape: tuple[int, ...], cells: int) -> np.ndarray:
+    """Number of the cell that each pixel lies in, `(H, W, 1)`."""
+    rows, columns = (
+        np.searchsorted(
+            np.rint(np.linspace(0, side, cells + 1))[1:-1],
+            np.arange(side),
+            side="right",
+        )
+        for side in shape[1:3]
+    )
+    found: np.ndarray = rows[:, None, None] * cells + columns[None, :, None]
+    return found
+
+
+def _check_cells(cells: int, sides: list[int]) -> None:
+    check_integer("cells", cells, least=2)
+    if cells > min(sides):
+        raise ValueError(
+            "Argument `cells` must be at most the number of pixels of the "
+            f"shorter side, {min(sides)}. Received: cells={cells}. To fix "
+            "this: leave it out, or give larger images."
+        )
 
 
 def _places(values: np.ndarray) -> np.ndarray:

@@ -1,10 +1,9 @@
 """Does the model rely on what the map shows? Metrics that ask the model.
 
-Each changes the pixels of the images by their maps, and looks at how the
-probability of a class follows. The model itself is asked, compiled, with
-`chunk_size` images at once. So the memory, beside
-the images, is that of a prediction of as many, and of four copies of their
-pixels.
+Each changes the pixels of the images, most of them by their maps, and looks at
+how the probability of a class follows, or its logit. The model itself is asked,
+compiled, with `chunk_size` images at once. So the memory, beside the images, is
+that of a prediction of as many, and of four copies of their pixels.
 """
 
 from collections.abc import Mapping
@@ -14,8 +13,9 @@ import numpy as np
 from scipy import ndimage
 
 from keras_lficam.functional import Tensor
-from keras_lficam.metrics._asked import Asked, pixels_replaced
+from keras_lficam.metrics._asked import Asked, AskedForLogits, pixels_replaced
 from keras_lficam.metrics._direction import higher_is_better, lower_is_better
+from keras_lficam.metrics._ranks import spearman
 
 _BLUR_SIGMA = 5
 _BLUR_RADIUS = 5  # A kernel of 11 pixels.
@@ -362,6 +362,74 @@ def insertion_auc(
         context=context,
     )
     return _area_under(curve, np.shape(maps))
+
+
+@higher_is_better
+def single_deletion(
+    model: keras.Model,
+    images: Tensor,
+    maps: Tensor,
+    classes: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    cells: int = 4,
+    chunk_size: int = 32,
+    context: Mapping[str, Tensor] | None = None,
+) -> np.ndarray:
+    """Compares a map with what the logit loses without each part of the image.
+
+    The image is divided into a grid. One cell after another is replaced by the
+    mean color of the image, and the drop of the class's logit is noted. The
+    value is Spearman's rank correlation of these drops and the sums of the map
+    in the cells; of equal ones each has the mean of their ranks. So most of
+    the image is always there, and a map may be signed: a negative value says
+    that the logit rises without the cell.
+
+    Args:
+        model: Classifier, as in `average_drop`, that shows its logits.
+        images: Images `(B, H, W, 3)`.
+        maps: Heat maps `(B, H, W, 1)`, of [0, 1] or signed.
+        classes: The classes asked about, as in `average_drop`.
+        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
+            that is not seen from its last layer.
+        cells: Number of rows of cells, and of columns, at least 2. Where it
+            does not divide a side, cells differ by a pixel.
+        chunk_size: Number of images that go through the model at once.
+        context: Values of the inputs beside the image, as in `average_drop`.
+
+    Returns:
+        Array `(B,)`, float32, in [-1, 1]. Higher is better. It is 0 if the map
+        is constant, or no cell changes the logit more than another.
+
+    Raises:
+        TypeError: As in `average_drop`.
+        ValueError: As in `average_drop`, but for probabilities, which are not
+            needed; or if the model does not show its logits, or `cells` is no
+            such integer, or more than the pixels of a side.
+
+    Reference:
+        Hesse et al., 2024, https://arxiv.org/abs/2407.11910, who fine-tune the
+        model on images with such holes first, which is not done here.
+
+    Examples:
+        >>> model = keras.Sequential(  # Its logits: the mean of each color.
+        ...     [keras.Input((2, 2, 3)), keras.layers.GlobalAveragePooling2D()]
+        ... )
+        >>> gray = np.array([[0.9, 0.5], [0.3, 0.1]]).reshape(1, 2, 2, 1)
+        >>> images = np.repeat(gray, 3, axis=-1)  # What is bright is missed.
+        >>> maps = np.array([[3.0, 4.0], [2.0, 1.0]]).reshape(1, 2, 2, 1)
+        >>> single_deletion(
+        ...     model, images, maps, activation="softmax", cells=2
+        ... )
+        # [0.8]
+    """
+    asked = AskedForLogits(
+        model, images, maps, classes, activation, chunk_size, context
+    )
+    pairs = zip(asked.drops(cells), asked.sums(cells), strict=True)
+    values = np.array([spearman(drop, heat) for drop, heat in pairs])
+    # Of unequal cells the largest would have most of a constant map.
+    return np.where(asked.varied(), values, 0).astype("float32")
 
 
 def _area_under(curve: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

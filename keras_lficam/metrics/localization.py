@@ -60,6 +60,10 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     A map that is constant earns the share of the image that the object
     covers, and a map of zeros earns 0.
 
+    It is also the grid pointing game (GridPG): the images are mosaics of
+    pictures of different classes, and a mask is the cell of the picture whose
+    class the map is of. Of `n x n` cells a constant map earns `1 / n**2`.
+
     Args:
         maps: Heat maps `(B, H, W, 1)`, non-negative.
         masks: Masks of the objects `(B, H, W, 1)`, 0 off the object and
@@ -74,7 +78,9 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
             is no pixel, or a value is not finite, or a map is negative.
 
     Reference:
-        Wang et al., 2020, section 4.4, https://arxiv.org/abs/1910.01279.
+        Wang et al., 2020, section 4.4, https://arxiv.org/abs/1910.01279; the
+        grid: Boehle et al., 2021, https://arxiv.org/abs/2104.00032, and Rao et
+        al., 2022, https://arxiv.org/abs/2205.10435.
 
     Examples:
         >>> maps = np.array([[3.0, 1.0]]).reshape(1, 1, 2, 1)

@@ -5,12 +5,12 @@ import math
 import keras
 import numpy as np
 from keras import ops
-from scipy import stats
 
 from keras_lficam._checks import check_integer, refuse_keras_2
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
 from keras_lficam.metrics._direction import lower_is_better
+from keras_lficam.metrics._ranks import spearman
 
 
 @lower_is_better
@@ -48,10 +48,7 @@ def rank_correlation(maps: Tensor, other_maps: Tensor) -> np.ndarray:
         # [0.8]
     """
     pair = _checks.map_arrays(maps, other_maps, other_name="other_maps")
-    values = [
-        _correlation(stats.rankdata(one), stats.rankdata(other))
-        for one, other in zip(*pair, strict=True)
-    ]
+    values = [spearman(one, other) for one, other in zip(*pair, strict=True)]
     return np.array(values, "float32")
 
 
@@ -107,12 +104,6 @@ def randomized(model: keras.Model, *, seed: int) -> keras.Model:
             limit = _glorot_limit(variable.shape)
             variable.assign(rng.uniform(-limit, limit, variable.shape))
     return copy
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    scale = np.sqrt((x @ x) * (y @ y))
-    return np.clip(x @ y / scale, -1, 1) if scale > 0 else 0.0
 
 
 def _starts_at_random(variable: keras.Variable) -> bool:

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from scipy import stats
 
 import keras_lficam
 from keras_lficam import metrics
@@ -15,6 +16,8 @@ EVERY = [
     metrics.insertion_curve,
     metrics.insertion_auc,
 ]
+# And what asks for logits.
+ASKING = [*EVERY, metrics.single_deletion]
 SIZE = (6, 5)
 
 
@@ -294,7 +297,7 @@ def watched_sizes(monkeypatch):
     return sizes
 
 
-@pytest.mark.parametrize("metric", EVERY)
+@pytest.mark.parametrize("metric", ASKING)
 def test_chunks_bound_the_batch_and_change_nothing(
     metric, net, images, maps, monkeypatch
 ):
@@ -322,8 +325,9 @@ def test_no_more_passes_than_the_definition_takes(
         (metrics.increase_in_confidence, 2),
         (metrics.deletion_curve, 29),
         (metrics.insertion_auc, 29),
+        (metrics.single_deletion, 17),
     ]:
-        for classes, more in [(0, 0), (None, passes > 2)]:
+        for classes, more in [(0, 0), (None, passes == 29)]:
             sizes.clear()
             metric(model, images, maps, classes)
             assert sum(sizes) == len(images) * (passes + more)
@@ -342,10 +346,10 @@ def test_a_model_is_compiled_once(images, maps):
         x = layer(x)
     outputs = keras.layers.Dense(3, activation="softmax")(x)
     model = keras.Model(inputs, outputs)
-    for metric in EVERY:
+    for metric in ASKING:
         metric(model, images, maps, chunk_size=5)
     calls.clear()
-    for metric in EVERY:
+    for metric in ASKING:
         metric(model, images, maps, chunk_size=5)
     compiled = keras.backend.backend() != "torch"
     assert bool(calls) != compiled
@@ -378,7 +382,7 @@ def any_size(net):
     return keras.Model(inputs, flat(keras.layers.Reshape((*SIZE, 3))(inputs)))
 
 
-@pytest.mark.parametrize("metric", EVERY)
+@pytest.mark.parametrize("metric", ASKING)
 def test_nested_models_answer_as_flat_ones(metric, net, images, maps):
     right = metric(net.build(), images, maps)
     for make in (nested, with_more_outputs, in_a_dict, any_size):
@@ -488,7 +492,7 @@ def test_models_of_ours_and_their_own_maps():
         np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize("metric", EVERY)
+@pytest.mark.parametrize("metric", ASKING)
 def test_wrong_arguments_are_refused(metric, net, images, maps):
     model = net.build()
     for wrong in (maps[..., 0], maps[:2], maps[:, :3], np.repeat(maps, 3, -1)):
@@ -529,7 +533,7 @@ def test_wrong_arguments_are_refused(metric, net, images, maps):
         metric("model.keras", images, maps)
 
 
-@pytest.mark.parametrize("metric", EVERY)
+@pytest.mark.parametrize("metric", ASKING)
 def test_classes_of_any_integer_type(metric, net, images, maps):
     model = net.build()
     classes = [0, 2, 1, 3, 0]
@@ -544,3 +548,145 @@ def test_wrong_steps_are_refused(metric, net, images, maps):
     for wrong, error in ((0, ValueError), (2.0, TypeError), (True, TypeError)):
         with pytest.raises(error, match="`steps` must be an integer"):
             metric(net.build(), images, maps, steps=wrong)
+
+
+def square(*values):
+    """Makes `(1, 2, 2, 1)` of pixels in the order of reading."""
+    return np.array(values, "float32").reshape(1, 2, 2, 1)
+
+
+# Without a pixel the mean of a color drops by a quarter of what the pixel is
+# above it, so that the drops have the order 4, 3, 2, 1.
+FALLING = np.repeat(square(0.9, 0.5, 0.3, 0.1), 3, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("maps", "expected"),
+    [
+        (square(4, 3, 2, 1), 1),
+        (square(3, 4, 2, 1), 0.8),  # 1 - 6 (1 + 1) / (4 (16 - 1))
+        (square(1, 2, 3, 4), -1),
+        (square(0.1, -1, -2, -30), 1),  # Signed, and the ranks alone count.
+        (square(1, 1, 0, 0), 4 / 20**0.5),  # Ranks 3.5, 3.5, 1.5, 1.5.
+        (square(0.1, 0.1, 0.1, 0.1), 0),
+    ],
+)
+def test_single_deletion_by_hand(maps, expected):
+    actual = metrics.single_deletion(
+        colors((2, 2)), FALLING, maps, activation="softmax", cells=2
+    )
+    assert actual.dtype == "float32"
+    np.testing.assert_allclose(actual, [expected], rtol=1e-6)
+
+
+def test_single_deletion_adds_up_the_map_in_a_cell():
+    """Cells of two columns: 2 + 2 is more than 3 + 0, which has the peak."""
+    actual = metrics.single_deletion(
+        colors((2, 4)),
+        np.repeat(FALLING, 2, axis=2),
+        np.array([[2, 2, 3, 0], [1, 1, 0, 0]]).reshape(1, 2, 4, 1),
+        activation="softmax",
+        cells=2,
+    )
+    np.testing.assert_allclose(actual, [1], rtol=1e-6)
+
+
+def test_single_deletion_asks_for_logits_not_for_probabilities():
+    """What is red is ten times as green, so that green gains more by it."""
+    images = FALLING * np.array([1, 10, 0], "float32")
+    model = keras.Sequential(
+        [
+            keras.Input((2, 2, 3)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Softmax(),
+        ]
+    )
+    maps = square(4, 3, 2, 1)
+    without = np.repeat(images, 4, axis=0).reshape(4, 4, 3)
+    for pixel in range(4):
+        without[pixel, pixel] = images.mean(axis=(1, 2))
+    red = model.predict(without.reshape(4, 2, 2, 3), verbose=0)[:, 0]
+    assert list(np.argsort(red)) == [3, 2, 1, 0]  # Surer without the first.
+    actual = metrics.single_deletion(model, images, maps, 0, cells=2)
+    np.testing.assert_allclose(actual, [1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [None, 0, [3, 0, 1, 1, 2]])
+def test_single_deletion_equals_its_rewrite(classes, net, images, maps):
+    # Of 6 rows and 5 columns no four parts are equal: 1.5 and 4.5 are rounded
+    # to even.
+    rows, columns = [0, 2, 3, 4, 6], [0, 1, 2, 4, 5]
+    maps = maps - 0.5
+
+    def logits(picture):
+        return picture.astype("float64").ravel() @ net.kernel + net.bias
+
+    right = []
+    for number, (image, one) in enumerate(zip(images, maps, strict=True)):
+        whole = logits(image)
+        asked = whole.argmax() if classes is None else classes
+        asked = np.broadcast_to(asked, len(images))[number]
+        drops, sums = [], []
+        for top, bottom in zip(rows[:-1], rows[1:], strict=True):
+            for left, end in zip(columns[:-1], columns[1:], strict=True):
+                cell = slice(top, bottom), slice(left, end)
+                changed = image.astype("float64")
+                changed[cell] = image.mean(axis=(0, 1))
+                drops.append(whole[asked] - logits(changed)[asked])
+                sums.append(one[cell].sum())
+        right.append(stats.spearmanr(drops, sums).statistic)
+    for activation in ("softmax", "sigmoid", "linear"):
+        actual = metrics.single_deletion(
+            net.build(activation), images, maps, classes
+        )
+        np.testing.assert_allclose(actual, right, rtol=1e-5)
+    # A constant map has no order, though its cells have several sizes.
+    actual = metrics.single_deletion(net.build(), images, 0 * maps + 0.1)
+    np.testing.assert_array_equal(actual, np.zeros(5))
+
+
+def test_single_deletion_of_an_image_without_contrast_is_zero():
+    brightest = colors((2, 2), keras.layers.GlobalMaxPooling2D)
+    actual = metrics.single_deletion(
+        brightest,
+        np.full((1, 2, 2, 3), 0.5),
+        square(4, 3, 2, 1),
+        activation="softmax",
+        cells=2,
+    )
+    np.testing.assert_array_equal(actual, [0])
+
+
+def test_single_deletion_of_no_is_that_of_yes_turned_around(images, maps, rng):
+    model = Net(rng, classes=1).build("sigmoid")
+    yes, no = (metrics.single_deletion(model, images, maps, c) for c in (1, 0))
+    assert np.abs(yes).min() > 0.01
+    np.testing.assert_allclose(no, -yes, rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_single_deletion_in_mixed_precision(policy):
+    keras.config.set_dtype_policy(policy)
+    actual = metrics.single_deletion(
+        colors((2, 2)),
+        FALLING,
+        square(3, 4, 2, 1),
+        activation="softmax",
+        cells=2,
+    )
+    np.testing.assert_allclose(actual, [0.8], rtol=1e-6)
+
+
+def test_single_deletion_refuses_wrong_cells(net, images, maps):
+    for wrong in (1, 2.0, True):
+        with pytest.raises(ValueError, match="`cells` must be an integer"):
+            metrics.single_deletion(net.build(), images, maps, cells=wrong)
+    with pytest.raises(ValueError, match=r"`cells` .* side, 5\. .*To fix"):
+        metrics.single_deletion(net.build(), images, maps, cells=6)
+
+
+def test_single_deletion_refuses_a_model_without_logits(net, images, maps):
+    with pytest.raises(ValueError, match="does not show the logits"):
+        metrics.single_deletion(
+            net.build("linear"), images, maps, activation="linear"
+        )
