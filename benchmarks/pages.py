@@ -15,7 +15,7 @@ import re
 import statistics
 import sys
 
-from tables import machines, rows_of, table
+from tables import interval, machines, rows_of, table
 
 HERE = pathlib.Path(__file__).parent
 # The evidence has a folder, whose scripts find what is beside this file.
@@ -133,6 +133,49 @@ def comparison():
     return table(header, lines, align="l" + "r" * len(explainers))
 
 
+def grid_pointing():
+    """Means over the seeds, with 95 % intervals."""
+    return table(
+        [
+            "",
+            "grid pointing game ↑",
+            "mosaics of a seed",
+            "`single_deletion` ↑",
+            "mosaics of a seed",
+            "forward passes",
+            "backward passes",
+        ],
+        (
+            [
+                f"`{name}`",
+                _with_interval(of, "grid_pointing"),
+                of[0]["mosaics"],
+                _with_interval(of, "single_deletion"),
+                of[0]["mosaics_deleted"],
+                of[0]["forward_passes"],
+                of[0]["backward_passes"],
+            ]
+            for name, of in _by_explainer("grid_pointing").items()
+        ),
+        align="lrrrrrr",
+    )
+
+
+def _with_interval(rows, column):
+    mean, half = interval([float(row[column]) for row in rows])
+    return f"{mean:.3f} ± {half:.3f}"
+
+
+def _by_explainer(name):
+    """Rows of each explainer, in the order of the table."""
+    rows = rows_of(name)
+    names = dict.fromkeys(row["explainer"] for row in rows)
+    return {
+        name: [row for row in rows if row["explainer"] == name]
+        for name in names
+    }
+
+
 def step():
     return table(
         ["backbone", "plain", "LFI-CAM / plain"],
@@ -229,6 +272,7 @@ OURS = (
     backbones,
     explainers,
     comparison,
+    grid_pointing,
     step,
     pipeline,
     serving,
@@ -242,6 +286,7 @@ MEASURED = {
     "backbones": ("backbones", {}),
     "explainers": ("explainers", {}),
     "comparison": ("comparison", {}),
+    "grid_pointing": ("grid_pointing", {}),
     "step": ("training", {"question": "step"}),
     "pipeline": ("training", {"question": "pipeline"}),
     "serving": ("serving", {}),
@@ -359,11 +404,45 @@ def draw_comparison(figure):
     grid[0, 0].invert_yaxis()
 
 
+def draw_grid_pointing(figure):
+    """Both scores of each explainer with the intervals of their means."""
+    explainers = _by_explainer("grid_pointing")
+    pair = figure.subplots(1, 2, sharey=True)
+    for axes, column, words in zip(
+        pair,
+        ("grid_pointing", "single_deletion"),
+        (
+            "grid pointing game\nhigher is better",
+            "single deletion\nhigher is better",
+        ),
+        strict=True,
+    ):
+        of = [
+            interval([float(row[column]) for row in rows])
+            for rows in explainers.values()
+        ]
+        mean, half = zip(*of, strict=True)
+        colors = [
+            ORANGE if name == "ClassEvidence" else BLUE for name in explainers
+        ]
+        axes.barh(range(len(of)), mean, xerr=half, color=colors, ecolor="black")
+        axes.set_title(words, fontsize=9)
+        axes.set_yticks(range(len(of)), explainers, fontsize=8)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    chance, none = 0.25, 0
+    pair[0].axvline(chance, color="black", linewidth=0.8, linestyle="--")
+    pair[0].set_xlim(0, 1)
+    pair[1].axvline(none, color="black", linewidth=0.8)
+    pair[0].invert_yaxis()
+
+
 # Name of a figure: size in inches, how to draw, and from which CSV files.
 FIGURES = {
     "backbones": ((7, 7.5), _in_one(draw_backbones), ["backbones"]),
     "explainers": ((7, 5), _in_one(draw_explainers), ["explainers"]),
     "comparison": ((8, 6.5), draw_comparison, ["comparison"]),
+    "grid_pointing": ((8, 3.6), draw_grid_pointing, ["grid_pointing"]),
     "evidence": (
         (8, 3.4),
         results.draw,

@@ -17,8 +17,10 @@ import tensorflow as tf
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 sys.path += [str(BENCHMARKS), str(BENCHMARKS / "evidence")]
 
+import grid_pointing  # noqa: E402
 import measuring  # noqa: E402
 import networks  # noqa: E402
+import pages  # noqa: E402
 import protocol  # noqa: E402
 import results  # noqa: E402
 import stability  # noqa: E402
@@ -26,7 +28,7 @@ import tables  # noqa: E402
 import train  # noqa: E402
 
 import keras_lficam  # noqa: E402
-from keras_lficam import Recipe, layers  # noqa: E402
+from keras_lficam import Recipe, layers, metrics  # noqa: E402
 from keras_lficam.backbones import cifar  # noqa: E402
 from keras_lficam.data import digits_in_photos  # noqa: E402
 
@@ -49,6 +51,7 @@ def test_every_table_names_its_machines(path):
         ("backbones", "backbones"),
         ("cost", "evidence/cost"),
         ("explainers", "explainers"),
+        ("grid_pointing", "grid_pointing"),
         ("quality", "evidence/quality"),
         ("serving", "serving"),
         ("stability", "evidence/stability"),
@@ -385,6 +388,51 @@ def test_pictures_are_those_of_the_data_set(tmp_path):
     images, labels = study.pictures(pair, "test")
     assert list(labels) == [0, 1, 0, 1]
     np.testing.assert_array_equal(images[2], expected["image"])
+
+
+def test_a_mosaic_has_four_classes_that_the_model_is_sure_of():
+    """Of pictures of one value each, which is their number."""
+    labels = np.arange(40) % 5
+    probabilities = 0.9 * np.eye(5)[labels] + 0.02
+    probabilities[:10] = 0.7 * np.eye(5)[labels[:10]] + 0.06  # Not sure.
+    probabilities[10:15] = np.eye(5)[(labels[10:15] + 1) % 5]  # Wrong.
+    pictures, cells = grid_pointing.chosen(probabilities, labels, 50, seed=0)
+    assert pictures.min() >= 15
+    assert all(len(set(labels[one])) == 4 for one in pictures)
+    assert set(cells) == {0, 1, 2, 3}
+    images = np.broadcast_to(
+        np.arange(40.0)[:, None, None, None], (40, 2, 3, 1)
+    )
+    mosaics = grid_pointing.mosaics_of(images, pictures)
+    assert mosaics.shape == (50, 4, 6, 1)
+    for number, corner in enumerate([(0, 0), (0, 5), (3, 0), (3, 5)]):
+        np.testing.assert_array_equal(
+            mosaics[:, *corner, 0], pictures[:, number]
+        )
+    masks = grid_pointing.masks_of(cells, (2, 3))
+    np.testing.assert_array_equal(masks.sum((1, 2, 3)), np.full(50, 6))
+    asked = pictures[np.arange(50), cells]
+    np.testing.assert_array_equal(
+        metrics.energy_pointing_game(
+            (mosaics == asked[:, None, None, None]).astype("float32"), masks
+        ),
+        np.ones(50),
+    )
+
+
+def test_class_evidence_finds_the_cell_of_its_class():
+    """What was asked: at least 0.75 in one pass, and not below Grad-CAM."""
+    means = {
+        name: tables.interval([float(row["grid_pointing"]) for row in rows])[0]
+        for name, rows in pages._by_explainer("grid_pointing").items()
+    }
+    assert means["ClassEvidence"] >= 0.75
+    assert means["ClassEvidence"] >= means["GradCAM"]
+    (passes,) = {
+        (row["forward_passes"], row["backward_passes"])
+        for row in tables.rows_of("grid_pointing", explainer="ClassEvidence")
+    }
+    assert passes == ("1", "0")
 
 
 def test_nets_that_are_compared_were_trained_on_one_kind_of_machine():
