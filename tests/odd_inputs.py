@@ -294,6 +294,15 @@ KINDS["one or more"] = NO_NUMBERS | {
     "beyond 32 bits": lambda _: 2**31,
     "beyond float64": lambda _: 10**400,
 }
+KINDS["count or all"] = {
+    key: KINDS["count"][key] for key in KINDS["count"] if key != "None"
+}
+# A list of any length is one of classes for all images.
+KINDS["classes of all"] = {
+    key: KINDS["classes"][key]
+    for key in KINDS["classes"]
+    if key not in ("too many", "one-hot")
+}
 KINDS["seconds"] = NO_NUMBERS | NONE | BEYOND | {"Boolean": lambda _: True}
 KINDS["timeout"] = KINDS["seconds"] | {"zero": lambda _: 0}
 KINDS["url"] = KINDS["text"] | {
@@ -415,8 +424,36 @@ def targets(folder):
         features=(features, "tensor"),
         importance=(np.ones((2, 6)), "tensor"),
     )
+    add(
+        "class_evidence",
+        functional.class_evidence,
+        features=(features, "tensor"),
+        kernel=(np.ones((6, 4)), "tensor"),
+    )
+    add(
+        "explanation_view",
+        keras_lficam.explanation_view,
+        model=(model, "model"),
+        top=(2, "count or all"),
+        activation=(None, "activation"),
+        layer=("features", "word"),
+    )
+    add(
+        "explain",
+        keras_lficam.explain,
+        model=(model, "model"),
+        images=(images, "images"),
+        classes=([0, 3], "classes of all"),
+        top=(2, "count or all"),
+        activation=(None, "activation"),
+        class_names=(names, "names"),
+        layer=("features", "word"),
+        batch_size=(2, "count"),
+    )
     for kind in (
         explainers.AttentionMap,
+        explainers.ClassEvidence,
+        explainers.ReciproCAM,
         explainers.EigenCAM,
         explainers.CAM,
         explainers.GradCAM,
@@ -469,6 +506,8 @@ def targets(folder):
             options["model"] = ours, "model"
         if kind in (
             explainers.GradCAM,
+            explainers.ClassEvidence,
+            explainers.ReciproCAM,
             explainers.GradCAMPlusPlus,
             explainers.XGradCAM,
             explainers.HiResCAM,
@@ -592,6 +631,14 @@ def targets(folder):
         metrics=(brightness, "mapping"),
         data=([(images, [0, 1])], "function"),
         classes=("label", "word"),
+    )
+    add(
+        "signed_overlay",
+        show.signed_overlay,
+        images=(images, "images"),
+        evidence=(maps - 0.5, "maps"),
+        limit=(2.0, "span"),
+        opacity=(0.5, "share"),
     )
     drawn = {"images": (images, "images"), "maps": (maps, "maps")}
     options = {"colormap": ("viridis", "word")}
@@ -1069,6 +1116,8 @@ ALLOWED = {
     ("comparison_grid", "masks", "NaN"),
     ("comparison_grid", "masks", "infinity"),
     ("comparison_grid", "masks", "beyond float32"),
+    # Evidence has no range.
+    ("signed_overlay", "evidence", "beyond float32"),
     # None of its layers is changed.
     ("synchronize_batch_normalization", "model", "unbuilt"),
     # A model without weights is one, too.
