@@ -404,8 +404,8 @@ def single_deletion(
     Raises:
         TypeError: As in `average_drop`.
         ValueError: As in `average_drop`, but for probabilities, which are not
-            needed; or if the model does not show its logits, or `cells` is no
-            such integer, or more than the pixels of a side.
+            needed; or if the model does not show its logits, or `cells` is
+            less than 2, or more than the pixels of a side.
 
     Reference:
         Hesse et al., 2024, https://arxiv.org/abs/2407.11910, who fine-tune the

@@ -678,8 +678,8 @@ def test_single_deletion_in_mixed_precision(policy):
 
 
 def test_single_deletion_refuses_wrong_cells(net, images, maps):
-    for wrong in (1, 2.0, True):
-        with pytest.raises(ValueError, match="`cells` must be an integer"):
+    for wrong, error in ((1, ValueError), (2.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="`cells` must be an integer"):
             metrics.single_deletion(net.build(), images, maps, cells=wrong)
     with pytest.raises(ValueError, match=r"`cells` .* side, 5\. .*To fix"):
         metrics.single_deletion(net.build(), images, maps, cells=6)
