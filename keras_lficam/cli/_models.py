@@ -202,7 +202,8 @@ def explanation_view_of(
         raise ValueError(
             f"{path}: this model takes {len(model.inputs)} inputs, and the "
             "command has images alone. To fix this: explain it in Python, "
-            "keras_lficam.explain(model, images, context={...})"
+            "keras_lficam.explain(model, images, context={...}), and serve it "
+            "by keras_lficam.attention_view(model).export(folder)"
         )
     channels = classifier.image_shape[-1]
     if channels not in (1, 3):

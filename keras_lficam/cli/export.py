@@ -111,7 +111,12 @@ def _export(arguments: argparse.Namespace) -> int:
     from keras_lficam import serving
 
     model = _models.load_model(arguments.model, arguments.imports)
-    _models.classifier_of(model, arguments.model, arguments.activation)
+    _models.explanation_view_of(
+        model,
+        arguments.model,
+        top=arguments.top,
+        activation=arguments.activation,
+    )
     names = _models.class_names(arguments.model, model)
     size = arguments.image_size and tuple(arguments.image_size)
     bits = _models.bits(arguments.model, arguments.bits)

@@ -205,7 +205,7 @@ def export(
         raise ValueError(
             "Argument `model` must take images alone. Received: "
             f"{model.name!r} with {len(model.inputs)} inputs. To fix this: "
-            "model.export(path), which takes all."
+            "keras_lficam.attention_view(model).export(path), which takes all."
         )
     _check_explainers(explainers, model)
     size = _image_size(model, image_size)

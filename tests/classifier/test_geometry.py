@@ -522,7 +522,7 @@ def test_served_maps_lie_where_those_in_python_do(rng, tmp_path):
     model = keras_lficam.attach(looking((32, 32), ((8, 0), (0, 8))))
     images = spots(np.array([[19.0, 12.0]]), (32, 32), 2, np.zeros(3))
     maps = AttentionMap(model)(images)
-    answer = numeric_model(model, (32, 32))(images, training=False)
+    answer = numeric_model(model, (32, 32), 1)(images, training=False)
     np.testing.assert_allclose(answer["attention_map"], maps, atol=1e-5)
     limits = keras_lficam.serving.Limits()
     served = Served(model, ["a", "b"], (32, 32), 1, (0, 255), limits)

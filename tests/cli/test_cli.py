@@ -906,7 +906,7 @@ def test_data_without_masks_is_evaluated_without_localization(
     [
         ({"--explainer": "AttentionMap"}, "must have a layer 'attention_map'"),
         ({"--data": "nothing"}, "TensorFlow Datasets knows"),
-        ({"--split": "exam"}, "`split` must name"),
+        ({"--split": "exam"}, "`split` must be one of"),
         ({"--data": "beans"}, "knows 10 classes, and beans has 3"),
         ({"model": "logits.keras"}, "gives logits.*--activation softmax"),
         ({"--activation": "sigmoid"}, "gives probabilities.*leave it out"),
