@@ -237,6 +237,30 @@ def agreement():
     )
 
 
+def view():
+    return table(
+        [
+            "model, 224x224, batch 8",
+            "evidence",
+            "prediction",
+            "with evidence of 5 classes, over it",
+            "quartiles of the rounds",
+        ],
+        (
+            [
+                f"`{row['backbone']}`",
+                "exact" if row["exact"] == "True" else "Recipro-CAM",
+                f"{float(row['seconds_predict']):.3g} s",
+                f"{float(row['ratio']):.3f}",
+                f"{float(row['ratio_lower_quartile']):.3f} to "
+                f"{float(row['ratio_upper_quartile']):.3f}",
+            ]
+            for row in rows_of("view")
+        ),
+        align="llrrr",
+    )
+
+
 def second_processor():
     """Ratios that were measured twice, with those of the tables."""
     lines = []
@@ -277,6 +301,7 @@ OURS = (
     pipeline,
     serving,
     agreement,
+    view,
     second_processor,
 )
 # By the names in the marks.
@@ -287,6 +312,7 @@ MEASURED = {
     "explainers": ("explainers", {}),
     "comparison": ("comparison", {}),
     "grid_pointing": ("grid_pointing", {}),
+    "view": ("view", {}),
     "step": ("training", {"question": "step"}),
     "pipeline": ("training", {"question": "pipeline"}),
     "serving": ("serving", {}),
