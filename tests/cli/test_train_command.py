@@ -218,7 +218,11 @@ def test_damaged_pictures_are_named_and_the_others_trained(
     words = [folder / "model.keras", picture, "--output", tmp_path / "out"]
     assert cli.main(["explain", *map(str, words)]) == 0
     assert "class_2" in capfd.readouterr().out
-    assert len(list((tmp_path / "out").iterdir())) == 1
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == [
+        f"{picture.stem}_evidence.png",
+        f"{picture.stem}_overlay.png",
+    ]
 
 
 # ------------------------------------------------------------ what is refused
