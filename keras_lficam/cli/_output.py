@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from keras_lficam._files import whole_folder
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 Item = TypeVar("Item")
@@ -95,19 +96,30 @@ def reason(error: OSError) -> str:
     return f"{error.filename}: {error.strerror.lower()}"
 
 
-def show(*things: object) -> None:
-    """Prints, and tables as wide as the terminal is; 80 columns in a file."""
+def _console() -> "Console":
+    """Makes a console without markup: a bracket is one of a path.
+
+    Where there is no terminal it prints no bold letters either, though a
+    notebook asks all programs that it starts for colors, by FORCE_COLOR.
+    """
     from rich.console import Console
 
-    # No markup: a bracket is one of a path.
-    Console(markup=False, highlight=False, emoji=False).print(*things, sep="\n")
+    return Console(
+        markup=False,
+        highlight=False,
+        emoji=False,
+        force_terminal=sys.stdout.isatty(),
+    )
+
+
+def show(*things: object) -> None:
+    """Prints, and tables as wide as the terminal is; 80 columns in a file."""
+    _console().print(*things, sep="\n")
 
 
 def rendered(*things: object) -> str:
     """Renders what `show` would print, without spaces at the ends of lines."""
-    from rich.console import Console
-
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = _console()
     with console.capture() as captured:
         console.print(*things, sep="\n")
     return "\n".join(line.rstrip() for line in captured.get().split("\n"))

@@ -13,8 +13,14 @@ import pytest
 from small_classifiers import backbone
 
 import keras_lficam
-from keras_lficam import cli, data, pretrained, visualization
-from keras_lficam.cli import _contact_sheet
+from keras_lficam import cli
+from keras_lficam.cli import (
+    _contact_sheet,
+    _output,
+    data,
+    pretrained,
+    visualization,
+)
 
 NAMES = ["ant", "bee", "cow", "dog"]
 
@@ -448,3 +454,11 @@ def test_gray_model_of_any_size_and_a_layer_by_name(folder, tmp_path, capsys):
     gray = 0.2989 * red + 0.5870 * green + 0.1140 * blue
     found = keras_lficam.explain(model, gray[None, ..., None], top=3)
     check_rows(json.loads(line)["rows"], found.rows())
+
+
+def test_colors_that_a_notebook_asks_for_stay_out_of_files(monkeypatch, capsys):
+    # As ipykernel sets it for the programs that a cell starts.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    table = _output.figures([("pointing_game", 0.5, "of the box")])
+    _output.show(table)
+    assert "\x1b" not in capsys.readouterr().out + _output.rendered(table)
