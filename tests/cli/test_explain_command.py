@@ -10,17 +10,12 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
+from rich.table import Table
 from small_classifiers import backbone
 
 import keras_lficam
-from keras_lficam import cli
-from keras_lficam.cli import (
-    _contact_sheet,
-    _output,
-    data,
-    pretrained,
-    visualization,
-)
+from keras_lficam import cli, data, pretrained, visualization
+from keras_lficam.cli import _contact_sheet, _output
 
 NAMES = ["ant", "bee", "cow", "dog"]
 
@@ -459,6 +454,6 @@ def test_gray_model_of_any_size_and_a_layer_by_name(folder, tmp_path, capsys):
 def test_colors_that_a_notebook_asks_for_stay_out_of_files(monkeypatch, capsys):
     # As ipykernel sets it for the programs that a cell starts.
     monkeypatch.setenv("FORCE_COLOR", "1")
-    table = _output.figures([("pointing_game", 0.5, "of the box")])
+    table = Table("class", "probability")  # Whose header is bold.
     _output.show(table)
     assert "\x1b" not in capsys.readouterr().out + _output.rendered(table)
