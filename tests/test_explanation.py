@@ -308,3 +308,20 @@ def test_to_frame_has_the_rows(attended, images):
 def test_wrong_arguments_are_refused(attended, images, arguments, error, words):
     with pytest.raises(error, match=words):
         keras_lficam.explain(attended, images, **arguments)
+
+
+def test_layers_of_others_may_have_our_names(images):
+    layers = keras.layers
+    base = backbone((32, 32, 3))
+    features = base.outputs[0]
+    heat = layers.Conv2D(1, 1, activation="sigmoid", name="attention_map")
+    pooled = layers.GlobalAveragePooling2D()(features * heat(features))
+    gate = layers.Dense(6, activation="sigmoid", name="attention")(pooled)
+    model = keras.Model(base.inputs[0], layers.Dense(3, "softmax")(gate))
+    shown = keras_lficam.explanation_view(model, top=2).predict(images)
+    assert shown["attention_map"].shape == (5, 8, 8, 1)
+    # A gate of pooled features is no attention of a map.
+    assert "attention_logits" not in shown
+    np.testing.assert_allclose(
+        shown["probabilities"], model.predict_on_batch(images), atol=1e-6
+    )

@@ -543,7 +543,11 @@ class Classifier:
             name = call.operation.name
             if name in ("attention_map", "importance"):
                 found.setdefault(name, call.after)
-            elif name == "attention":
+            elif (
+                name == "attention"
+                and has_space(call.before.tensor)
+                and call.before.tensor.shape == call.after.tensor.shape
+            ):
                 found.setdefault("features", call.before)
         return found if "attention_map" in found else {}
 

@@ -9,11 +9,11 @@ from keras import ops
 
 from keras_lficam import functional
 from keras_lficam.classifier import CompiledFunction, Cut, Geometry
-from keras_lficam.explainers.base import Explainer
+from keras_lficam.explainers.base import Explainer, OneCallExplainer
 from keras_lficam.functional import Tensor
 
 
-class AttentionMap(Explainer):
+class AttentionMap(OneCallExplainer):
     """Shows the attention map that the model itself used.
 
     One forward pass, no gradient. The map does not depend on a class.
@@ -51,17 +51,7 @@ class AttentionMap(Explainer):
             coarse = view.function(images)
             return view.geometry.upsample(coarse, ops.shape(images)[1:3])
 
-        self._step = CompiledFunction(model, maps)
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        return 1, 0
-
-    def _explain(
-        self, images: np.ndarray, classes: np.ndarray | None
-    ) -> Tensor:
-        del classes  # The map is made before the classes are.
-        return self._run(images)
+        self._compile(maps)
 
 
 class EigenCAM(Explainer):
@@ -132,7 +122,7 @@ class EigenCAM(Explainer):
         return self._geometry.upsample(coarse, images.shape[1:3])
 
 
-class CAM(Explainer):
+class CAM(OneCallExplainer):
     """Weighs each channel by the weight that the class gives it.
 
     One forward pass, no gradient. With the weights `W (C, K)` of the dense
@@ -185,16 +175,7 @@ class CAM(Explainer):
             coarse = functional.min_max(ops.expand_dims(summed, axis=-1))
             return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
 
-        self._step = CompiledFunction(model, maps)
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        return 1, 0
-
-    def _explain(
-        self, images: np.ndarray, classes: np.ndarray | None
-    ) -> Tensor:
-        return self._run(images, classes)
+        self._compile(maps)
 
 
 class AblationCAM(Explainer):

@@ -65,9 +65,6 @@ class Explainer(abc.ABC):
     """
 
     class_specific: bool
-    # What makes all maps of a chunk in one call, if the explainer needs none
-    # that depends on the answer of another.
-    _step: CompiledFunction | None = None
     # Whether `_explain` goes through the images one by one.
     _one_by_one = False
 
@@ -102,45 +99,6 @@ class Explainer(abc.ABC):
             np.concatenate(maps), 0, 1, dtype="float32"
         )
         return clipped
-
-    @property
-    def is_one_call(self) -> bool:
-        """Whether one call makes all maps, so that it can be in a graph."""
-        return self._step is not None
-
-    def tensors(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
-        """Computes maps as tensors, as in the graph of an export.
-
-        Nothing is checked, and all images are one chunk.
-
-        Args:
-            images: Images `(B, H, W, C)`, a tensor of float32.
-            classes: Classes `(B,)`; None for those that are predicted.
-
-        Returns:
-            Maps `(B, H, W, 1)` in [0, 1].
-
-        Raises:
-            TypeError: If the explainer takes several calls of the model, of
-                which one decides what the next is asked, as `RISE` does.
-
-        Examples:
-            maps = keras_lficam.explainers.GradCAM(model).tensors(images)
-        """
-        if self._step is None:
-            raise TypeError(
-                f"{type(self).__name__} cannot be part of a graph, as it "
-                "calls the model more than once. To fix this: an explainer of "
-                "one pass, such as GradCAM, CAM or ClassEvidence."
-            )
-        if classes is None or not self.class_specific:
-            return self._step.function(images)
-        return self._step.function(images, classes)
-
-    def _run(self, *arguments: np.ndarray | None) -> Tensor:
-        """Makes the maps of a chunk by the one call that makes all."""
-        assert self._step is not None
-        return self._step.run(*arguments)
 
     def _of_chunks(
         self,
@@ -190,6 +148,56 @@ class Explainer(abc.ABC):
             the size of the images are resized outside the compiled step,
             which takes some milliseconds.
         """
+
+
+class OneCallExplainer(Explainer):
+    """Base of the explainers that make all maps of a chunk in one call.
+
+    A subclass gives its constructor a function to `_compile`. As no call
+    depends on the answer of another, the maps can be part of a graph.
+
+    Args:
+        model: As for `Explainer`.
+        activation: As for `Explainer`.
+        chunk_size: As for `Explainer`.
+
+    Examples:
+        maps = keras_lficam.explainers.CAM(model).tensors(images)
+    """
+
+    _maps: CompiledFunction
+
+    def _compile(self, maps: Callable[..., Tensor]) -> None:
+        """Takes the function of images, and of classes if they matter."""
+        self._maps = CompiledFunction(self.model, maps)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 1, 0
+
+    def tensors(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Computes maps as tensors, as in the graph of an export.
+
+        Nothing is checked, and all images are one chunk.
+
+        Args:
+            images: Images `(B, H, W, C)`, a tensor of float32.
+            classes: Classes `(B,)`; None for those that are predicted.
+
+        Returns:
+            Maps `(B, H, W, 1)` in [0, 1].
+
+        Examples:
+            maps = keras_lficam.explainers.GradCAM(model).tensors(images)
+        """
+        if classes is None or not self.class_specific:
+            return self._maps.function(images)
+        return self._maps.function(images, classes)
+
+    def _explain(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> Tensor:
+        return self._maps.run(images, classes if self.class_specific else None)
 
 
 def pixels_of(name: str, value: Any, shape: Sequence[int | None]) -> np.ndarray:

@@ -1,16 +1,52 @@
 """Explainers that read what each location adds to a class, gradient-free."""
 
+import abc
+
 import keras
-import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.classifier import CompiledFunction, Evidence
-from keras_lficam.explainers.base import Explainer
+from keras_lficam.classifier import Evidence
+from keras_lficam.explainers.base import OneCallExplainer
 from keras_lficam.functional import Tensor
 
 
-class ClassEvidence(Explainer):
+class _OfLocations(OneCallExplainer):
+    """Base of the explainers that ask the head about each location."""
+
+    class_specific = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        layer: str | None = None,
+        activation: str | None = None,
+        chunk_size: int = 32,
+    ):
+        super().__init__(model, activation=activation, chunk_size=chunk_size)
+        self._evidence = evidence = Evidence(self.classifier, layer)
+        cut = evidence.cut
+
+        def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
+            features = cut.features(images)
+            if classes is None:
+                classes = ops.argmax(cut.logits(features), axis=-1)
+            classes = ops.expand_dims(classes, axis=-1)  # (B, 1)
+            coarse = self._coarse(evidence, features, classes)
+            return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
+
+        self._compile(maps)
+
+    @staticmethod
+    @abc.abstractmethod
+    def _coarse(
+        evidence: Evidence, features: Tensor, classes: Tensor
+    ) -> Tensor:
+        """Makes maps `(B, h, w, 1)` in [0, 1] of classes `(B, 1)`."""
+
+
+class ClassEvidence(_OfLocations):
     """Shows the positive evidence for a class, of the pass that classifies.
 
     One forward pass, no gradient. Behind a global average pooling and one
@@ -50,42 +86,18 @@ class ClassEvidence(Explainer):
         maps = ClassEvidence(model)(images)
     """
 
-    class_specific = True
-
-    def __init__(
-        self,
-        model: keras.Model,
-        *,
-        layer: str | None = None,
-        activation: str | None = None,
-        chunk_size: int = 32,
-    ):
-        super().__init__(model, activation=activation, chunk_size=chunk_size)
-        evidence = Evidence(self.classifier, layer)
-        self.exact = evidence.exact
-        cut = evidence.cut
-
-        def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
-            features = cut.features(images)
-            if classes is None:
-                classes = ops.argmax(cut.logits(features), axis=-1)
-            coarse = evidence(features, ops.expand_dims(classes, -1))
-            coarse = functional.min_max(ops.relu(coarse))
-            return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
-
-        self._step = CompiledFunction(model, maps)
-
     @property
-    def passes(self) -> tuple[int, int]:
-        return 1, 0
+    def exact(self) -> bool:
+        return self._evidence.exact
 
-    def _explain(
-        self, images: np.ndarray, classes: np.ndarray | None
+    @staticmethod
+    def _coarse(
+        evidence: Evidence, features: Tensor, classes: Tensor
     ) -> Tensor:
-        return self._run(images, classes)
+        return functional.min_max(ops.relu(evidence(features, classes)))
 
 
-class ReciproCAM(Explainer):
+class ReciproCAM(_OfLocations):
     """Shows the logit that each location of the feature map has alone.
 
     One forward pass of the model, and one of its head for each of the `h w`
@@ -120,36 +132,10 @@ class ReciproCAM(Explainer):
         maps = ReciproCAM(model)(images)
     """
 
-    class_specific = True
-
-    def __init__(
-        self,
-        model: keras.Model,
-        *,
-        layer: str | None = None,
-        activation: str | None = None,
-        chunk_size: int = 32,
-    ):
-        super().__init__(model, activation=activation, chunk_size=chunk_size)
-        evidence = Evidence(self.classifier, layer)
-        cut = evidence.cut
-
-        def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
-            features = cut.features(images)
-            if classes is None:
-                classes = ops.argmax(cut.logits(features), axis=-1)
-            classes = ops.expand_dims(classes, -1)
-            logits = evidence.of_single_locations(features, classes)
-            coarse = functional.min_max(logits)
-            return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
-
-        self._step = CompiledFunction(model, maps)
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        return 1, 0
-
-    def _explain(
-        self, images: np.ndarray, classes: np.ndarray | None
+    @staticmethod
+    def _coarse(
+        evidence: Evidence, features: Tensor, classes: Tensor
     ) -> Tensor:
-        return self._run(images, classes)
+        return functional.min_max(
+            evidence.of_single_locations(features, classes)
+        )

@@ -10,8 +10,7 @@ from keras import ops
 
 from keras_lficam import functional
 from keras_lficam._checks import check_integer, check_number
-from keras_lficam.classifier import CompiledFunction
-from keras_lficam.explainers.base import Explainer
+from keras_lficam.explainers.base import OneCallExplainer
 from keras_lficam.functional import Tensor
 
 # The slopes of a mean over a map are too small for float16 without it.
@@ -33,7 +32,7 @@ def logits_of_classes(logits: Tensor, classes: Tensor) -> Tensor:
     return ops.take_along_axis(logits, classes, axis=-1)
 
 
-class GradientExplainer(Explainer):
+class GradientExplainer(OneCallExplainer):
     """Base of the explainers that weigh the feature map by gradients.
 
     A subclass says how gradients become weights. This class differentiates
@@ -101,7 +100,7 @@ class GradientExplainer(Explainer):
             coarse = functional.class_activation_map(features, weights)
             return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
 
-        self._step = CompiledFunction(self.classifier.model, maps)
+        self._compile(maps)
 
     def _objective(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Gives what is differentiated of each image, the logit, `(B, 1)`."""
@@ -124,11 +123,6 @@ class GradientExplainer(Explainer):
     @property
     def passes(self) -> tuple[int, int]:
         return 1, 1
-
-    def _explain(
-        self, images: np.ndarray, classes: np.ndarray | None
-    ) -> Tensor:
-        return self._run(images, classes)
 
 
 class GradCAM(GradientExplainer):

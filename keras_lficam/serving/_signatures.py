@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam.explainers import Explainer
+from keras_lficam.explainers.base import OneCallExplainer
 from keras_lficam.explanation import ExplanationView
 from keras_lficam.serving import Limits, _pictures
 from keras_lficam.visualization import (
@@ -61,7 +61,7 @@ class Served(tf.Module):
         limits: Limits,
         activation: str | None = None,
         bits: int | None = None,
-        explainers: Mapping[str, Explainer] = types.MappingProxyType({}),
+        explainers: Mapping[str, OneCallExplainer] = types.MappingProxyType({}),
     ) -> None:
         super().__init__()
         # As a module it would track a dictionary.
@@ -123,7 +123,7 @@ class Served(tf.Module):
         return self._explained(self._resized(images), errors, size, classes)
 
     def explain_by(
-        self, explainer: Explainer, images: tf.Tensor, classes: tf.Tensor
+        self, explainer: OneCallExplainer, images: tf.Tensor, classes: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Gives the maps of an explainer; of the class -1 the predicted's."""
         images, errors = self._checked(images)

@@ -30,6 +30,7 @@ from keras_lficam._files import whole_folder
 from keras_lficam.classifier import Classifier
 from keras_lficam.data.pictures import check_bits
 from keras_lficam.explainers import Explainer
+from keras_lficam.explainers.base import OneCallExplainer
 from keras_lficam.explanation import ExplanationView
 from keras_lficam.serving import FORMATS, Limits, _formats, _server_files
 from keras_lficam.serving._signatures import (
@@ -207,7 +208,7 @@ def export(
             f"{model.name!r} with {len(model.inputs)} inputs. To fix this: "
             "keras_lficam.attention_view(model).export(path), which takes all."
         )
-    _check_explainers(explainers, model)
+    served_explainers = _checked_explainers(explainers, model)
     size = _image_size(model, image_size)
     view = ExplanationView(model, top=top, activation=activation)
     classes = classifier.num_classes
@@ -256,7 +257,7 @@ def export(
                 limits,
                 activation,
                 bits,
-                explainers or {},
+                served_explainers,
             )
             signatures = served.signatures()
             tf.saved_model.save(served, str(place), signatures=signatures)
@@ -402,11 +403,13 @@ def _value_range(
     return float(low), float(high)
 
 
-def _check_explainers(explainers: object, model: keras.Model) -> None:
+def _checked_explainers(
+    explainers: Mapping[str, Explainer] | None, model: keras.Model
+) -> dict[str, OneCallExplainer]:
     if explainers is None:
-        return
+        return {}
     check_mapping("explainers", explainers)
-    assert isinstance(explainers, Mapping)
+    checked: dict[str, OneCallExplainer] = {}
     for name, explainer in explainers.items():
         is_name = isinstance(name, str) and name.isidentifier()
         if not is_name or name in SIGNATURES:
@@ -421,12 +424,14 @@ def _check_explainers(explainers: object, model: keras.Model) -> None:
                 f"is exported. Received: {name!r}: {explainer!r:.80}. To fix "
                 "this: keras_lficam.explainers.GradCAM(model)."
             )
-        if not explainer.is_one_call:
+        if not isinstance(explainer, OneCallExplainer):
             raise ValueError(
                 "Argument `explainers` must hold explainers that call the "
                 f"model once. Received: {name!r}: {type(explainer).__name__}. "
                 "To fix this: one such as GradCAM, CAM or ClassEvidence."
             )
+        checked[name] = explainer
+    return checked
 
 
 def _check_formats(formats: object) -> None:

@@ -358,7 +358,7 @@ def test_explainer_is_compiled_once_for_images_of_a_shape(model, images):
     for _ in range(4):
         explainer(images)
         explainer(images[::-1])
-    step = explainer._step.predict_function
+    step = explainer._maps.predict_function
     assert step.experimental_get_tracing_count() == 1
 
 
