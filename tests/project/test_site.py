@@ -209,6 +209,19 @@ def test_no_item_of_a_list_is_lost_in_a_paragraph():
     assert seen > 20
 
 
+def test_no_table_is_lost_in_a_paragraph():
+    """As one is whose first line begins with an empty cell without a bar."""
+    from bs4 import BeautifulSoup
+
+    tables = 0
+    for path in SITE.rglob("*.html"):
+        page = BeautifulSoup(path.read_text(), "html.parser")
+        tables += len(page.select("article table"))
+        for paragraph in page.select("article p"):
+            assert "--- |" not in paragraph.text, (path, paragraph.text[:80])
+    assert tables > 20
+
+
 def test_no_link_leads_nowhere():
     from bs4 import BeautifulSoup
 
