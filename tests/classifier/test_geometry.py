@@ -30,7 +30,11 @@ MARGINS = ((24, 8), (4, 28))  # Of an image before it is cropped.
 
 
 def applications():
-    own = {**backbones.resnets.FAMILY, **backbones.cifar.FAMILY}
+    own = {
+        **backbones.resnets.FAMILY,
+        **backbones.efficientnet_lite.FAMILY,
+        **backbones.cifar.FAMILY,
+    }
     return [name for name in backbones.names() if name not in own]
 
 
@@ -149,6 +153,7 @@ def check_spots(name, side, cell, rng, **options):
 BACKBONES = {
     **dict.fromkeys(applications(), (160, 32)),
     **dict.fromkeys(backbones.resnets.FAMILY, (160, 32)),
+    **dict.fromkeys(backbones.efficientnet_lite.FAMILY, (160, 32)),
     **dict.fromkeys(backbones.cifar.FAMILY, (64, 4)),
     # Their average poolings see much of a smaller image.
     "InceptionResNetV2": (320, 32),

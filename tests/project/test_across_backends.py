@@ -51,6 +51,9 @@ MODELS = {
     "open": lambda: build(
         backbones.cifar.resnet(8, squeeze=16), 4, input_shape=(None, None, 3)
     ),
+    "imagenet": lambda: build(
+        "EfficientNetLite0", 4, input_shape=(64, 80, 3), weights="imagenet"
+    ),
     "attached": lambda: attach(somebodys(), value_range=(0, 255)),
 }
 
@@ -78,7 +81,7 @@ def keep(model, size, path):
 
 
 def size_of(name):
-    return (96, 64) if name == "fine" else (32, 32)
+    return {"fine": (96, 64), "imagenet": (64, 80)}.get(name, (32, 32))
 
 
 def begin(folder):
