@@ -7,6 +7,7 @@ from keras_lficam.classifier._compiled import (
 )
 from keras_lficam.classifier._evidence import Evidence
 from keras_lficam.classifier._geometry import Geometry
+from keras_lficam.classifier._predictions import predictions_of
 from keras_lficam.classifier._view import Classifier, Cut, Output
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "Output",
     "grouped_gradients_explained",
     "holding",
+    "predictions_of",
 ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_lficam._files import whole
 from keras_lficam._names import nearest
-from keras_lficam.cli import _models, _output, _words
+from keras_lficam.cli import _classification, _models, _output, _words
 from keras_lficam.cli._words import add_bits_option, number, whole_number
 from keras_lficam.distribution import _cluster
 
@@ -93,7 +93,8 @@ Examples:
   keras-lficam train --output runs/cifar10 --resume
 
 What is in the output: model.keras, the best model, and labels.txt; log.csv, a
-line for each epoch; metrics.json; heat_maps/; tensorboard/; options.json and
+line for each epoch; metrics.json, accuracy and the like with their intervals,
+confusions and values of each class; heat_maps/; tensorboard/; options.json and
 run.json, what is needed to do it again; damaged.txt, pictures that could not
 be read; checkpoint.npz, from which --resume goes on.""",
     )
@@ -588,6 +589,14 @@ def _print_summary(folder: pathlib.Path, source: "Source") -> None:
         )
     print()
     _output.show(_output.figures(rows))
+    measured = {
+        split: metrics[split]
+        for split in ("validation", "test")
+        if metrics.get(split)
+    }
+    if measured:
+        print()
+        _output.show(*_classification.shown(measured))
     if source.damaged:
         print(
             f"Damaged pictures that were left out: {len(source.damaged)}, "
@@ -597,6 +606,7 @@ def _print_summary(folder: pathlib.Path, source: "Source") -> None:
         "\n"
         f"Written to {folder}:\n\n"
         "  model.keras   the best model, with labels.txt\n"
+        "  metrics.json  these numbers, and the confusion matrix\n"
         "  heat_maps/    validation pictures and their heat maps\n"
         "  log.csv       a line for each epoch\n"
         "  tensorboard/  the same for `tensorboard --logdir`\n\n"

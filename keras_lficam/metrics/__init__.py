@@ -2,8 +2,11 @@
 
 Localization asks a mask of the object, faithfulness the model, stability the
 map of another model, and sanity that of a model that has learned nothing.
+Beside them `classification` measures the classifier itself, with one value
+per data set.
 """
 
+from keras_lficam.metrics import classification
 from keras_lficam.metrics.faithfulness import (
     average_drop,
     deletion_auc,
@@ -28,6 +31,7 @@ __all__ = [
     "average_drop",
     "box_accuracy",
     "box_masks",
+    "classification",
     "deletion_auc",
     "deletion_curve",
     "energy_pointing_game",

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import math
 import os
@@ -27,6 +26,7 @@ from keras_lficam.data.loading import found_source
 from keras_lficam.data.targets import with_targets, with_weights
 from keras_lficam.training import _folder, _state as state
 from keras_lficam.training._averages import Shown, first_images
+from keras_lficam.training._classification import as_text, classification
 from keras_lficam.training._run import Run
 from keras_lficam.training._weights import class_weights
 from keras_lficam.training.callbacks import (
@@ -422,18 +422,25 @@ def _evaluation(run: Run, split: str) -> Any:
     batch_size = distribution.evaluation_batch_size(
         run.recipe.batch_size, count
     )
-    batches = run.source.batches(
-        split,
-        image_size=run.image_size,
-        batch_size=batch_size,
-        resizing=run.recipe.resizing,
-        cache=split == "validation",
-    )
+    batches = _batches(run, split, batch_size, cache=split == "validation")
     batches = with_weights(batches, run.source, split, batch_size)
     batches = _with_targets(run, batches)
     if run.strategy is None:
         return batches
     return distribution.for_evaluation(run.strategy, batches, count, batch_size)
+
+
+def _batches(
+    run: Run, split: str, batch_size: int, *, cache: bool = False
+) -> Any:
+    """Images and labels of a split, as the model is to predict them."""
+    return run.source.batches(
+        split,
+        image_size=run.image_size,
+        batch_size=batch_size,
+        resizing=run.recipe.resizing,
+        cache=cache,
+    )
 
 
 def _with_targets(
@@ -561,9 +568,14 @@ def _finish(
         )
         metrics["test_accuracy"] = tested[run.accuracy]
         metrics["test_loss"] = tested["loss"]
+    # On every worker: to read variables may need all of them.
+    for split in ("validation", "test"):
+        if split in run.source.splits:
+            batches = _batches(run, split, run.recipe.batch_size)
+            metrics[split] = classification(run, batches)
     if run.writes:
         with whole(run.folder / _folder.METRICS) as partial:
-            partial.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+            partial.write_text(as_text(metrics), encoding="utf-8")
 
 
 def _check_model(model: keras.Model) -> None:

@@ -897,8 +897,15 @@ def test_data_without_masks_is_evaluated_without_localization(
         "evaluation.csv",
         "evaluation.md",
         "images.csv",
+        "metrics.json",
     ]
-    assert "of the 6 pictures" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "of the 6 pictures" in said
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]
+    assert found["images"] == 6
+    majority = f"{found['majority_accuracy']:.1%}"
+    assert "of the majority class" in said
+    assert majority in said
 
 
 @pytest.mark.parametrize(

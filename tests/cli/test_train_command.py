@@ -190,6 +190,12 @@ def test_two_workers_of_which_one_dies_train_what_one_process_does(
         json.loads((run / "metrics.json").read_text())
         for run in (folder, synchronized)
     )
+    # Of each metric, too.
+    for split in ("validation", "test"):
+        one, other = found.pop(split), expected.pop(split)
+        for name in ("accuracy", "roc_auc", "log_loss"):
+            value = other[name]["value"]
+            assert one[name]["value"] == pytest.approx(value, rel=1e-5)
     assert found == pytest.approx(expected, rel=1e-5)
     assert len(list((folder / "heat_maps").iterdir())) == 3  # 1, 2, 3.
 
@@ -211,6 +217,14 @@ def test_damaged_pictures_are_named_and_the_others_trained(
     assert "left out: 5, named in" in said
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["test_accuracy"] > 0.8
+    found = metrics["test"]
+    assert found["images"] == 19
+    assert found["accuracy"]["value"] == pytest.approx(
+        metrics["test_accuracy"], abs=1e-6
+    )
+    low, high = found["accuracy"]["interval"]
+    assert f"({100 * low:.1f} to {high:.1%})" in said
+    assert f"gives {found['majority_accuracy']:.1%}" in " ".join(said.split())
     about = json.loads((folder / "run.json").read_text())
     assert sum(about["data"]["images"].values()) == 195
     # What it says next works.

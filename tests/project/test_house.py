@@ -82,6 +82,7 @@ ARROWS = {
         "data",
         "distribution",
         "explainers",
+        "metrics",
         "surgery",
         "visualization",
     },

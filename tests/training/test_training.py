@@ -17,6 +17,7 @@ from small_classifiers import normalized_backbone, pictures
 import keras_lficam
 from keras_lficam import data, training
 from keras_lficam.data.targets import with_targets
+from keras_lficam.metrics.classification import measure
 from keras_lficam.training import Recipe, _state as state
 from keras_lficam.training._averages import BatchStatistics
 from keras_lficam.training._weights import class_weights
@@ -172,6 +173,16 @@ def test_the_best_epoch_is_kept_and_the_test_images_never_choose(
     chances = np.array(model(images, training=False))
     right = (chances.argmax(-1) == labels).mean()
     assert metrics["validation_accuracy"] == pytest.approx(right)
+    # What stands beside it is measured with the same weights.
+    seed = json.loads((folder / "run.json").read_text())["seed"]
+    found = measure(labels, chances, NAMES, seed=seed).to_dict()
+    for name in ("accuracy", "macro_f1", "log_loss"):
+        assert metrics["validation"][name] == {
+            "value": pytest.approx(found[name]["value"], abs=1e-5),
+            "interval": pytest.approx(found[name]["interval"], abs=1e-5),
+        }
+    assert metrics["validation"]["confusion"] == found["confusion"]
+    assert metrics["test"]["accuracy"]["value"] == pytest.approx(tested)
     # Another test set changes nothing but its own numbers.
     other = data.from_datasets(
         batches(NUMBER, 0),
