@@ -99,7 +99,7 @@ def check_finite(name: str, array: np.ndarray, of: str | None = None) -> None:
         of = of or "values"
         raise ValueError(
             f"Argument `{name}` must be finite in float32. Received: NaN or "
-            f"infinite {of} in the {name} at {bad.tolist()[:10]}. Way out: "
+            f"infinite {of} in the {name} at {bad.tolist()[:10]}. To fix this: "
             f"leave these out, or replace the {of}, as by numpy.nan_to_num."
         )
 

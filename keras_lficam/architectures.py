@@ -170,7 +170,7 @@ def attach(
             raise ValueError(
                 f"Model {model.name!r} does not show the activation of its "
                 "scores, which another head needs, too. Received: "
-                f"architecture={architecture!r}. Ways out: 'lfi_cam'; or a "
+                f"architecture={architecture!r}. To fix this: 'lfi_cam'; or a "
                 "model that ends with a dense layer and its activation."
             )
         activation = keras.activations.linear
@@ -483,8 +483,8 @@ def _check_architecture(architecture: object) -> None:
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
             "Images are (batch, height, width, channels) here. Received: "
-            "keras.config.image_data_format() is 'channels_first'. Way out: "
-            "keras.config.set_image_data_format('channels_last')."
+            "keras.config.image_data_format() is 'channels_first'. To fix "
+            "this: keras.config.set_image_data_format('channels_last')."
         )
     if not isinstance(architecture, str) or architecture not in _WIRINGS:
         raise ValueError(
@@ -509,7 +509,7 @@ def _check_no_attention(model: keras.Model, split: surgery.Split) -> None:
     every = [*split.trunk.layers, *split.head.layers]
     if any(isinstance(one, of_ours) for one in every):
         raise ValueError(
-            f"Model {model.name!r} has an attention map already. Way out: "
+            f"Model {model.name!r} has an attention map already. To fix this: "
             "train and explain it as it is."
         )
 

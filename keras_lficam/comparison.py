@@ -384,8 +384,7 @@ def _made(
         except ValueError as error:
             if must:
                 raise
-            ways = r"\.? (To fix this|Ways? out)\b"
-            left_out[name] = re.split(ways, str(error))[0]
+            left_out[name] = re.split(r"\.? To fix this\b", str(error))[0]
     if not made:
         reasons = [f"{name}: {reason}" for name, reason in left_out.items()]
         raise ValueError(

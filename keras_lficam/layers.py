@@ -434,6 +434,6 @@ def _check_features(
         raise ValueError(
             f"Layer {layer.name!r} needs a feature map of at least 2x2, for "
             "a map of one row or column cannot show where. "
-            f"Received: features.shape={shape}. Ways out: larger images, or "
+            f"Received: features.shape={shape}. To fix this: larger images, or "
             "an earlier feature map."
         )

@@ -200,7 +200,7 @@ def _trunk(
     if 3 in ranks and own_size != size:
         raise ValueError(
             f"Backbone {model.name!r} gives tokens and takes images of one "
-            f"size only. Received: input_shape={input_shape}. Way out: "
+            f"size only. Received: input_shape={input_shape}. To fix this: "
             f"input_shape={(*own_size, channels)}."
         )
     image = keras.Input(input_shape, name="image")
@@ -228,7 +228,7 @@ def _with_new_head(trunk: keras.Model, classes: int) -> Split:
         raise ValueError(
             f"Backbone {trunk.name!r} leaves a feature map of less than 2x2 "
             "of these images, so there is nothing to draw. Received: "
-            f"input_shape={image.shape[1:]}. Way out: larger images."
+            f"input_shape={image.shape[1:]}. To fix this: larger images."
         )
     return Split(trunk.name, image, features, new_head(features, classes))
 

@@ -129,7 +129,7 @@ def _imagenet_donor(function: Callable[..., Any]) -> keras.Model:
             raise
         raise ValueError(
             "The weights from ImageNet could not be downloaded. Received: "
-            "weights='imagenet'. Ways out: try again with a network, or "
+            "weights='imagenet'. To fix this: try again with a network, or "
             "download the file elsewhere and give its path as `weights`."
         ) from error
 
@@ -176,8 +176,8 @@ def _take_weights(donor: keras.Model, model: keras.Model) -> None:
         elif new is not ours[-1]:
             raise ValueError(
                 f"The weights of layer {old.name!r} do not fit layer "
-                f"{new.name!r} of {model.name!r}. Way out: an input_shape of "
-                "the size that the weights were trained at."
+                f"{new.name!r} of {model.name!r}. To fix this: an input_shape "
+                "of the size that the weights were trained at."
             )
     _take_scale(donor, model)
 

@@ -74,7 +74,7 @@ def classifier(
     if weights == "imagenet":
         raise ValueError(
             "This backbone has no weights from ImageNet. Received: "
-            "weights='imagenet'. Ways out: None, or a weights file."
+            "weights='imagenet'. To fix this: None, or a weights file."
         )
     model = network(
         features,

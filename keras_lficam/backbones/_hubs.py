@@ -128,7 +128,7 @@ def image_features(
         raise ValueError(
             f"Backbone {backbone.name!r} must have one input, images (batch, "
             f"height, width, channels). Received: inputs of shapes {shapes}. "
-            "Way out: the part of it that encodes images, such as "
+            "To fix this: the part of it that encodes images, such as "
             "`backbone.vision_encoder`."
         )
     inputs = keras.tree.map_structure(lambda _: image, backbone.input)
@@ -221,7 +221,7 @@ def _no_feature_map(received: str) -> ValueError:
     return ValueError(
         "A backbone must give one feature map (batch, rows, columns, "
         "channels), a pyramid of them with one coarsest, or tokens of one "
-        f"grid of patches. Received: an output {received}. Ways out: an "
+        f"grid of patches. Received: an output {received}. To fix this: an "
         "input_shape with height and width, larger images, or a keras.Model "
         "of the backbone that ends at the feature map."
     )
@@ -293,7 +293,7 @@ def _shape_argument(family: Any, preset: str) -> str:
     if around:
         raise ValueError(
             f"Preset {preset!r} is a {family.__name__}, which takes more than "
-            "images or gives more than their features. Way out: build("
+            "images or gives more than their features. To fix this: build("
             f"backbone.{around[0]}), where backbone is "
             f"keras_hub.models.{family.__name__}.from_preset({preset!r})."
         )
@@ -302,8 +302,8 @@ def _shape_argument(family: Any, preset: str) -> str:
             return argument
     raise ValueError(
         f"Preset {preset!r} is a {family.__name__}, which is no backbone for "
-        "images of a given shape. Way out: a preset of another family, such "
-        "as one of keras_hub.models.ResNetBackbone.presets."
+        "images of a given shape. To fix this: a preset of another family, "
+        "such as one of keras_hub.models.ResNetBackbone.presets."
     )
 
 
@@ -313,7 +313,7 @@ def _installed(library: str) -> Any:
     except ImportError as error:
         raise ImportError(
             f"A backbone of {library} needs that library. "
-            'Way out: pip install "keras-lficam[hub]"'
+            'To fix this: pip install "keras-lficam[hub]"'
         ) from error
 
 
@@ -343,7 +343,7 @@ def _explained(
             f"Backbone {name!r} could not be built for "
             f"input_shape={input_shape} with weights={weights!r}. {library} "
             f"says: {textwrap.shorten(reason, 300)} "
-            f"{_nearest(library, preset)}Ways out: {'; '.join(ways)}."
+            f"{_nearest(library, preset)}To fix this: {'; '.join(ways)}."
         ) from error
 
 

@@ -86,7 +86,7 @@ def resnet(
             "Arguments `groups` and `group_width` are for bottlenecks, which "
             "start at depth 50. "
             f"Received: depth={depth}, groups={groups}, "
-            f"group_width={group_width}. Ways out: depth=50, or neither."
+            f"group_width={group_width}. To fix this: depth=50, or neither."
         )
     branch: _blocks.Branch
     if depth in _BASIC:

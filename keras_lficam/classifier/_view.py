@@ -328,7 +328,7 @@ class Classifier:
             )
             raise ValueError(
                 f"Model {self.model.name!r} gives {gives}, of which this "
-                f"needs the probabilities. Ways out: {ways}, "
+                f"needs the probabilities. To fix this: {ways}, "
                 "activation='linear' if its scores are probabilities already."
             )
 
@@ -343,8 +343,8 @@ class Classifier:
             raise ValueError(
                 f"Model {self.model.name!r} ends with the layer "
                 f"{end.call.operation.name!r}, which does not show the logits "
-                "of its classes. Ways out: a model that ends with a softmax or "
-                "a sigmoid; or activation='softmax' or 'sigmoid', if its "
+                "of its classes. To fix this: a model that ends with a softmax "
+                "or a sigmoid; or activation='softmax' or 'sigmoid', if its "
                 "scores are logits."
             )
 
@@ -456,8 +456,8 @@ class Classifier:
             raise ValueError(
                 f"Model {self.model.name!r} must give finite numbers. "
                 "Received: NaN or infinite ones, for an image or for a changed "
-                "one. Ways out: check the range of the pixels that the model "
-                "takes; a dtype policy with a wider range, such as "
+                "one. To fix this: check the range of the pixels that the "
+                "model takes; a dtype policy with a wider range, such as "
                 "'mixed_bfloat16' instead of 'mixed_float16'."
             )
         return values
@@ -658,7 +658,7 @@ def _image_of(model: keras.Model) -> keras.KerasTensor:
     raise ValueError(
         f"Model {model.name!r} must have one input that is an image (batch, "
         f"height, width, channels). Received: {len(images)} of them, among "
-        f"inputs of shapes {[x.shape for x in model.inputs]}. Way out: a "
+        f"inputs of shapes {[x.shape for x in model.inputs]}. To fix this: a "
         "keras.Model of the one image that matters."
     )
 
@@ -673,8 +673,8 @@ def _scores_of(model: keras.Model) -> keras.KerasTensor:
         raise ValueError(
             f"Model {model.name!r} must have one output, scores (batch, "
             "classes), or one called 'predictions'. Received: outputs of "
-            f"shapes {[tensor.shape for tensor in model.outputs]}. Way out: "
-            "keras.Model(model.input, the_output_with_the_scores)."
+            f"shapes {[tensor.shape for tensor in model.outputs]}. To fix "
+            "this: keras.Model(model.input, the_output_with_the_scores)."
         )
     return outputs[0]
 
@@ -741,7 +741,7 @@ def _check_one_score(
     if is_one and activation == "softmax":
         raise ValueError(
             f"Model {model.name!r} has one score, and the softmax of one "
-            "number is 1. Received: activation='softmax'. Way out: "
+            "number is 1. Received: activation='softmax'. To fix this: "
             "activation='sigmoid', for two classes of which this is the logit "
             "of the second."
         )
@@ -761,5 +761,5 @@ def _check_activation(
         raise ValueError(
             f"Model {model.name!r} gives probabilities, for its last layer "
             f"ends with {found}; another activation would distort them. "
-            f"Received: activation={activation!r}. Way out: leave it out."
+            f"Received: activation={activation!r}. To fix this: leave it out."
         )

@@ -66,7 +66,7 @@ def distribute(
         raise ValueError(
             "Argument `batch_size` is that of all replicas together and must "
             f"be a multiple of their number, {replicas}. Received: "
-            f"batch_size={batch_size}. Way out: "
+            f"batch_size={batch_size}. To fix this: "
             f"{replicas * max(1, round(batch_size / replicas))}."
         )
     if strategy is None or (
@@ -136,9 +136,9 @@ def for_evaluation(
         raise ValueError(
             f"{count} images in batches of {batch_size} leave a last batch of "
             f"{last}, of which one of the {replicas} replicas gets none, and "
-            "on a CPU TensorFlow's oneDNN fails with an empty batch. Way out: "
-            "set the environment variable TF_ENABLE_ONEDNN_OPTS=0, or take "
-            "another batch size."
+            "on a CPU TensorFlow's oneDNN fails with an empty batch. To fix "
+            "this: set the environment variable TF_ENABLE_ONEDNN_OPTS=0, or "
+            "take another batch size."
         )
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = (

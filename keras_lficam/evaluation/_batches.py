@@ -18,8 +18,8 @@ def unpacked(batch: Any) -> dict[str, np.ndarray]:
             shown = f"one of {len(batch)} parts"
         raise TypeError(
             "Argument `data` must give batches (images, labels) or (images, "
-            f"labels, masks). Received: {shown}. Way out: data.map(function) "
-            "of a tf.data.Dataset."
+            f"labels, masks). Received: {shown}. To fix this: "
+            "data.map(function) of a tf.data.Dataset."
         )
     names = ("images", "labels", "masks")
     arrays = {
@@ -60,8 +60,8 @@ def chosen_classes(
         raise ValueError(
             "Argument `classes` must lead to an integer for each of the "
             f"{len(images)} images. Received: classes={classes!r}, that is "
-            f"shape {found.shape} and type {found.dtype}. Way out, of scores "
-            "or of labels one-hot: scores.argmax(axis=-1)."
+            f"shape {found.shape} and type {found.dtype}. To fix this: "
+            "scores.argmax(axis=-1) of scores or of one-hot labels."
         )
     return found
 
@@ -96,6 +96,6 @@ def check_masks(
     if without and "masks" not in given:
         raise ValueError(
             f"Metrics {without} need masks of the objects. Received: data of "
-            "batches (images, labels). Ways out: data.load(..., "
+            "batches (images, labels). To fix this: data.load(..., "
             "with_masks=True); or leave these metrics out."
         )

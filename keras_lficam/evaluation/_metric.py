@@ -60,9 +60,9 @@ class NamedMetric:
         ):
             raise ValueError(
                 f"Metric {self.name!r} must give a value for each of the "
-                f"{count} images. Received: shape {found.shape}. To fix this, "
-                "if it gives several for each: evaluation.Metric(function, "
-                "reduction=...), with a function that makes one of them."
+                f"{count} images. Received: shape {found.shape}. To fix this: "
+                "evaluation.Metric(function, reduction=...), with a function "
+                "that makes one of several for each image."
             )
         return found
 

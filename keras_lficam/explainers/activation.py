@@ -464,7 +464,7 @@ def _dense_behind_pooling(cut: Cut, model: keras.Model) -> keras.layers.Dense:
         raise ValueError(
             f"The head of model {model.name!r} must be a global average "
             "pooling and one dense layer. Received: the layers "
-            f"{[operation.name for operation in cut.operations]}. Ways out: "
+            f"{[operation.name for operation in cut.operations]}. To fix this: "
             "GradCAM, which takes any head; or "
             "keras_lficam.build(architecture='cam'), or attach, and some "
             "training."

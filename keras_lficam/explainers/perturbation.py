@@ -501,7 +501,7 @@ class LIME(Explainer):
         if segments is not None and not callable(segments):
             raise TypeError(
                 "Argument `segments` must be a function of an image, or None. "
-                f"Received: segments={segments!r}. Way out: "
+                f"Received: segments={segments!r}. To fix this: "
                 "functools.partial(skimage.segmentation.slic, n_segments=50)."
             )
         self.samples = samples

@@ -220,9 +220,9 @@ def _checked_maps(maps: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     if found.shape != (*shape[:3], 1):
         raise ValueError(
             "Argument `maps` must have one map for each image, of its size: "
-            f"{(*shape[:3], 1)} for images of shape {shape}. Ways out: "
-            "maps[..., None] adds the last axis, and an explainer gives maps "
-            f"of the size of the image. Received: maps.shape={found.shape}"
+            f"{(*shape[:3], 1)} for images of shape {shape}. Received: "
+            f"maps.shape={found.shape}. To fix this: maps[..., None] adds the "
+            "last axis, and an explainer gives maps of the size of the image."
         )
     check_finite("maps", found)
     return found

@@ -38,10 +38,10 @@ def map_arrays(
     if shapes[0] != shapes[1] or len(shapes[0]) != 4 or shapes[0][-1] != 1:
         raise ValueError(
             f"Arguments `maps` and `{other_name}` must have the same shape "
-            f"(batch, height, width, 1). Ways out: {other_name}[..., None] "
-            "adds the last axis, and an explainer gives maps of the size of "
-            f"the image. Received: maps.shape={shapes[0]}, "
-            f"{other_name}.shape={shapes[1]}"
+            f"(batch, height, width, 1). Received: maps.shape={shapes[0]}, "
+            f"{other_name}.shape={shapes[1]}. To fix this: "
+            f"{other_name}[..., None] adds the last axis, and an explainer "
+            "gives maps of the size of the image."
         )
     if 0 in shapes[0]:
         raise ValueError(

@@ -95,8 +95,8 @@ def randomized(model: keras.Model, *, seed: int) -> keras.Model:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"Model {model.name!r} cannot be made once more from its "
-            f"configuration: {reason} Way out: give every class of a layer a "
-            "`get_config` that holds the arguments of its constructor."
+            f"configuration: {reason} To fix this: give every class of a layer "
+            "a `get_config` that holds the arguments of its constructor."
         ) from error
     rng = np.random.default_rng(seed)
     for variable in copy.weights:

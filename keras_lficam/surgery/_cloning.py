@@ -80,7 +80,7 @@ def check_graph(model: keras.Model) -> None:
         }
         raise ValueError(
             f"Model {model.name!r} of type {type(model).__name__} does not "
-            f"show how its layers are connected. Way out: {ways[kind]}"
+            f"show how its layers are connected. To fix this: {ways[kind]}"
         )
 
 
@@ -390,7 +390,7 @@ def _outer_first(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def _not_made_again(layer: keras.Operation) -> ValueError:
     return ValueError(
         f"Layer {layer.name!r} of type {type(layer).__name__} cannot be made "
-        "once more from its own configuration. Way out: give its class a "
+        "once more from its own configuration. To fix this: give its class a "
         "`get_config` that holds every argument of its constructor."
     )
 
@@ -401,7 +401,7 @@ def _check_positional(
     if not args:
         raise ValueError(
             f"Layer {operation.name!r} of the model {model.name!r} is called "
-            "by keywords alone, which cannot be followed. Way out: call it "
+            "by keywords alone, which cannot be followed. To fix this: call it "
             "with its input as first, positional argument."
         )
 

@@ -167,8 +167,8 @@ class Graph:
                 f"Model {self.name!r} has no feature map of at least 2x2 in "
                 "front of a global pooling or a flattening, so there is "
                 "nothing to draw. Received: input shape "
-                f"{tuple(self._image.shape[1:])}. Ways out: larger images, or "
-                "a backbone with fewer strides."
+                f"{tuple(self._image.shape[1:])}. To fix this: larger images, "
+                "or a backbone with fewer strides."
             )
         return ValueError(
             f"Model {self.name!r} must have a global pooling or a flattening "

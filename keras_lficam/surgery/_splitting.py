@@ -428,7 +428,7 @@ def _check_any_size(
                 f"only, for its layer {call.operation.name!r} "
                 f"{how} the map. "
                 f"Received: input_shape={input_shape}, "
-                f"output_stride={output_stride}. Ways out: give height and "
+                f"output_stride={output_stride}. To fix this: give height and "
                 "width as numbers and output_stride=None, or a backbone that "
                 "ends with a global pooling."
             )

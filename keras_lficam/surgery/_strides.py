@@ -91,7 +91,7 @@ class Strides:
                 "Argument `output_stride` cannot be kept: layer "
                 f"{layer.name!r} of type {type(layer).__name__} reduces the "
                 "map inside itself. Received: output_stride="
-                f"{self.limit}. Ways out: output_stride=None, or another "
+                f"{self.limit}. To fix this: output_stride=None, or another "
                 "backbone."
             )
         return after
@@ -103,7 +103,7 @@ class Strides:
                 "two calls of a layer that shares its weights between them. "
                 f"Layer {layer.name!r} of type {type(layer).__name__} would "
                 "keep its stride in one call and lose it in another. "
-                f"Received: output_stride={self.limit}. Ways out: "
+                f"Received: output_stride={self.limit}. To fix this: "
                 "output_stride=None, another output_stride, or a layer of its "
                 "own for every call."
             )

@@ -612,8 +612,8 @@ def _image_size(
         raise ValueError(
             "Argument `model` must take images of one size where those of the "
             f"data have many. Received: {model.name!r} with the input shape "
-            f"{model.input_shape}. Way out: build it with input_shape, such "
-            "as (224, 224, 3)."
+            f"{model.input_shape}. To fix this: build it with input_shape, "
+            "such as (224, 224, 3)."
         )
     return height, width
 
@@ -624,10 +624,10 @@ def _check_classes(model: keras.Model, source: data_sets.Source) -> None:
     for tensor in outputs:
         if tensor.shape[-1] != len(source.class_names):
             raise ValueError(
-                f"Argument `model` must have an output for each of the "
+                "Argument `model` must have an output for each of the "
                 f"{len(source.class_names)} classes of {source.name}. "
-                f"Received: {model.name!r} with {tensor.shape[-1]}. Way out: "
-                f"build it with classes={len(source.class_names)}."
+                f"Received: {model.name!r} with {tensor.shape[-1]}. To fix "
+                f"this: build it with classes={len(source.class_names)}."
             )
 
 

@@ -61,7 +61,7 @@ def checked(
     if pixels.dtype.kind == "f" and pixels.size and 0 < pixels.max() <= 1:
         warnings.warn(
             "Argument `images` should be pixels from 0 to 255, and these are "
-            f"black. Received: maximum {pixels.max():.3g}. Way out: 255 * "
+            f"black. Received: maximum {pixels.max():.3g}. To fix this: 255 * "
             "images.",
             stacklevel=3,
         )

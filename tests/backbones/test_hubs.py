@@ -690,7 +690,7 @@ def test_what_is_no_feature_map(shapes, image_shape, said):
     outputs = [keras.Input(shape) for shape in shapes]
     with pytest.raises(ValueError, match=said) as caught:
         feature_map(outputs, image_shape)
-    assert "Ways out: an input_shape with height" in str(caught.value)
+    assert "To fix this: an input_shape with height" in str(caught.value)
 
 
 def test_what_takes_more_than_images():
@@ -700,7 +700,7 @@ def test_what_takes_more_than_images():
         image_features(clip, keras.Input(SHAPE))
     image, mask = keras.Input(SHAPE), keras.Input(SHAPE)
     pair = keras.Model([image, mask], keras.layers.Add()([image, mask]))
-    with pytest.raises(ValueError, match="Way out: the part of it"):
+    with pytest.raises(ValueError, match="To fix this: the part of it"):
         image_features(pair, keras.Input(SHAPE))
 
 
@@ -730,15 +730,19 @@ def test_other_weights(name, weights, allowed):
         (
             "keras_hub/resnet_50_imagenet",
             None,
-            "There is no network here. Ways out",
+            "There is no network here. To fix this",
         ),
         ("keras_hub/resnet_50_imagenet", "imagenet", "; weights=None."),
         ("keras_hub/resnet50_imagenet", None, "are 'resnet_50_imagenet', "),
-        ("keras_hub/qqqq", None, "Ways out: a preset of keras_hub by its name"),
+        (
+            "keras_hub/qqqq",
+            None,
+            "To fix this: a preset of keras_hub by its name",
+        ),
         (
             "keras_cv/resnet50_v2",
             "preset",
-            "There is no network here. Ways out",
+            "There is no network here. To fix this",
         ),
         ("keras_cv/mit_b0", None, "the path of a folder with all its files"),
         ("keras_cv/resnet_50_v2", None, "The nearest are 'resnet50_v2', "),
@@ -786,7 +790,7 @@ def test_images_of_other_shapes(name, shape, weights, said, tmp_path):
 )
 def test_families_refused_before_anything_is_built(name):
     family = getattr(keras_hub.models, name)
-    with pytest.raises(ValueError, match=f"is a {name}, .* Way out: "):
+    with pytest.raises(ValueError, match=f"is a {name}, .* To fix this: "):
         _shape_argument(family, "some_preset")
 
 

@@ -206,7 +206,9 @@ def test_unknown_scores_are_asked_for(rng):
     images = pictures(rng)
     classifier = Classifier(model)
     assert classifier.gives is None
-    with pytest.raises(ValueError, match="scores of an unknown kind.*Ways out"):
+    with pytest.raises(
+        ValueError, match="scores of an unknown kind.*To fix this"
+    ):
         classifier.probabilities(images)
     with pytest.raises(ValueError, match="'scores'.*does not show the logits"):
         classifier.check_logits()
@@ -358,7 +360,7 @@ class Subclassed(keras.Model):
         (flat, "nothing", ValueError, r"last of them are \[.*'last'\]"),
         (pixels, None, ValueError, "classifier of images.*rows of a table"),
         (segmentation, None, ValueError, r"scores \(batch, classes\)"),
-        (Subclassed, None, ValueError, "Way out: build it as a functional"),
+        (Subclassed, None, ValueError, "To fix this: build it as a functional"),
         (lambda: "model.keras", None, TypeError, r"keras\.Model"),
     ],
 )

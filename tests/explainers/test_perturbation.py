@@ -589,7 +589,7 @@ def test_unknown_end_is_an_error_at_construction(make):
     x = keras.layers.GlobalAveragePooling2D()(image)
     unknown = keras.Model(image, keras.layers.Dense(3, activation="tanh")(x))
     for model in (unknown, network("linear")):
-        with pytest.raises(ValueError, match="probabilities.*Ways out"):
+        with pytest.raises(ValueError, match="probabilities.*To fix this"):
             make(model)
 
 
@@ -680,7 +680,7 @@ def test_share_of_cells_out_of_range_is_refused(keep):
 
 
 def test_superpixels_that_are_none_are_refused(images):
-    with pytest.raises(TypeError, match="`segments`.*function.*Way out"):
+    with pytest.raises(TypeError, match="`segments`.*function.*To fix this"):
         LIME(network(), segments=50)
     for wrong in (lambda x: x, lambda x: x[..., 0], lambda _: np.arange(5)):
         with pytest.raises(ValueError, match=r"`segments`.*\(20, 24\).*Rec"):

@@ -404,7 +404,7 @@ def test_softmax_is_applied_once(metric, net, images, maps):
         np.testing.assert_allclose(actual, right, rtol=1e-5)
     with pytest.raises(ValueError, match="another activation would distort"):
         metric(net.build(), images, maps, activation="softmax")
-    with pytest.raises(ValueError, match="Ways out: activation='softmax'"):
+    with pytest.raises(ValueError, match="To fix this: activation='softmax'"):
         metric(net.build("linear"), images, maps)
 
 
@@ -505,11 +505,11 @@ def test_wrong_arguments_are_refused(metric, net, images, maps):
             metric(model, wrong, maps)
     broken = maps.copy()
     broken[3, 0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match=r"`maps`.*NaN.*\[3\].*Way out"):
+    with pytest.raises(ValueError, match=r"`maps`.*NaN.*\[3\].*To fix this"):
         metric(model, images, broken)
     dark = images.astype("float32")
     dark[1, 0, 0, 0] = np.inf
-    with pytest.raises(ValueError, match=r"`images`.*NaN.*\[1\].*Way out"):
+    with pytest.raises(ValueError, match=r"`images`.*NaN.*\[1\].*To fix this"):
         metric(model, dark, maps)
     for wrong in (maps + 1j, maps.astype(str)):
         with pytest.raises(TypeError, match="`maps` must hold real numbers"):

@@ -341,7 +341,7 @@ def test_wrong_maps_are_refused(metric):
     with pytest.raises(ValueError, match="same shape"):
         metric(MAP[0], MAP[0])
     for pair in ((MAP / np.nan, MAP), (MAP, MAP / np.nan)):
-        with pytest.raises(ValueError, match=r"NaN.*\[0\].*Way out"):
+        with pytest.raises(ValueError, match=r"NaN.*\[0\].*To fix this"):
             metric(*pair)
     for infinite in (np.where(MAP > 0, np.inf, 0), -np.inf * (MAP + 1)):
         for pair in ((infinite, MAP), (MAP, infinite)):

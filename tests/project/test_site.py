@@ -48,7 +48,7 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium") or shutil.which("google-chrome")
-    assert program, "no browser. Way out: apt-get install chromium"
+    assert program, "no browser. To fix this: apt-get install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program,
@@ -98,7 +98,7 @@ def open_page(chromium, address):
 
 
 def test_the_site_is_built():
-    assert len(PAGES) > 20, f"{SITE} is not built. Way out: make docs"
+    assert len(PAGES) > 20, f"{SITE} is not built. To fix this: make docs"
     assert len(NOTEBOOKS) == 7
 
 

@@ -248,7 +248,7 @@ def test_weights_that_two_calls_share_are_not_parted():
     with pytest.raises(
         ValueError,
         match="`output_stride` must not.*'shared' of type Conv2D.*"
-        "Received: output_stride=2.*Ways out.*of its own",
+        "Received: output_stride=2.*To fix this.*of its own",
     ):
         keras_lficam.attach(model, output_stride=2)
     for stride, size in ((4, 8), (1, 32)):  # The calls agree.

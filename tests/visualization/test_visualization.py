@@ -108,7 +108,7 @@ def test_grid_takes_a_single_image(images, maps):
 
 
 def test_pixels_that_were_divided_by_255_are_warned_of(images, maps):
-    with pytest.warns(UserWarning, match="from 0 to 255.*Way out: 255"):
+    with pytest.warns(UserWarning, match="from 0 to 255.*To fix this: 255"):
         visualization.grid(images / 255, maps)
 
 
