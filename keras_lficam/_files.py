@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there."""
+"""Atomic writes: files and folders are complete or not there."""
 
 import contextlib
 import errno
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a place to write to that becomes `path` when all went well.
+def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path to write to that becomes `path` when all went well.
 
     Whatever happens, a full disk or the death of the process, `path` is
     either the old file or the new one. A process that is killed leaves its
@@ -36,7 +36,7 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise OSError(
             f"{path}: the file could not be written "
             f"({error.strerror or error}). If there was one before, it is "
-            f"whole. To fix this: {_way_out(error)}"
+            f"unchanged. To fix this: {_remedy(error)}"
         ) from error
     finally:
         # Where the folder is gone or no folder, the first error says so.
@@ -45,7 +45,7 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder to write to that becomes `path` when all went well.
 
     A process that is killed leaves its part under a hidden name, which the
@@ -76,7 +76,7 @@ def _partial_name(path: pathlib.Path) -> str:
     return f".{path.stem[:20]}-{digest:08x}.partial{path.suffix}"
 
 
-def _way_out(error: OSError) -> str:
+def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space, and run it again."
     return "choose another folder or a shorter name."

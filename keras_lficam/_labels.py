@@ -68,7 +68,8 @@ def write(partial: pathlib.Path, names: Sequence[str]) -> None:
     """Writes class names to a file.
 
     Args:
-        partial: The file, as `_files.whole` gives it; it is written over.
+        partial: The file, as `_files.atomic_write` gives it; it is written
+            over.
         names: Names, any text.
 
     Raises:

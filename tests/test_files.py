@@ -9,14 +9,14 @@ import sys
 import pytest
 
 import keras_lficam._files
-from keras_lficam._files import whole, whole_folder
+from keras_lficam._files import atomic_folder, atomic_write
 
 PACKAGE = pathlib.Path(keras_lficam.__file__).parent
 # Loads the module alone: Keras takes seconds to start.
 KILLED = """
 import os, pathlib, runpy, signal, sys
-whole = runpy.run_path(sys.argv[1])[sys.argv[2]]
-with whole(pathlib.Path(sys.argv[3])) as partial:
+write = runpy.run_path(sys.argv[1])[sys.argv[2]]
+with write(pathlib.Path(sys.argv[3])) as partial:
     if partial.is_dir():
         partial /= "one.txt"
     partial.write_text("half")
@@ -34,12 +34,12 @@ def killed_in(function, path):
 
 def test_file_is_the_old_one_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "a.txt"
-    killed_in("whole", path)
+    killed_in("atomic_write", path)
     assert not path.exists()
     path.write_text("old")
-    killed_in("whole", path)
+    killed_in("atomic_write", path)
     assert path.read_text() == "old"
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old"
         assert partial.suffix == ".txt"
@@ -50,9 +50,9 @@ def test_file_is_the_old_one_until_the_new_one_is_complete(tmp_path):
 
 def test_folder_is_not_there_until_it_is_complete(tmp_path):
     path = tmp_path / "a"
-    killed_in("whole_folder", path)
+    killed_in("atomic_folder", path)
     assert not path.exists()
-    with whole_folder(path) as partial:
+    with atomic_folder(path) as partial:
         (partial / "one.txt").write_text("one")
         assert not path.exists()
     assert [file.name for file in path.iterdir()] == ["one.txt"]
@@ -71,7 +71,7 @@ def test_failure_leaves_the_old_file_and_says_what_to_do(
     path.write_text("old")
 
     def fail():
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("half")
             raise OSError(number, "It is so")
 
@@ -83,7 +83,7 @@ def test_failure_leaves_the_old_file_and_says_what_to_do(
 
 def test_name_of_the_greatest_length_is_written(tmp_path):
     path = tmp_path / ("é" * 125 + ".txt")  # 254 bytes of 255.
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("all")
     assert path.read_text() == "all"
 

@@ -4,7 +4,7 @@ import pathlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from keras_lficam._files import whole
+from keras_lficam._files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ class ContactSheet:
         ):
             axis.imshow(cell)
             axis.set_title(lines, fontsize=7, parse_math=False)
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             rendered(figure, 140).save(partial)
 
 

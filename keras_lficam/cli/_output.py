@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from keras_lficam._files import whole_folder
+from keras_lficam._files import atomic_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +29,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     make_folder(path.parent)
     with contextlib.ExitStack() as stack:
         try:
-            partial = stack.enter_context(whole_folder(path))
+            partial = stack.enter_context(atomic_folder(path))
         except OSError as error:
             raise _cannot_be_made(path, error) from None
         try:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_lficam import pretrained
-from keras_lficam._files import whole
+from keras_lficam._files import atomic_write
 from keras_lficam._names import nearest
 from keras_lficam.cli import (
     _contact_sheet,
@@ -350,7 +350,7 @@ def _write(
     try:
         for kind, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with whole(target) as partial:
+            with atomic_write(target) as partial:
                 pictures[kind].save(partial)
             written.append(target)
     except BaseException:

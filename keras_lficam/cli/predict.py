@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from keras_lficam._files import whole
+from keras_lficam._files import atomic_write
 from keras_lficam.cli import _output, _words
 
 if TYPE_CHECKING:
@@ -91,6 +91,6 @@ def _ask(
     if target is None:
         return line
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole(target) as partial:
+    with atomic_write(target) as partial:
         partial.write_bytes(answer.overlay)
     return f"{line}, {printable(str(target))}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from keras_lficam._files import whole
+from keras_lficam._files import atomic_write
 from keras_lficam._names import nearest
 from keras_lficam.cli import _classification, _models, _output, _words
 from keras_lficam.cli._words import add_bits_option, number, whole_number
@@ -286,7 +286,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         "--resume",
         action="store_true",
         help="go on with the run in the folder from its last saved step, with "
-        "the options that it was begun with; begin it if there is none",
+        "the options that it was started with; begin it if there is none",
     )
     group.add_argument(
         "--checkpoint-every",
@@ -368,7 +368,7 @@ def _check_data(name: str) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> _Options:
-    """Gathers the options of the run, also those that it was begun with."""
+    """Gathers the options of the run, also those that it was started with."""
     given = {
         name: value
         for name, value in vars(arguments).items()
@@ -377,22 +377,22 @@ def _options(arguments: argparse.Namespace) -> _Options:
     }
     path = arguments.output / _OPTIONS
     if arguments.resume and path.is_file():
-        begun = _read_options(path)
+        started = _read_options(path)
         for name in given.keys() - _FREE:
-            if given[name] != begun.get(name, _DEFAULTS.get(name)):
+            if given[name] != started.get(name, _DEFAULTS.get(name)):
                 option = "--" + name.replace("_", "-")
                 raise ValueError(
-                    f"{arguments.output}: this run was begun with {option} "
-                    f"{begun.get(name, _DEFAULTS.get(name))}, not "
+                    f"{arguments.output}: this run was started with {option} "
+                    f"{started.get(name, _DEFAULTS.get(name))}, not "
                     f"{given[name]}. To fix this: leave the option out, or "
                     "give another folder with --output"
                 )
-        given = begun | given
+        given = started | given
     for name in ("data", "backbone"):
         if name not in given:
             raise ValueError(
                 f"--{name} is missing. To fix this: give it, or --resume and "
-                "the --output in which a run was begun"
+                "the --output in which a run was started"
             )
     return _DEFAULTS | given
 
@@ -405,7 +405,7 @@ def _read_options(path: pathlib.Path) -> _Options:
     if not isinstance(read, dict):
         raise ValueError(
             f"{path}: the file is damaged. To fix this: remove it, and give "
-            "--resume with the options that the run was begun with"
+            "--resume with the options that the run was started with"
         )
     return read
 
@@ -464,7 +464,7 @@ def _train(options: _Options, folder: pathlib.Path, resume: bool) -> int:
     def keep_options(logs: Mapping[str, float] | None = None) -> None:
         if chief and not (folder / _OPTIONS).exists():
             text = json.dumps(options, indent=2)
-            with whole(folder / _OPTIONS) as partial:
+            with atomic_write(folder / _OPTIONS) as partial:
                 partial.write_text(text, encoding="utf-8")
 
     verbose = (1 if sys.stdout.isatty() else 2) if chief else 0

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 _LOG = logging.getLogger("keras_lficam")
 _GREETING = "keras_lficam worker"
 _LONGEST = 1 << 20  # Bytes of a message.
-_PATIENCE = 5.0  # Seconds for a message that was begun.
+_PATIENCE = 5.0  # Seconds for a message that was started.
 _PAUSE = 0.2  # Seconds between two tries.
 _SLURM_PORT = 8888  # Of a node's first task; the next has the next.
 _MOST_TASKS = 100_000  # Of a range in a node list, so that memory is bounded.

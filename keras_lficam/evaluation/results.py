@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from keras_lficam._files import whole
+from keras_lficam._files import atomic_write
 
 _Column: TypeAlias = tuple[str, list[str]]  # Title and cells.
 _ARROWS = {"higher": "↑", "lower": "↓", "": ""}
@@ -143,7 +143,7 @@ class Evaluation:
         """Writes the rows, with the names of their attributes as header.
 
         Args:
-            path: File to make. It appears when it is whole.
+            path: File to make. It appears when it is complete.
 
         Raises:
             ValueError: If the file exists. It is left as it is.
@@ -159,7 +159,7 @@ class Evaluation:
         column for each metric.
 
         Args:
-            path: File to make. It appears when it is whole.
+            path: File to make. It appears when it is complete.
 
         Raises:
             ValueError: If the file exists. It is left as it is.
@@ -283,7 +283,7 @@ def _write_csv(
             f"Received: {path}, which is left as it is"
         )
     with (
-        whole(path) as partial,
+        atomic_write(path) as partial,
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)

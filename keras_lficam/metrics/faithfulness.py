@@ -1,7 +1,7 @@
 """Does the model rely on what the map shows? Metrics that ask the model.
 
 Each changes the pixels of the images, most of them by their maps, and looks at
-how the probability of a class follows, or its logit. The model itself is asked,
+how the probability of a class follows, or its logit. The model itself predicts,
 compiled, with `chunk_size` images at once. So the memory, beside the images, is
 that of a prediction of as many, and of four copies of their pixels.
 """
@@ -13,8 +13,12 @@ import numpy as np
 from scipy import ndimage
 
 from keras_lficam.functional import Tensor
-from keras_lficam.metrics._asked import Asked, AskedForLogits, pixels_replaced
 from keras_lficam.metrics._direction import higher_is_better, lower_is_better
+from keras_lficam.metrics._masked import (
+    MaskedLogitPredictor,
+    MaskedPredictor,
+    pixels_replaced,
+)
 from keras_lficam.metrics._ranks import spearman
 
 _BLUR_SIGMA = 5
@@ -76,10 +80,12 @@ def average_drop(
         >>> average_drop(model, images, maps, activation="linear")
         # [0.75]
     """
-    asked = Asked(model, images, maps, classes, activation, chunk_size, context)
-    whole, shown = asked.whole(), asked.shown()
-    lost = np.maximum(0, whole - shown)
-    shares: np.ndarray = lost / np.where(whole > 0, whole, 1)
+    predictor = MaskedPredictor(
+        model, images, maps, classes, activation, chunk_size, context
+    )
+    unmasked, masked = predictor.unmasked(), predictor.masked()
+    lost = np.maximum(0, unmasked - masked)
+    shares: np.ndarray = lost / np.where(unmasked > 0, unmasked, 1)
     return shares
 
 
@@ -103,7 +109,7 @@ def increase_in_confidence(
         model: Classifier, as in `average_drop`.
         images: Images `(B, H, W, 3)`.
         maps: Heat maps `(B, H, W, 1)`.
-        classes: The classes asked about, as in `average_drop`.
+        classes: The classes to follow, as in `average_drop`.
         activation: What makes probabilities, as in `average_drop`.
         chunk_size: Number of images that go through the model at once.
         context: Values of the inputs beside the image, as in `average_drop`.
@@ -129,8 +135,10 @@ def increase_in_confidence(
         >>> increase_in_confidence(model, images, maps, activation="linear")
         # [1.0, 0.0]
     """
-    asked = Asked(model, images, maps, classes, activation, chunk_size, context)
-    return (asked.whole() < asked.shown()).astype("float32")
+    predictor = MaskedPredictor(
+        model, images, maps, classes, activation, chunk_size, context
+    )
+    return (predictor.unmasked() < predictor.masked()).astype("float32")
 
 
 def deletion_curve(
@@ -154,7 +162,7 @@ def deletion_curve(
         model: Classifier, as in `average_drop`.
         images: Images `(B, H, W, 3)`.
         maps: Heat maps `(B, H, W, 1)`.
-        classes: The classes asked about, as in `average_drop`.
+        classes: The classes to follow, as in `average_drop`.
         activation: What makes probabilities, as in `average_drop`.
         steps: Number of steps in which all pixels are replaced, at least 1. A
             step is `H * W / steps` pixels: 1792 by default for 224x224.
@@ -182,9 +190,11 @@ def deletion_curve(
         >>> deletion_curve(model, images, maps, activation="linear", steps=2)
         # [[0.9, 0.5, 0.5]]
     """
-    asked = Asked(model, images, maps, classes, activation, chunk_size, context)
-    mean = asked.images.mean(axis=(1, 2), keepdims=True, dtype="float64")
-    return asked.curve(asked.images, mean.astype("float32"), steps)
+    predictor = MaskedPredictor(
+        model, images, maps, classes, activation, chunk_size, context
+    )
+    mean = predictor.images.mean(axis=(1, 2), keepdims=True, dtype="float64")
+    return predictor.curve(predictor.images, mean.astype("float32"), steps)
 
 
 @lower_is_better
@@ -205,7 +215,7 @@ def deletion_auc(
         model: Classifier, as in `average_drop`.
         images: Images `(B, H, W, 3)`.
         maps: Heat maps `(B, H, W, 1)`.
-        classes: The classes asked about, as in `average_drop`.
+        classes: The classes to follow, as in `average_drop`.
         activation: What makes probabilities, as in `average_drop`.
         steps: Number of steps in which all pixels are replaced, as in
             `deletion_curve`.
@@ -267,7 +277,7 @@ def insertion_curve(
         model: Classifier, as in `average_drop`.
         images: Images `(B, H, W, 3)`.
         maps: Heat maps `(B, H, W, 1)`.
-        classes: The classes asked about, as in `average_drop`.
+        classes: The classes to follow, as in `average_drop`.
         activation: What makes probabilities, as in `average_drop`.
         steps: Number of steps in which all pixels come back, at least 1. A
             step is `H * W / steps` pixels: 1792 by default for 224x224.
@@ -295,15 +305,17 @@ def insertion_curve(
         >>> insertion_curve(model, images, maps, activation="linear", steps=2)
         # [[0.9, 0.9, 0.9]]
     """
-    asked = Asked(model, images, maps, classes, activation, chunk_size, context)
+    predictor = MaskedPredictor(
+        model, images, maps, classes, activation, chunk_size, context
+    )
     blurred = ndimage.gaussian_filter(
-        asked.images,
+        predictor.images,
         _BLUR_SIGMA,
         mode="reflect",
         radius=_BLUR_RADIUS,
         axes=(1, 2),
     )
-    return asked.curve(blurred, asked.images, steps)
+    return predictor.curve(blurred, predictor.images, steps)
 
 
 @higher_is_better
@@ -324,7 +336,7 @@ def insertion_auc(
         model: Classifier, as in `average_drop`.
         images: Images `(B, H, W, 3)`.
         maps: Heat maps `(B, H, W, 1)`.
-        classes: The classes asked about, as in `average_drop`.
+        classes: The classes to follow, as in `average_drop`.
         activation: What makes probabilities, as in `average_drop`.
         steps: Number of steps in which all pixels come back, as in
             `insertion_curve`.
@@ -389,7 +401,7 @@ def single_deletion(
         model: Classifier, as in `average_drop`, that shows its logits.
         images: Images `(B, H, W, 3)`.
         maps: Heat maps `(B, H, W, 1)`, of [0, 1] or signed.
-        classes: The classes asked about, as in `average_drop`.
+        classes: The classes to follow, as in `average_drop`.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         cells: Number of rows of cells, and of columns, at least 2. Where it
@@ -423,13 +435,13 @@ def single_deletion(
         ... )
         # [0.8]
     """
-    asked = AskedForLogits(
+    predictor = MaskedLogitPredictor(
         model, images, maps, classes, activation, chunk_size, context
     )
-    pairs = zip(asked.drops(cells), asked.sums(cells), strict=True)
+    pairs = zip(predictor.drops(cells), predictor.sums(cells), strict=True)
     values = np.array([spearman(drop, heat) for drop, heat in pairs])
     # Of unequal cells the largest would have most of a constant map.
-    return np.where(asked.varied(), values, 0).astype("float32")
+    return np.where(predictor.varied(), values, 0).astype("float32")
 
 
 def _area_under(curve: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam._files import whole
+from keras_lficam._files import atomic_write
 
 _MARK = "# Written by keras_lficam; it is written anew with each export."
 _WARMUP = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
@@ -82,7 +82,7 @@ def write(root: pathlib.Path) -> None:
         path = root / name
         if path.exists() and not path.read_text().startswith(_MARK):
             continue
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(f"{_MARK}\n{text}", encoding="utf-8")
 
 

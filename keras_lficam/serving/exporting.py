@@ -26,7 +26,7 @@ from keras_lficam._checks import (
     path_of,
     real_array,
 )
-from keras_lficam._files import whole_folder
+from keras_lficam._files import atomic_folder
 from keras_lficam.classifier import Classifier
 from keras_lficam.data.pictures import check_bits
 from keras_lficam.explainers import Explainer
@@ -265,7 +265,7 @@ def export(
             return
         _formats.WRITERS[name](numeric(), place, samples)
 
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         failed = _write_each(formats, write, partial)
         written = [name for name in formats if name not in failed]
         # TF Serving would try to load what has no SavedModel.

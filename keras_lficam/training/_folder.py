@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from keras_lficam import _labels
-from keras_lficam._files import whole
+from keras_lficam._files import atomic_write
 from keras_lficam.training import _state as state
 from keras_lficam.training._run import Run
 
@@ -81,7 +81,7 @@ def begin(run: Run, resume: bool) -> state.State | None:
         _check_free(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
         about["versions"] = versions()
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
         _write_names(run)
     return None
@@ -91,20 +91,20 @@ def _write_names(run: Run) -> None:
     """Writes the names of the classes and of the damaged images."""
     if not run.writes:
         return
-    with whole(run.folder / LABELS) as partial:
+    with atomic_write(run.folder / LABELS) as partial:
         _labels.write(partial, run.source.class_names)
     if run.source.damaged:
         lines = [f"{bad.path}: {bad.reason}" for bad in run.source.damaged]
         # A path may hold a line break, and bytes that are no text.
         text = "".join(line.replace("\n", "\\n") + "\n" for line in lines)
-        with whole(run.folder / DAMAGED) as partial:
+        with atomic_write(run.folder / DAMAGED) as partial:
             partial.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def check_model(run: Run, begun: state.State | None) -> None:
+def check_model(run: Run, restored: state.State | None) -> None:
     """Refuses a run whose best model, of the epochs before, is damaged."""
     path = run.folder / MODEL
-    if begun is None or not begun.rows:
+    if restored is None or not restored.rows:
         return
     try:
         with zipfile.ZipFile(path) as archive:

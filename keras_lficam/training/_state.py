@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lficam._files import whole
+from keras_lficam._files import atomic_write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def save(state: State, path: pathlib.Path) -> None:
         "variables": len(state.values),
         "metrics": len(state.metrics),
     }
-    with whole(path) as partial, open(partial, "wb") as file:
+    with atomic_write(path) as partial, open(partial, "wb") as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
         file.flush()
 

@@ -21,7 +21,7 @@ from keras_lficam._checks import (
     numbers_of,
     path_of,
 )
-from keras_lficam._files import whole
+from keras_lficam._files import atomic_write
 from keras_lficam.classifier import Classifier
 from keras_lficam.training import _state as state
 
@@ -153,7 +153,9 @@ class HeatMaps(keras.callbacks.Callback):
         figure = visualization.grid(self.images, maps, titles=titles)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with whole(self.folder / f"epoch_{epoch + 1:04d}.png") as partial:
+            with atomic_write(
+                self.folder / f"epoch_{epoch + 1:04d}.png"
+            ) as partial:
                 figure.savefig(partial, dpi=100)
         if self._writer is not None:
             self._write(figure, epoch)
@@ -204,7 +206,7 @@ class Checkpoints(keras.callbacks.Callback):
         path: File of the state.
         steps: Steps in an epoch.
         every: Steps between two states within an epoch.
-        begun: State that the run goes on from; None at its beginning.
+        restored: State that the run goes on from; None at its beginning.
         rows: Logs of the epochs that are done; `Log` adds to them.
         build_metrics: Function that makes the variables of the metrics, which
             Keras leaves to the first step.
@@ -218,7 +220,7 @@ class Checkpoints(keras.callbacks.Callback):
         *,
         steps: int,
         every: int,
-        begun: state.State | None,
+        restored: state.State | None,
         rows: list[dict[str, float | str]],
         build_metrics: Callable[[], None],
         write: bool,
@@ -230,9 +232,9 @@ class Checkpoints(keras.callbacks.Callback):
         self.every = every
         self.rows = rows
         self.write = write
-        self._begun = 0 if begun is None else begun.step
-        self._metrics = [] if begun is None else begun.metrics
-        self._last = self._begun
+        self._restored_step = 0 if restored is None else restored.step
+        self._metrics = [] if restored is None else restored.metrics
+        self._last = self._restored_step
 
     def on_epoch_begin(
         self, epoch: int, logs: Mapping[str, Any] | None = None
@@ -241,9 +243,9 @@ class Checkpoints(keras.callbacks.Callback):
         # done by now; at its end it would not be.
         del logs
         self._epoch = epoch
-        if epoch * self.steps > self._begun:
+        if epoch * self.steps > self._restored_step:
             self._save(epoch * self.steps)
-        if epoch == self._begun // self.steps and self._metrics:
+        if epoch == self._restored_step // self.steps and self._metrics:
             if len(self._of_metrics()) < len(self._metrics):
                 self.build_metrics()
             state.assign(self._of_metrics(), self._metrics)
@@ -319,7 +321,7 @@ class Log(keras.callbacks.Callback):
         """Writes the table, a line for each epoch."""
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         with (
-            whole(self.path) as partial,
+            atomic_write(self.path) as partial,
             open(partial, "w", newline="", encoding="utf-8") as file,
         ):
             table = csv.DictWriter(file, ["epoch", *names], restval="NA")
@@ -373,7 +375,7 @@ class BestModel(keras.callbacks.Callback):
             self._best, self.epoch = score, epoch
             self.weights = self.model.get_weights()
             if self.write:
-                with whole(self.path) as partial:
+                with atomic_write(self.path) as partial:
                     for_use(self.model).save(partial)
 
     def _score(self, logs: Mapping[str, Any]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from keras_lficam._checks import (
     check_integer,
     path_of,
 )
-from keras_lficam._files import whole
+from keras_lficam._files import atomic_write
 from keras_lficam.classifier import grouped_gradients_explained
 from keras_lficam.data.loading import found_source
 from keras_lficam.data.targets import with_targets, with_weights
@@ -136,13 +136,13 @@ def fit(
     )
     with _naming_images(run.folder), grouped_gradients_explained():
         _check_workers(run, [checkpoint_every, heat_maps_every])
-        begun = _folder.begin(run, resume)
+        restored = _folder.begin(run, resume)
         distribution.check_agreement(
-            run.strategy, {"saved step": begun.step if begun else None}
+            run.strategy, {"saved step": restored.step if restored else None}
         )
         return _trained(
             run,
-            begun,
+            restored,
             checkpoint_every=checkpoint_every,
             heat_maps_every=heat_maps_every,
             compilation={
@@ -197,7 +197,7 @@ def _check_workers(run: Run, writing: Sequence[int]) -> None:
 
 def _trained(
     run: Run,
-    begun: state.State | None,
+    restored: state.State | None,
     *,
     checkpoint_every: int,
     heat_maps_every: int,
@@ -205,17 +205,17 @@ def _trained(
     callbacks: Sequence[keras.callbacks.Callback],
     verbose: int | str,
 ) -> keras.callbacks.History:
-    _folder.check_model(run, begun)
-    rows = [] if begun is None else begun.rows
+    _folder.check_model(run, restored)
+    rows = [] if restored is None else restored.rows
     log = Log(run.folder / _folder.ROWS, rows, write=run.writes)
-    if run.writes and begun is None:
+    if run.writes and restored is None:
         log.path.unlink(missing_ok=True)
     elif run.writes:
         log.save()  # Of an epoch that is trained again the line is gone.
     with run.strategy.scope() if run.strategy else contextlib.nullcontext():
         _compile(run, compilation)
-        if begun is not None:
-            state.restore(run.model, begun, run.folder / _folder.STATE)
+        if restored is not None:
+            state.restore(run.model, restored, run.folder / _folder.STATE)
     # Outside the scope, where callbacks can compute on this worker alone.
     best = BestModel(
         run.folder / _folder.MODEL,
@@ -224,20 +224,20 @@ def _trained(
         write=run.writes,
     )
     before = [*rows]
-    if begun is not None and begun.finished:
+    if restored is not None and restored.finished:
         history = keras.callbacks.History()
         history.on_train_begin()
         history.set_model(run.model)
     else:
         history = run.model.fit(
-            _training(run, begun),
+            _training(run, restored),
             validation_data=_evaluation(run, "validation"),
-            initial_epoch=begun.step // run.steps if begun else 0,
+            initial_epoch=restored.step // run.steps if restored else 0,
             epochs=run.recipe.epochs,
             steps_per_epoch=run.steps,
             shuffle=False,  # The stream does.
             callbacks=[
-                *_before(run, begun, rows, checkpoint_every),
+                *_before(run, restored, rows, checkpoint_every),
                 *callbacks,
                 *_after(run, before, best, heat_maps_every),
                 log,
@@ -366,9 +366,9 @@ def _build_metrics(run: Run) -> None:
     run.model.reset_metrics()
 
 
-def _training(run: Run, begun: state.State | None) -> Any:
+def _training(run: Run, restored: state.State | None) -> Any:
     """Makes the batches of all epochs that are left."""
-    first_step = 0 if begun is None else begun.step
+    first_step = 0 if restored is None else restored.step
     done = first_step % run.steps
     if done and keras.backend.backend() == "torch":
         # There `fit` takes the batches itself, also of steps that are done.
@@ -456,7 +456,7 @@ def _with_targets(
 
 def _before(
     run: Run,
-    begun: state.State | None,
+    restored: state.State | None,
     rows: list[dict[str, float | str]],
     every: int,
 ) -> Iterator[keras.callbacks.Callback]:
@@ -471,7 +471,7 @@ def _before(
         run.folder / _folder.STATE,
         steps=run.steps,
         every=every,
-        begun=begun,
+        restored=restored,
         rows=rows,
         build_metrics=functools.partial(_build_metrics, run),
         write=run.writes,
@@ -574,7 +574,7 @@ def _finish(
             batches = _batches(run, split, run.recipe.batch_size)
             metrics[split] = classification(run, batches)
     if run.writes:
-        with whole(run.folder / _folder.METRICS) as partial:
+        with atomic_write(run.folder / _folder.METRICS) as partial:
             partial.write_text(as_text(metrics), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Asks a model about images whose pixels are changed by their maps."""
+"""Predicts images whose pixels are masked or replaced by their maps."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +13,8 @@ from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
 
 
-class Asked:
-    """Images and their maps, and the class that is asked about in each."""
+class MaskedPredictor:
+    """Probability of one class for each image, as its map changes the image."""
 
     def __init__(
         self,
@@ -37,24 +37,24 @@ class Asked:
         )
         chosen = self._classifier.checked_classes(classes, len(self.images))
         if chosen is None:
-            chosen = self._whole_scores.argmax(axis=-1)
+            chosen = self._unmasked_scores.argmax(axis=-1)
         self._classes = chosen
 
     @functools.cached_property
-    def _whole_scores(self) -> np.ndarray:
+    def _unmasked_scores(self) -> np.ndarray:
         chunks = self._chunks(len(self.images))
         return np.concatenate(
             [self._scores(self.images[chunk], chunk) for chunk in chunks]
         )
 
-    def whole(self) -> np.ndarray:
+    def unmasked(self) -> np.ndarray:
         """Probability of the class for every image, `(B,)`."""
-        return self._answer(self._whole_scores, self._classes)
+        return self._class_values(self._unmasked_scores, self._classes)
 
-    def shown(self) -> np.ndarray:
+    def masked(self) -> np.ndarray:
         """Probability of the class for every image times its map, `(B,)`."""
         maps = _checks.stretched(self._maps)
-        return self._answers(
+        return self._values_of(
             np.arange(len(self.images)),
             lambda chunk: self.images[chunk] * maps[chunk],
         )
@@ -68,28 +68,28 @@ class Asked:
         """
         check_integer("steps", steps, least=1)
         count = len(self.images)
-        places = _places(self._maps.reshape(count, -1))
-        places = places.reshape(self._maps.shape)
+        ranks = _ranks(self._maps.reshape(count, -1))
+        ranks = ranks.reshape(self._maps.shape)
         limits = pixels_replaced(self._maps.shape, steps)
         # Image by image: (0, 0), (0, 1), ..., (1, 0), (1, 1), ...
         numbers = np.repeat(np.arange(count), steps + 1)
         limits = np.tile(limits, count)[:, None, None, None]
 
-        def pictures(chunk: slice) -> np.ndarray:
+        def replaced(chunk: slice) -> np.ndarray:
             image = numbers[chunk]
-            changed = places[image] < limits[chunk]
-            return np.where(changed, after[image], before[image])
+            is_after = ranks[image] < limits[chunk]
+            return np.where(is_after, after[image], before[image])
 
-        return self._answers(numbers, pictures).reshape(count, steps + 1)
+        return self._values_of(numbers, replaced).reshape(count, steps + 1)
 
-    def _answers(
-        self, numbers: np.ndarray, pictures: Callable[[slice], np.ndarray]
+    def _values_of(
+        self, numbers: np.ndarray, changed: Callable[[slice], np.ndarray]
     ) -> np.ndarray:
-        """Answers to pictures, of which `numbers` names the images."""
+        """Value of the class for changed images, `numbers` of `images`."""
         return np.concatenate(
             [
-                self._answer(
-                    self._scores(pictures(chunk), numbers[chunk]),
+                self._class_values(
+                    self._scores(changed(chunk), numbers[chunk]),
                     self._classes[numbers[chunk]],
                 )
                 for chunk in self._chunks(len(numbers))
@@ -99,8 +99,10 @@ class Asked:
     def _check_model(self) -> None:
         self._classifier.check_probabilities()
 
-    def _answer(self, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Probabilities of the classes, by what the model gives."""
+    def _class_values(
+        self, scores: np.ndarray, classes: np.ndarray
+    ) -> np.ndarray:
+        """Probabilities of the classes, from the scores of the model."""
         tensor = self._classifier.as_probabilities(
             ops.convert_to_tensor(scores)
         )
@@ -108,24 +110,24 @@ class Asked:
         return np.take_along_axis(every, classes[:, None], axis=-1)[:, 0]
 
     def _scores(
-        self, pictures: np.ndarray, numbers: slice | np.ndarray
+        self, images: np.ndarray, numbers: slice | np.ndarray
     ) -> np.ndarray:
-        """What the model gives, `(B, K)`, for changed images `numbers`."""
+        """Scores of the model, `(B, K)`, for changed images `numbers`."""
         held = {name: rows[numbers] for name, rows in self._context.items()}
         with holding(held):
-            scores = self._predicted(pictures)
+            scores = self._predicted(images)
         return self._classifier.checked_answers(scores)
 
-    def _predicted(self, pictures: np.ndarray) -> np.ndarray:
-        return self._classifier.predicted_scores(pictures)
+    def _predicted(self, images: np.ndarray) -> np.ndarray:
+        return self._classifier.predicted_scores(images)
 
     def _chunks(self, count: int) -> Iterator[slice]:
         for start in range(0, count, self._chunk_size):
             yield slice(start, start + self._chunk_size)
 
 
-class AskedForLogits(Asked):
-    """The same, where the answers are the logits of the classes."""
+class MaskedLogitPredictor(MaskedPredictor):
+    """The same with the logit of the class."""
 
     def drops(self, cells: int) -> np.ndarray:
         """What a logit loses without each cell of a grid, `(B, n * n)`.
@@ -142,13 +144,13 @@ class AskedForLogits(Asked):
         numbers = np.repeat(np.arange(count), cells**2)
         removed = np.tile(np.arange(cells**2), count)[:, None, None, None]
 
-        def pictures(chunk: slice) -> np.ndarray:
+        def occluded(chunk: slice) -> np.ndarray:
             image = numbers[chunk]
             inside = grid == removed[chunk]
             return np.where(inside, colors[image], self.images[image])
 
-        without = self._answers(numbers, pictures).reshape(count, cells**2)
-        drops: np.ndarray = self.whole()[:, None] - without
+        without = self._values_of(numbers, occluded).reshape(count, cells**2)
+        drops: np.ndarray = self.unmasked()[:, None] - without
         return drops
 
     def sums(self, cells: int) -> np.ndarray:
@@ -170,11 +172,13 @@ class AskedForLogits(Asked):
     def _check_model(self) -> None:
         self._classifier.check_logits()
 
-    def _answer(self, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    def _class_values(
+        self, scores: np.ndarray, classes: np.ndarray
+    ) -> np.ndarray:
         return np.take_along_axis(scores, classes[:, None], axis=-1)[:, 0]
 
-    def _predicted(self, pictures: np.ndarray) -> np.ndarray:
-        return self._classifier.predicted_logits(pictures)
+    def _predicted(self, images: np.ndarray) -> np.ndarray:
+        return self._classifier.predicted_logits(images)
 
 
 def cell_numbers(shape: tuple[int, ...], cells: int) -> np.ndarray:
@@ -201,12 +205,12 @@ def _check_cells(cells: int, sides: list[int]) -> None:
         )
 
 
-def _places(values: np.ndarray) -> np.ndarray:
-    """Place of every value in its row, 0 for the highest, `(B, H * W)`."""
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Rank of every value in its row, 0 for the highest, `(B, H * W)`."""
     order = np.argsort(-values, axis=-1, kind="stable")
-    places = np.empty_like(order)
-    np.put_along_axis(places, order, np.arange(values.shape[-1])[None], axis=-1)
-    return places
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(values.shape[-1])[None], axis=-1)
+    return ranks
 
 
 def pixels_replaced(shape: tuple[int, ...], steps: int) -> np.ndarray:
