@@ -31,7 +31,7 @@ def min_max(
     *,
     smallest_span: float | None = None,
 ) -> Tensor:
-    """Stretches `x` to [0, 1] over `axis`; what is constant becomes 0.
+    """Normalizes `x` to [0, 1] over `axis`; what is constant becomes 0.
 
     What spans no more than 1e-5 of its largest magnitude, or no more than
     `smallest_span`, counts as constant; its gradient is 0 too. So neither the
@@ -151,7 +151,7 @@ def upsample(
         maps: Maps `(B, h, w, channels)`.
         size: Pair of the height and width of the result, in pixels. It may
             differ from the size of the image that the model saw, which then
-            is stretched to it.
+            is resized to it.
         placements: Where the rows and the columns lie.
 
     Returns:

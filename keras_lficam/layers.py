@@ -1,8 +1,8 @@
 """LFI-CAM in one file, in the order of the paper's figure.
 
-A classifier is cut where space is last seen. Between its features `F`
-`(B, h, w, C)` and its head stand four steps; `I` is the image in gray, in
-[0, 1], resized to `h x w`, and `s` stretches to [0, 1] over space.
+A classifier is split after its last convolutional feature map `F`
+`(B, h, w, C)`, before pooling. Between it and the head stand four steps; `I` is the image in gray, in
+[0, 1], resized to `h x w`, and `s` is the min-max normalization over space.
 
     M_k = s(F_k) * I                       ImportanceMask
     w   = softmax(FIN(M))                  FeatureImportanceNetwork

@@ -299,16 +299,16 @@ class AblationCAM(Explainer):
 class ScoreCAM(Explainer):
     """Weighs each channel by the score of what it leaves of the image.
 
-    Each channel is brought to the size of the image, stretched to [0, 1] and
+    Each channel is upsampled to the size of the image, min-max normalized and
     multiplied by the image, and the model looks at the product: with `C`
     channels, `1 + C` forward passes of an image, no gradient.
 
         M_k = s(up(F_k)) * X           map = s(ReLU(sum_k w_k up(F_k)))
 
-    `up` interpolates bilinearly, `s` stretches to [0, 1]. A constant channel
-    has the weight 0 and costs no pass. Channels are taken a chunk at a time,
-    and a chunk's masks are made inside the compiled step, so the masks of all
-    channels never exist together.
+    `up` interpolates bilinearly, `s` is the min-max normalization. A constant
+    channel has the weight 0 and costs no pass. Channels are taken a chunk at a
+    time, and a chunk's masks are made inside the compiled step, so the masks of
+    all channels never exist together.
 
     Args:
         model: Functional or Sequential classifier, flat or nested.
@@ -494,7 +494,7 @@ def _masked(image: Tensor, maps: Tensor, geometry: Geometry) -> Tensor:
     fine = ops.matmul(down, ops.matmul(maps, across))  # (n, H, W)
     low = ops.min(fine, axis=(1, 2), keepdims=True)
     span = ops.max(fine, axis=(1, 2), keepdims=True) - low
-    # Interpolation is linear, so the few pixels are stretched in place of the
+    # Interpolation is linear, so the few pixels are normalized in place of the
     # many; and in triplicate, for the colors lie beside one another. That is
     # half the time of the plain way.
     maps = (maps - low) / ops.where(span == 0, 1.0, span)

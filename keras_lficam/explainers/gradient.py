@@ -13,7 +13,7 @@ from keras_lficam._checks import check_integer, check_number
 from keras_lficam.explainers.base import OneCallExplainer
 from keras_lficam.functional import Tensor
 
-# The slopes of a mean over a map are too small for float16 without it.
+# The gradients of a mean over a map are too small for float16 without it.
 _SCALE_OF_HALF = 1024.0
 # A sum that is a smaller share of its terms' magnitudes is rounding.
 _SMALLEST_SHARE_OF_A_SUM = 1e-6
@@ -130,14 +130,14 @@ class GradCAM(GradientExplainer):
 
     One forward pass of the model, and one backward pass from the logit to the
     feature map; in float16 that part is passed through twice, with and without
-    scaled slopes.
+    scaled gradients.
 
         w_k = mean_ij(dy / dF_kij)          map = s(ReLU(sum_k w_k F_k))
 
-    `y` is the logit, before a softmax or sigmoid, whatever the model gives;
-    `s` stretches to [0, 1]. The map is made at the size of the feature map,
-    and brought to the size of the image by bilinear interpolation. Where no
-    place speaks for the class it is zero everywhere.
+    `y` is the logit, before a softmax or sigmoid, whatever the model gives; `s`
+    is the min-max normalization. The map is made at the size of the feature
+    map, and brought to the size of the image by bilinear interpolation. Where
+    no place speaks for the class it is zero everywhere.
 
     Args:
         model: Functional or Sequential classifier, flat or nested.
@@ -169,17 +169,17 @@ class GradCAM(GradientExplainer):
 
 
 class GradCAMPlusPlus(GradientExplainer):
-    """Weighs each channel by its positive slopes, the rarer the more.
+    """Weighs each channel by its positive gradients, the rarer the more.
 
     One forward pass of the model, and one backward pass as of `GradCAM`. With
-    the slope `g` of the logit,
+    the gradient `g` of the logit,
 
         alpha_kij = g_kij^2 / (2 g_kij^2 + sum_ab(F_kab) g_kij^3)
         w_k = sum_ij(alpha_kij ReLU(g_kij))
 
     and the map as of `GradCAM`. The authors explain `exp(y)`, whose three
     derivatives are `exp(y)` times `g`, `g^2` and `g^3`. That factor cancels in
-    `alpha`, and then in the map, when that is stretched to [0, 1]; so it is
+    `alpha`, and then in the map, when that is min-max normalized; so it is
     never computed, and cannot overflow. The authors' release divides the
     `alpha` of a channel by their sum besides, which their paper does not.
 

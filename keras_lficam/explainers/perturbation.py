@@ -240,13 +240,13 @@ class RISE(Explainer):
 
         map = s(sum_i p_c(X * M_i) M_i / (N keep))
 
-    A mask `M_i` is a grid of `cells x cells` zeros and ones, brought
-    bilinearly to the size of `(cells + 1)^2` cells of
-    `ceil(H / cells) x ceil(W / cells)` pixels, of which the image's size is
-    cut out at a random place of its own. What it hides becomes 0, in whichever
-    range the model takes. `s` stretches to [0, 1]; `saliency` gives the sum
-    as it is published. The masks are the same for all images, and mask `i`
-    depends on nothing but `seed`, `i`, `cells`, `keep` and the image's size.
+    A mask `M_i` is a grid of `cells x cells` zeros and ones, brought bilinearly
+    to the size of `(cells + 1)^2` cells of `ceil(H / cells) x ceil(W / cells)`
+    pixels, of which the image's size is cut out at a random place of its own.
+    What it hides becomes 0, in whichever range the model takes. `s` is the
+    min-max normalization; `saliency` gives the sum as it is published. The
+    masks are the same for all images, and mask `i` depends on nothing but
+    `seed`, `i`, `cells`, `keep` and the image's size.
 
     The masks do not cover all pixels equally, which shows in the map as
     noise; four times the samples halve it.
@@ -343,7 +343,7 @@ class RISE(Explainer):
         *,
         context: Mapping[str, Tensor] | None = None,
     ) -> np.ndarray:
-        """Gives the sum as it is published, not stretched.
+        """Gives the sum as it is published, not normalized.
 
         Args:
             images: As in a call.

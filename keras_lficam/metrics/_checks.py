@@ -94,8 +94,8 @@ def check_thresholds(name: str, thresholds: Sequence[float]) -> None:
             )
 
 
-def stretched(maps: np.ndarray) -> np.ndarray:
-    """Stretches every map to [0, 1]; a constant one becomes 0."""
+def min_max_normalized(maps: np.ndarray) -> np.ndarray:
+    """Normalizes every map to [0, 1]; a constant one becomes 0."""
     # The span of what is so large would overflow; a power of two is exact.
     large = np.abs(maps).max(axis=(1, 2, 3), keepdims=True) > 1e30
     maps = np.where(large, np.float32(2**-10), np.float32(1)) * maps

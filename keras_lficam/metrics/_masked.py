@@ -53,7 +53,7 @@ class MaskedPredictor:
 
     def masked(self) -> np.ndarray:
         """Probability of the class for every image times its map, `(B,)`."""
-        maps = _checks.stretched(self._maps)
+        maps = _checks.min_max_normalized(self._maps)
         return self._values_of(
             np.arange(len(self.images)),
             lambda chunk: self.images[chunk] * maps[chunk],

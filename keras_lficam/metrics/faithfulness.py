@@ -39,7 +39,7 @@ def average_drop(
     """Measures what share of its confidence the map costs the model.
 
     With the probability `Y` of the class for the image, and `O` for the image
-    times its map, it is `max(0, Y - O) / Y`. The map is stretched to [0, 1]
+    times its map, it is `max(0, Y - O) / Y`. The map is min-max normalized
     before; where it is 0 the pixels become 0, whatever that is to the model.
 
     Args:

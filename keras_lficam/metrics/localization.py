@@ -136,7 +136,7 @@ def localization_iou(
     """Compares the box that a map draws with the box around the object.
 
     The map's box is the tight one around its largest bright region: pixels
-    that reach `threshold` after the map has been stretched to [0, 1], and that
+    that reach `threshold` after the map has been min-max normalized, and that
     touch each other, at corners too. Of several largest the first from the
     top counts.
 
@@ -259,7 +259,7 @@ def _box_ious(
 ) -> np.ndarray:
     """Overlap of the boxes of maps and masks at every threshold, `(B, T)`."""
     maps, masks = _checks.map_arrays(maps, masks, other_name="masks")
-    maps = _checks.stretched(maps)[..., 0]  # (B, H, W)
+    maps = _checks.min_max_normalized(maps)[..., 0]  # (B, H, W)
     ious = np.zeros((len(maps), len(thresholds)))
     for image, mask in enumerate(masks[..., 0] != 0):
         truth = _box_of_the_largest(mask.astype("int32"))

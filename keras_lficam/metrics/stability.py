@@ -14,7 +14,7 @@ def map_iou(
     """Measures how far the bright regions of two maps overlap.
 
     The regions are the pixels that reach `threshold` after each map has been
-    stretched to [0, 1]. It is the ordinary intersection over union: pixels
+    min-max normalized. It is the ordinary intersection over union: pixels
     that are bright in both maps, divided by pixels that are bright in either.
     The stability of a method is its mean over images and over pairs of models.
 
@@ -49,7 +49,9 @@ def map_iou(
     """
     _checks.check_thresholds("threshold", [threshold])
     pair = _checks.map_arrays(maps, other_maps, other_name="other_maps")
-    one, other = (_checks.stretched(each) >= threshold for each in pair)
+    one, other = (
+        _checks.min_max_normalized(each) >= threshold for each in pair
+    )
     shared = (one & other).sum(axis=(1, 2, 3))
     either = (one | other).sum(axis=(1, 2, 3))
     ious: np.ndarray = shared / np.maximum(either, 1)

@@ -146,8 +146,8 @@ def _chevron(rng: np.random.Generator) -> list[np.ndarray]:
 
 def _cross(rng: np.random.Generator) -> list[np.ndarray]:
     reach = rng.uniform(0.5, 0.8)
-    slope = np.array([[-reach, -0.8], [reach, 0.8]])
-    return [slope, slope * [1, -1]]
+    diagonal = np.array([[-reach, -0.8], [reach, 0.8]])
+    return [diagonal, diagonal * [1, -1]]
 
 
 def _bars(rng: np.random.Generator) -> list[np.ndarray]:
