@@ -1,8 +1,9 @@
 """LFI-CAM in one file, in the order of the paper's figure.
 
 A classifier is split after its last convolutional feature map `F`
-`(B, h, w, C)`, before pooling. Between it and the head stand four steps; `I` is the image in gray, in
-[0, 1], resized to `h x w`, and `s` is the min-max normalization over space.
+`(B, h, w, C)`, before pooling. Between the map and the head stand four steps;
+`I` is the image in gray, in [0, 1], resized to `h x w`, and `s` is the min-max
+normalization over space.
 
     M_k = s(F_k) * I                       ImportanceMask
     w   = softmax(FIN(M))                  FeatureImportanceNetwork

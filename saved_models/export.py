@@ -82,15 +82,14 @@ keras-lficam explain saved_models/digits_in_photos/examples/*.png \\
     --output explained
 ```
 
-| | | |---|---| | input | RGB pictures of any size, which become 64x64; 0 to 255
-| | output | probabilities of the digits 0 to 9, a heat map, importance | | net
-| ResNet-8 for small images, stem of stride 2, LFI-CAM, {parameters:,}
-parameters; map 16x16 (`output_stride=4`) | | data | `digits_in_photos` of this
-package, 20,000 training pictures; digits of scikit-learn, photographs of
-scikit-image and scikit-learn | | recipe | {epochs} epochs of SGD with momentum,
-cosine, averaged weights, random shifts: `python saved_models/train.py FOLDER`,
-seed {seed} | | files | `1/`, the SavedModel for TF Serving; `model.keras` and
-`labels.txt`; `manifest.toml` with hashes, versions and the whole recipe |
+| | |
+|---|---|
+| input | RGB pictures of any size, which become 64x64; 0 to 255 |
+| output | probabilities of the digits 0 to 9, a heat map, importance |
+| net | ResNet-8 for small images, stem of stride 2, LFI-CAM, {parameters:,} parameters; map 16x16 (`output_stride=4`) |
+| data | `digits_in_photos` of this package, 20,000 training pictures; digits of scikit-learn, photographs of scikit-image and scikit-learn |
+| recipe | {epochs} epochs of SGD with momentum, cosine, averaged weights, random shifts: `python saved_models/train.py FOLDER`, seed {seed} |
+| files | `1/`, the SavedModel for TF Serving; `model.keras` and `labels.txt`; `manifest.toml` with hashes, versions and the whole recipe |
 
 On the {test_pictures:,} test pictures, with digits of writers and parts of
 photographs that training never saw:
