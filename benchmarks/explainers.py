@@ -4,15 +4,15 @@
     python benchmarks/explainers.py                # writes explainers.csv
     python benchmarks/explainers.py score_cam_wide # a few cases
 
-A case is a net, images and a task; its contenders do the same task in turn,
+A case is a model, images and a task; its contenders do the same task in turn,
 round after round, in one process. A ratio is the median over the rounds of
 ours over theirs, so that a busy second falls on both. Peak memory is taken
 from a process of its own for each contender: how much the largest resident
 size exceeds the one right before the first call.
 
-The floor is what the method cannot do without: as many plain forward passes of
-the bare model, in batches of the same size, of images that are there already;
-for Grad-CAM one `tf.function` written by hand with one forward and one
+The lower bound is what the method cannot do without: as many plain forward
+passes of the bare model, in batches of the same size, of images that are there
+already; for Grad-CAM one `tf.function` written by hand with one forward and one
 backward pass.
 """
 
@@ -34,8 +34,8 @@ CHUNK = 32
 RISE_MASKS = 1000
 
 
-def wide_net():
-    """As cheap a net as may be with a last map of 7x7x2048."""
+def wide_model():
+    """As cheap a model as may be with a last map of 7x7x2048."""
     import keras
 
     image = keras.Input((224, 224, 3))
@@ -194,7 +194,7 @@ SCORE_CAM = {
     "tf-keras-vis": tf_keras_vis(
         "tf_keras_vis.scorecam", "Scorecam", without_softmax=False
     ),
-    "floor": forward_passes(channels),
+    "lower bound": forward_passes(channels),
 }
 SCORE_CAM_VARIANTS = {
     "keras_lficam": ours("ScoreCAM"),
@@ -204,7 +204,7 @@ SCORE_CAM_VARIANTS = {
 RISE = {
     "keras_lficam": ours("RISE", samples=RISE_MASKS),
     "xplique": xplique("Rise", nb_samples=RISE_MASKS, batch_size=CHUNK),
-    "floor": forward_passes(lambda model: RISE_MASKS),
+    "lower bound": forward_passes(lambda model: RISE_MASKS),
 }
 GRAD_CAM = {
     "keras_lficam": ours("GradCAM"),
@@ -212,17 +212,17 @@ GRAD_CAM = {
         "tf_keras_vis.gradcam", "Gradcam", without_softmax=True
     ),
     "xplique": xplique("GradCAM"),
-    "floor": forward_and_backward,
+    "lower bound": forward_and_backward,
 }
 GRAD_CAM_VARIANTS = {
     "keras_lficam": ours("GradCAM"),
     XLA: ours("GradCAM", xla=True),
     BFLOAT16: ours("GradCAM", policy="mixed_bfloat16"),
 }
-WIDE = wide_net
+WIDE = wide_model
 MOBILE = functools.partial(application, "MobileNetV2", 96)
 RESIDUAL = functools.partial(application, "ResNet50", 224)
-# Net, its name, number and size of images, contenders, rounds.
+# Model, its name, number and size of images, contenders, rounds.
 CASES = {
     "score_cam_wide_1": (WIDE, "7x7x2048", 1, 224, SCORE_CAM, 3),
     "score_cam_wide_4": (WIDE, "7x7x2048", 4, 224, SCORE_CAM, 1),
@@ -243,7 +243,7 @@ CASES = {
 }
 COLUMNS = [
     "case",
-    "net",
+    "model",
     "images",
     "image_size",
     "contender",
@@ -261,8 +261,8 @@ COLUMNS = [
 
 
 def made(case):
-    net, _, count, size, contenders, rounds = CASES[case]
-    return settled(net(), size), pictures(count, size), contenders, rounds
+    make, _, count, size, contenders, rounds = CASES[case]
+    return settled(make(), size), pictures(count, size), contenders, rounds
 
 
 def measure_seconds(case):
@@ -315,7 +315,7 @@ def rows_of(case):
     import os
     from importlib.metadata import version
 
-    _, net, count, size, contenders, rounds = CASES[case]
+    _, name, count, size, contenders, rounds = CASES[case]
     seconds = in_a_process("--seconds-of", case)
     where = machine()
     for contender in contenders:
@@ -323,7 +323,7 @@ def rows_of(case):
         ratios = [one / other for one, other in pairs]
         yield {
             "case": case,
-            "net": net,
+            "model": name,
             "images": count,
             "image_size": size,
             "contender": contender,

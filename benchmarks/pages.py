@@ -86,7 +86,7 @@ def explainers():
     return table(
         [
             "case",
-            "net and images",
+            "model and images",
             "contender",
             "for an image",
             "ours over it",
@@ -95,7 +95,7 @@ def explainers():
         (
             [
                 f"`{row['case']}`",
-                f"{row['net']}, {row['images']} of "
+                f"{row['model']}, {row['images']} of "
                 f"{row['image_size']}x{row['image_size']}",
                 row["contender"],
                 f"{float(row['seconds_per_image']):.3g} s",
@@ -192,7 +192,7 @@ def step():
 
 def pipeline():
     return table(
-        ["pictures, augmentation, net", "images a second", "pipeline / step"],
+        ["images, augmentation, model", "images a second", "pipeline / step"],
         (
             [
                 row["case"],
@@ -380,9 +380,9 @@ def draw_explainers(axes):
     rows = [
         row
         for row in rows_of("explainers")
-        if row["contender"] in ("tf-keras-vis", "xplique", "floor")
+        if row["contender"] in ("tf-keras-vis", "xplique", "lower bound")
     ]
-    colors = {"tf-keras-vis": BLUE, "xplique": ORANGE, "floor": GRAY}
+    colors = {"tf-keras-vis": BLUE, "xplique": ORANGE, "lower bound": GRAY}
     rows.reverse()
     axes.barh(
         range(len(rows)),

@@ -6,7 +6,7 @@
 For each runtime and batch size the model answers with the class alone and with
 class and map in turn; `map_over_class` is the median of the ratios of the
 rounds, so that a busy moment falls on both. `serving_default` and `classify`
-of the SavedModel resize and check images as well. Net: MobileNetV2 with
+of the SavedModel resize and check images as well. Model: MobileNetV2 with
 LFI-CAM, 224x224, 1000 classes, random weights.
 
 `agreement` compares the answers of each format with those of Keras on 200 test

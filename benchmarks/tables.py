@@ -52,7 +52,7 @@ def interval(values):
 
 
 def interval_of_pairs(values):
-    """The same for values of pairs, as of two nets, which share members.
+    """The same for values of pairs, as of two models, which share members.
 
     Leaving out one member after another, with all its pairs, tells how far the
     mean depends on who was drawn (the jackknife).

@@ -1,4 +1,4 @@
-"""Measures training: LFI-CAM against the plain net, and what feeds them.
+"""Measures training: LFI-CAM against the plain model, and what feeds them.
 
     python benchmarks/training.py                 # all, about half an hour
     python benchmarks/training.py step ResNet50   # one question, some cases
@@ -161,7 +161,7 @@ def measure_pipeline(case, options):
         images, labels = next(iter(stream))
         images = images.numpy()
         labels = labels if labels.shape.rank == 1 else labels.numpy().argmax(-1)
-        # Each round begins anew, for a pipeline works ahead while nobody takes
+        # Each round restarts, for a pipeline works ahead while nobody takes
         # from it; its start counts.
         return {"image_size": size, "batch_size": batch_size} | in_turn(
             lambda: list(stream.take(10)),
@@ -179,7 +179,7 @@ def measure_replicas(case, options):
 
     from keras_lficam import distribution
 
-    # In float32 the two sum in another order, and a net makes much of that.
+    # In float32 the two sum in another order, and a model makes much of that.
     keras.config.set_floatx("float64")
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(

@@ -367,9 +367,9 @@ def _low_and_scale(
     low = ops.min(x, axis=axis, keepdims=True)
     high = ops.max(x, axis=axis, keepdims=True)
     magnitude = ops.maximum(ops.abs(low), ops.abs(high))
-    floor = ops.maximum(_SMALLEST_RELATIVE_SPAN * magnitude, smallest_span)
+    least = ops.maximum(_SMALLEST_RELATIVE_SPAN * magnitude, smallest_span)
     span = high - low
-    constant = span <= floor
+    constant = span <= least
     # The inner choice keeps the gradient of the one not taken finite.
     scale = ops.where(constant, 0.0, 1 / ops.where(constant, 1.0, span))
     return low, scale

@@ -3,7 +3,7 @@
     python saved_models/train.py runs/shipped
     python saved_models/export.py runs/shipped
 
-With --check it measures the model that is there anew, and compares hash and
+With --check it measures the model that is there again, and compares hash and
 test accuracy with the manifest.
 """
 
@@ -86,7 +86,7 @@ keras-lficam explain saved_models/digits_in_photos/examples/*.png \\
 |---|---|
 | input | RGB pictures of any size, which become 64x64; 0 to 255 |
 | output | probabilities of the digits 0 to 9, a heat map, importance |
-| net | ResNet-8 for small images, stem of stride 2, LFI-CAM, {parameters:,} parameters; map 16x16 (`output_stride=4`) |
+| model | ResNet-8 for small images, stem of stride 2, LFI-CAM, {parameters:,} parameters; map 16x16 (`output_stride=4`) |
 | data | `digits_in_photos` of this package, 20,000 training pictures; digits of scikit-learn, photographs of scikit-image and scikit-learn |
 | recipe | {epochs} epochs of SGD with momentum, cosine, averaged weights, random shifts: `python saved_models/train.py FOLDER`, seed {seed} |
 | files | `1/`, the SavedModel for TF Serving; `model.keras` and `labels.txt`; `manifest.toml` with hashes, versions and the whole recipe |
@@ -96,7 +96,7 @@ photographs that training never saw:
 
 | measured | |
 |---|---|
-| right answers | {accuracy:.1%} |
+| accuracy | {accuracy:.1%} |
 | brightest point of the map inside the digit's box | {pointing_game:.1%} |
 | share of the heat inside the box | {energy_in_box:.1%} |
 | share of the picture that the box covers | {mean_box_area:.1%} |

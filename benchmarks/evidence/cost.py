@@ -4,7 +4,7 @@
     python benchmarks/evidence/cost.py --backbones ResNet50 --rounds 5
     KERAS_BACKEND=jax python benchmarks/evidence/cost.py --repeats 20   # a GPU
 
-A net with LFI-CAM and the plain backbone predict the same batch in turn; the
+A model with LFI-CAM and the plain backbone predict the same batch in turn; the
 ratio is the median of the ratios of the rounds. Memory is the peak of a process
 that predicts, over its size before the model was built; with JAX it is what the
 compiler says: weights, input, output and what is between.
@@ -57,8 +57,8 @@ COLUMNS = [
 BATCH, SIZE = 8, 224
 
 
-def net(backbone, form):
-    """The net with a form, or the plain one."""
+def built(backbone, form):
+    """The model with a form of LFI-CAM, or the plain one."""
     import keras
 
     import keras_lficam
@@ -127,7 +127,7 @@ def pictures():
 
 def measured(backbone, form, options):
     images = pictures()
-    plain, ours = net(backbone, "plain"), net(backbone, form)
+    plain, ours = built(backbone, "plain"), built(backbone, form)
     predict_plain, peak_plain = predictor(plain, images, options.repeats)
     predict, peak = predictor(ours, images, options.repeats)
     times = in_turn(predict, predict_plain, options.rounds, options.seconds)
@@ -170,7 +170,7 @@ def print_peak(backbone, form):
 
     images = pictures()
     before = _memory("VmRSS")
-    predict, _ = predictor(net(backbone, form), images, 3)
+    predict, _ = predictor(built(backbone, form), images, 3)
     predict()
     print(_memory("VmHWM") - before)
 

@@ -1,10 +1,12 @@
-"""Draws what five nets of a kind look at: docs/images/evidence_maps.jpg.
+"""Renders what five models of each architecture look at.
+
+Writes docs/images/evidence_maps.jpg.
 
     python benchmarks/evidence/picture.py
 
-The nets are those of the study of stability, trained in five ways; those whose
-models are not here are trained first. The pictures are the first test pictures,
-whatever the nets make of them.
+The models are those of the study of stability, trained in five ways; those
+whose models are not here are trained first. The pictures are the first test
+pictures, whatever the models make of them.
 """
 
 import pathlib
@@ -21,7 +23,7 @@ OUTPUT = pathlib.Path(__file__).parents[2] / "docs/images/evidence_maps.jpg"
 KINDS = {
     "LFI-CAM": ("bottleneck", "AttentionMap"),
     "ABN": ("abn", "AttentionMap"),
-    "plain net, Grad-CAM": ("plain", "GradCAM"),
+    "plain model, Grad-CAM": ("plain", "GradCAM"),
 }
 PICTURES = 2
 
@@ -29,16 +31,20 @@ PICTURES = 2
 def main():
     study = protocol.parser(__doc__).parse_args().protocol
     explainers = dict(KINDS.values())
-    nets = [
-        net
-        for net in study.trainings("stability")
-        if net.contender in explainers
+    models = [
+        model
+        for model in study.trainings("stability")
+        if model.contender in explainers
     ]
-    train.train_missing(study, nets)
-    images = study.pictures(nets[0], "test")[0][:PICTURES]
+    train.train_missing(study, models)
+    images = study.pictures(models[0], "test")[0][:PICTURES]
     columns = {}
-    for setting in dict.fromkeys(net.setting for net in nets):
-        of = {net.contender: net for net in nets if net.setting == setting}
+    for setting in dict.fromkeys(model.setting for model in models):
+        of = {
+            model.contender: model
+            for model in models
+            if model.setting == setting
+        }
         maps = [
             stability.maps_of(study, of[contender], explainer)[:PICTURES]
             for contender, explainer in KINDS.values()

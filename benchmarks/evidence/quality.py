@@ -1,4 +1,4 @@
-"""All explainers and all metrics on nets of a study; rows of quality.csv.
+"""All explainers and all metrics on models of a study; rows of quality.csv.
 
     python benchmarks/evidence/quality.py
 

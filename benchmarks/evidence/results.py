@@ -1,8 +1,8 @@
 """Tables of the page of results, from the CSV files beside this file.
 
-A difference is that of nets with the same seed, setting and backbone, and each
-mean has the 95 % interval of other nets: Student's t over trainings, or over
-those left out in turn where pairs of nets are compared.
+A difference is that of models with the same seed, setting and backbone, and
+each mean has the 95 % interval of other models: Student's t over trainings, or
+over those left out in turn where pairs of models are compared.
 """
 
 import functools
@@ -19,7 +19,7 @@ NAMES = {
     "bottleneck": "`bottleneck`",
     "pooled": "`pooled`",
 }
-# What the bottleneck was when the first nets were trained.
+# What the bottleneck was when the first models were trained.
 EVERY_RELU = {"every_relu": "`bottleneck`, `relu_every=1`"}
 # What is compared with the released form.
 FORMS = {
@@ -33,7 +33,7 @@ BASE = {"classes": "10", "setting": "base"}
 PAIR = {"backbone": "residual", "classes": "2"}
 SEEDS = ("0", "1", "2", "3", "4")
 # All settings were trained twice, the second time with seeds that are greater.
-# Tables of accuracy leave these nets out.
+# Tables of accuracy leave these models out.
 TWICE = ("stability", "stability_again")
 SEEDS_AFTER = 10
 # What is other in an ablation, by the names of protocol.toml.
@@ -96,7 +96,7 @@ def _difference(ones, others):
 
 
 def accuracy(**chosen):
-    """How often the kinds of nets are right, and where their maps point.
+    """Accuracy of the architectures, and where their maps point.
 
     Args:
         **chosen: Values of columns of trainings.csv.
@@ -123,9 +123,9 @@ def accuracy(**chosen):
 
 
 def _of_pairs(column, studies, **chosen):
-    """Values of a column of stability.csv by the two nets.
+    """Values of a column of stability.csv by the two models.
 
-    Of several studies it is their mean, for nets that differ by the greater
+    Of several studies it is their mean, for models that differ by the greater
     seeds alone.
     """
     found = [
@@ -146,14 +146,14 @@ def _of_pairs(column, studies, **chosen):
     }
 
 
-def _first_of(net):
-    """The net of the first training in this setting."""
-    setting, _, seed = net.rpartition("-")
+def _first_of(model):
+    """The model of the first training in this setting."""
+    setting, _, seed = model.rpartition("-")
     return f"{setting}-{int(seed) % SEEDS_AFTER}"
 
 
 def _difference_of_pairs(ones, others):
-    """Of values by two nets, those of both."""
+    """Of values by two models, those of both."""
     shared = ones.keys() & others.keys()
     return tables.interval_of_pairs(
         {pair: ones[pair] - others[pair] for pair in shared}
@@ -176,7 +176,7 @@ def _drawn():
 
 
 def stability():
-    """How alike the maps of nets are that were trained otherwise."""
+    """How alike the maps of models are that were trained otherwise."""
     of_abn = _of_pairs("iou", TWICE, contender="abn")
     lines = []
     for name, which in _drawn():
@@ -190,7 +190,7 @@ def stability():
         without = {
             pair: value
             for pair, value in iou.items()
-            if not any(net.startswith("adamw") for net in pair)
+            if not any(model.startswith("adamw") for model in pair)
         }
         line += [
             _share(*tables.interval_of_pairs(found))
@@ -217,18 +217,18 @@ def forms():
                 for contender in (form, "released")
             )
             line += [written(*_difference(ours, released))]
-        nets = [
+        models = [
             _of_pairs("iou", TWICE, contender=contender)
             for contender in (form, "released")
         ]
-        lines.append([*line, _gained_finely(*_difference_of_pairs(*nets))])
+        lines.append([*line, _gained_finely(*_difference_of_pairs(*models))])
     header = ["minus `released`", "right, points", "pointing game"]
     header += ["energy in box", "IoU of pairs"]
     return tables.table(header, lines, align="lrrrr")
 
 
 def few_classes():
-    """All kinds of nets where there are two classes."""
+    """All architectures where there are two classes."""
 
     def of_pairs(contender, column="iou"):
         return _of_pairs(column, ["few_classes"], contender=contender)
@@ -292,7 +292,7 @@ def ablation():
 
 
 def cost(device):
-    """Time of a form over that of the plain net, and weights added."""
+    """Time of a form over that of the plain model, and weights added."""
     rows = tables.rows_of("evidence/cost", device=device)
     by = {(row["backbone"], row["form"]): row for row in rows}
     forms = list(dict.fromkeys(form for _, form in by))
@@ -313,13 +313,13 @@ def cost(device):
 
 
 def quality(contender):
-    """All explainers of a kind of nets by all metrics."""
+    """All explainers of an architecture by all metrics."""
     rows = tables.rows_of("evidence/quality", contender=contender)
     return _by_metric(rows, "explainer", lambda name: f"`{name}`")
 
 
 def quality_of_attention():
-    """The attention map of each kind of nets by all metrics."""
+    """The attention map of each architecture by all metrics."""
     rows = tables.rows_of("evidence/quality", explainer="AttentionMap")
     order = list(NAMES)
     rows.sort(key=lambda row: order.index(row["contender"]))
@@ -327,7 +327,7 @@ def quality_of_attention():
 
 
 def _by_metric(rows, column, named):
-    """Means over nets: a metric a row, and a column for each of a column's."""
+    """Means over models: a metric a row, a column for each of a column's."""
     arrow = {"lower": "↓", "higher": "↑"}
     columns = list(dict.fromkeys(row[column] for row in rows))
     lines = []
@@ -360,8 +360,8 @@ def claims():
 
     lines = []
     for claim, other in (
-        ("is right more often than the plain net", "plain"),
-        ("is right more often than ABN", "abn"),
+        ("is more accurate than the plain model", "plain"),
+        ("is more accurate than ABN", "abn"),
     ):
         gained = _difference(values(ours), values(other))
         verdict = _verdict(*gained)
@@ -436,7 +436,7 @@ def _mean(values):
 
 
 def draw(figure):
-    """Every net's share of right answers, and every pair's likeness."""
+    """Every model's accuracy, and every pair's likeness."""
     left, right = figure.subplots(1, 2)
     found = {
         name: _trainings(
@@ -445,7 +445,7 @@ def draw(figure):
         for contender, name in NAMES.items()
     }
     _dots(left, found)
-    left.set_xlabel("right answers, nets of five seeds")
+    left.set_xlabel("accuracy, models of five seeds")
     pairs = {
         name: _of_pairs("iou", TWICE, **which).values()
         for name, which in _drawn()

@@ -1,14 +1,14 @@
-"""Do nets trained otherwise draw the same? A row of stability.csv a pair.
+"""How alike maps of models trained otherwise are: stability.csv, a pair a row.
 
     python benchmarks/evidence/stability.py                    # all studies
     python benchmarks/evidence/stability.py --study stability  # one of them
 
-Of every contender the nets of a study are compared in pairs, on all test
+Of every contender the models of a study are compared in pairs, on all test
 pictures; those whose models are not here are trained first. What is compared is
 IoU of the regions above a threshold, at the size of the picture, and rank
-correlation. The plain net is explained by Grad-CAM and Score-CAM, which are
+correlation. The plain model is explained by Grad-CAM and Score-CAM, which are
 asked for the class that is true. What chance gives stands beside it: the maps
-of one net against those of the other for other pictures.
+of one model against those of the other for other pictures.
 """
 
 import itertools
@@ -74,7 +74,7 @@ def iou_by_pixel_row(one, other):
 
 
 def compared(one, other):
-    """What is written of two nets' maps."""
+    """What is written of two models' maps."""
     turned = np.roll(other, 1, axis=0)
     values = {
         name: metrics.map_iou(one, other, threshold=threshold)
@@ -104,8 +104,8 @@ def main():
         for row, explainer, one, other in _pairs(study, name)
         if table.key(row) not in done
     ]
-    nets = [net for _, _, *pair in left for net in pair]
-    train.train_missing(study, list(dict.fromkeys(nets)))
+    models = [model for _, _, *pair in left for model in pair]
+    train.train_missing(study, list(dict.fromkeys(models)))
     for row, explainer, one, other in left:
         row |= compared(
             maps_of(study, one, explainer), maps_of(study, other, explainer)
@@ -116,7 +116,7 @@ def main():
 
 
 def _pairs(study, name):
-    """What is compared in a study: its row's keys, explainer and both nets."""
+    """What is compared in a study: keys of a row, explainer and both models."""
 
     def which(training):
         return training.backbone, training.contender

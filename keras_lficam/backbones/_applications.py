@@ -188,8 +188,8 @@ def _take_scale(donor: keras.Model, model: keras.Model) -> None:
     Keras adds that layer only if it is to load the weights from ImageNet.
     """
     theirs, ours = (
-        [la for la in net.layers if isinstance(la, keras.layers.Rescaling)]
-        for net in (donor, model)
+        [la for la in each.layers if isinstance(la, keras.layers.Rescaling)]
+        for each in (donor, model)
     )
     for rescaling in theirs[len(ours) :]:
         (normalization,) = (

@@ -60,7 +60,7 @@ class CompiledFunction(keras.Model):
     Call it by `run`, from as many threads as you like: nothing is written to
     the classifier, neither a weight nor a loss. TensorFlow compiles it by
     `tf.function`, with XLA on accelerators only; JAX by `jit`; PyTorch runs it
-    as it stands. The weights are read anew at each call, so that it follows
+    as it stands. The weights are read again at each call, so that it follows
     the classifier when that learns.
 
     Args:

@@ -187,7 +187,7 @@ def _write_pictures(
 
     labels, images = answers["labels"], answers["images"]
     correct = answers["probabilities"].argmax(-1) == labels
-    # One right answer a class, then wrong ones: the first of each kind.
+    # One correct prediction a class, then wrong ones: the first of each kind.
     right = [np.flatnonzero(correct & (labels == k))[:1] for k in range(10)]
     chosen = np.concatenate([*right, np.flatnonzero(~correct)[:4]])
     titles = visualization.prediction_titles(

@@ -2,7 +2,7 @@
 
 Every function made here is pure: the same input and seed give the same
 pixels, whatever was called before and in whatever order, so that a run that
-was killed goes on with the images that it would have seen.
+was interrupted resumes with the images that it would have seen.
 
 The transforms are those of Keras and TensorFlow. Keras's layers count their
 calls and are made pure by the seed that they are handed; where a layer draws

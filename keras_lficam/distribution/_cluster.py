@@ -353,7 +353,7 @@ class _Meeting:
                 try:
                     connection, (host, *_) = own.accept()
                 except TimeoutError:
-                    # One that was ended comes again when it is started anew.
+                    # One that was ended comes again when it is restarted.
                     self._forget_the_gone(heard)
                     continue
                 self._hear(connection, host, heard)

@@ -70,8 +70,8 @@ def measured(
     if not labels:
         raise ValueError(
             "Argument `data` must hold a batch at least. Received: no batch. "
-            "To fix this: a generator gives its batches only once; make it "
-            "anew."
+            "To fix this: a generator gives its batches only once; rebuild "
+            "it."
         )
     values = {
         name: {

@@ -24,7 +24,7 @@ def evaluate(
 ) -> Evaluation:
     """Measures explainers by metrics.
 
-    The data is gone through once, so that a set that is shuffled anew in each
+    The data is gone through once, so that a set that is reshuffled in each
     pass stays paired. Of a batch, every explainer makes its maps once, and
     every metric is called with what its parameters are named after:
 

@@ -204,7 +204,7 @@ class ExplanationView:
         context: Mapping[str, Any] | None = None,
         batch_size: int = 32,
     ) -> Explanation:
-        """Explains images, as the function `explain`, without compiling anew.
+        """Explains images, as the function `explain`, without compiling again.
 
         Args:
             images: As for `predict`.

@@ -223,7 +223,7 @@ def _litert(suffix: str) -> Writer:
 
 
 def _quantized(converter: Any, images: np.ndarray) -> bytes:
-    """Quantises a net to 8 bits, and leaves the maths of the map as it is."""
+    """Quantises a model to 8 bits, and leaves the maths of the map as it is."""
 
     def samples() -> Iterable[list[np.ndarray]]:
         return ([image[np.newaxis]] for image in images)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_lficam._files import atomic_write
 
-_MARK = "# Written by keras_lficam; it is written anew with each export."
+_MARK = "# Written by keras_lficam; it is rewritten with each export."
 _WARMUP = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
 
 
@@ -100,7 +100,7 @@ def _models(names: list[str]) -> str:
     return f"model_config_list {{\n{models}}}\n"
 
 
-# A request waits 5 ms for others, and 32 images go through the net at once.
+# A request waits 5 ms for others, and 32 images go through the model at once.
 _BATCHING = """\
 max_batch_size { value: 32 }
 batch_timeout_micros { value: 5000 }

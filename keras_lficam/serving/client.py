@@ -343,7 +343,7 @@ class Client:
     def _in_time(self, request: urllib.request.Request) -> tuple[int, bytes]:
         """Sends a request; gives the status and the body of the answer.
 
-        The time-out of a socket starts anew with each byte, and looking up a
+        The time-out of a socket restarts with each byte, and looking up a
         name has none. So another thread asks, and is left alone when the time
         is over.
         """

@@ -233,7 +233,7 @@ def first_images(stream: Any, batch_size: int, steps: int) -> Any:
 
 
 class _Images:
-    """Images of a data set, iterated anew each time."""
+    """Images of a data set, iterated again each time."""
 
     def __init__(self, batches: Any):
         self.batches = batches

@@ -223,7 +223,7 @@ def recipe(
     """Finds the recipe for a data set and a backbone.
 
     `"paper"` is what the authors of LFI-CAM released: stochastic gradient
-    descent for 300 epochs, for each data set and net that they name, and for
+    descent for 300 epochs, for each data set and model that they name, and for
     others by the size of the images. `"modern"` trains from random weights
     with AdamW, warm-up, cosine, label smoothing and averaged weights.
     `"fine_tune"` goes on from trained weights with small steps.

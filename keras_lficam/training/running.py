@@ -72,7 +72,7 @@ def fit(
     The folder gets `model.keras`, the best model, with `labels.txt`; `log.csv`,
     a line for each epoch; `metrics.json`; `heat_maps/`; `tensorboard/`;
     `run.json`, recipe, seed and versions; `damaged.txt`, if files could not be
-    read; and `checkpoint.npz`, from which a run that was killed goes on.
+    read; and `checkpoint.npz`, from which an interrupted run resumes.
 
     A model made in the scope of a `tf.distribute` strategy is trained on its
     replicas; see `keras_lficam.distribution`.

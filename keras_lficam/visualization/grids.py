@@ -183,7 +183,7 @@ def prediction_titles(
 
     Returns:
         A line for each prediction, such as `"7 (98 %)"` or
-        `"7 (61 %), truly 1"`.
+        `"7 (61 %), label: 1"`.
 
     Raises:
         ValueError: If the predictions are no such probabilities, or `names`
@@ -222,7 +222,7 @@ def prediction_titles(
     for row, guess, truth in zip(rows, best, true, strict=True):
         title = f"{names[guess]} ({100 * row[guess]:.0f} %)"
         if guess != truth:
-            title += f", truly {names[truth]}"
+            title += f", label: {names[truth]}"
         titles.append(title)
     return titles
 

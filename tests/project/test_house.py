@@ -558,7 +558,7 @@ def test_page_on_benchmarks_shows_the_costs_of_explainers():
             " | "
         )
         assert case == f"`{row['case']}`"
-        assert row["net"] in task
+        assert row["model"] in task
         assert contender == row["contender"]
         assert seconds == f"{float(row['seconds_per_image']):.3g} s"
         assert ratio == f"{float(row['ours_over_it']):.3g}"

@@ -179,7 +179,7 @@ class Source(abc.ABC):
                 "drop one of the two; or, to train, "
                 "fit(source.stream(split, image_size=..., batch_size=...), "
                 "steps_per_epoch=...), which keeps images in memory and "
-                "shuffles them anew for each epoch."
+                "reshuffles them for each epoch."
             )
         if with_masks and not self.has_masks:
             raise ValueError(
