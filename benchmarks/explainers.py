@@ -184,7 +184,7 @@ def forward_and_backward(model, images):
 def channels(model):
     from keras_lficam.classifier import Classifier
 
-    return Classifier(model).cut().shape[-1]
+    return Classifier(model).split().shape[-1]
 
 
 XLA = "keras_lficam, XLA"

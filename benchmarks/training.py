@@ -123,7 +123,7 @@ def measure_step(name, options):
 
 
 def make_folder(root, suffix):
-    """Writes 4 classes of 60 pictures cut out of photographs."""
+    """Writes 4 classes of 60 images cropped from photos."""
     import numpy as np
     import PIL.Image
     import skimage.data

@@ -162,7 +162,7 @@ def attach(
     _check_output_stride(output_stride)
     _check_architecture(architecture)
     network = _importance_layer(importance_network, value_range)
-    split = surgery.cut(model, layer=layer, output_stride=output_stride)
+    split = surgery.split_copy(model, layer=layer, output_stride=output_stride)
     _check_no_attention(model, split)
     head, activation = surgery.without_activation(split.head)
     if activation is None:

@@ -9,7 +9,7 @@ import scipy.sparse
 
 from keras_lficam.classifier import CompiledFunction
 
-# Chunks are cut in NumPy, and JAX compiles anew for each size.
+# Chunks are taken in NumPy, and JAX recompiles for each size.
 CHUNK_SIZES = (1, 100) if keras.backend.backend() == "jax" else (1, 2, 100)
 
 

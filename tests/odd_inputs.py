@@ -695,7 +695,7 @@ def targets(folder):
         **ranged,
     )
     add("attention_view", keras_lficam.attention_view, model=(ours, "model"))
-    add("surgery.cut", surgery.cut, model=(trunk, "model"))
+    add("surgery.split_copy", surgery.split_copy, model=(trunk, "model"))
     add(
         "resnet",
         cifar.resnet,

@@ -441,7 +441,7 @@ def test_map_is_found_in_the_order_of_the_calls(make, rng):
     features = keras.Model(
         attached.input, attached.get_layer("importance").input[1]
     )
-    explained = Classifier(model).cut().features(images)
+    explained = Classifier(model).split().features(images)
     for one in (answers(features, images), explained):
         np.testing.assert_allclose(
             keras.ops.convert_to_numpy(one), expected, rtol=1e-5, atol=1e-4
@@ -495,7 +495,7 @@ def test_function_whose_output_is_the_map_can_be_named(rng):
     features = keras.Model(
         attached.input, attached.get_layer("importance").input[1]
     )
-    explained = Classifier(model).cut(name).features(images)
+    explained = Classifier(model).split(name).features(images)
     found = keras.ops.convert_to_numpy(explained)
     assert found.min() == 1  # Behind the ReLU and the sum.
     np.testing.assert_allclose(answers(features, images), found, rtol=1e-5)
@@ -677,10 +677,10 @@ def test_softmax_is_recognized_whatever_its_form(kind, rng):
     assert last.activation is keras.activations.softmax
     classifier = Classifier(model)
     assert classifier.gives == "probabilities"
-    cut = classifier.cut()
-    logits = keras.ops.convert_to_numpy(cut.logits(cut.features(images)))
+    split = classifier.split()
+    logits = keras.ops.convert_to_numpy(split.logits(split.features(images)))
     kernel, bias = model.get_weights()[-2:]
-    features = keras.ops.convert_to_numpy(cut.features(images))
+    features = keras.ops.convert_to_numpy(split.features(images))
     np.testing.assert_allclose(
         logits, features.mean(axis=(1, 2)) @ kernel + bias, rtol=1e-4, atol=1e-4
     )
@@ -745,11 +745,11 @@ def test_dropout_behind_the_softmax_passes_the_scores_on(rng):
     np.testing.assert_allclose(
         answers(attached, images), answers(model, images), rtol=1e-5
     )
-    cut = Classifier(model).cut()
+    split = Classifier(model).split()
     kernel, bias = model.get_weights()[-2:]
-    features = keras.ops.convert_to_numpy(cut.features(images))
+    features = keras.ops.convert_to_numpy(split.features(images))
     np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(cut.logits(features)),
+        keras.ops.convert_to_numpy(split.logits(features)),
         features.mean(axis=(1, 2)) @ kernel + bias,
         rtol=1e-4,
         atol=1e-4,

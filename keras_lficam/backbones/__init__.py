@@ -92,7 +92,7 @@ def load(
     output_stride: int | None = None,
     dropout: float | None = None,
 ) -> Split:
-    """Builds a classifier and cuts it where space is last seen.
+    """Builds a classifier and splits it before its last pooling.
 
     Args:
         backbone: Name, one of `names()`, or `"keras_hub/..."` or

@@ -8,12 +8,12 @@ from keras_lficam.classifier._compiled import (
 from keras_lficam.classifier._evidence import Evidence
 from keras_lficam.classifier._geometry import Geometry
 from keras_lficam.classifier._predictions import predictions_of
-from keras_lficam.classifier._view import Classifier, Cut, Output
+from keras_lficam.classifier._view import Classifier, Output, SplitFunctions
 
 __all__ = [
     "Classifier",
     "CompiledFunction",
-    "Cut",
+    "SplitFunctions",
     "Evidence",
     "Geometry",
     "Output",

@@ -31,7 +31,7 @@ class Evidence:
             what the last global pooling or flattening takes.
 
     Attributes:
-        cut: The classifier, cut at the feature map.
+        split: The classifier, split at the feature map.
         exact: Whether the mean of the evidence and the bias are the logit.
 
     Raises:
@@ -46,13 +46,13 @@ class Evidence:
     def __init__(self, classifier: Classifier, layer: str | None = None):
         classifier.check_logits()
         self._classifier = classifier
-        self.cut = classifier.cut(layer)
-        self.exact = self.cut.linear is not None
+        self.split = classifier.split(layer)
+        self.exact = self.split.linear is not None
 
     @property
     def kernel(self) -> Any:
         """The weights `(C, K)` of a linear head, as they are now, float32."""
-        linear = self.cut.linear
+        linear = self.split.linear
         assert linear is not None, "the head is not linear"
         kernel = ops.reshape(linear.kernel, (-1, linear.kernel.shape[-1]))
         return self._classifier.logits_of_all_classes(kernel)
@@ -60,7 +60,7 @@ class Evidence:
     @property
     def bias(self) -> Any:
         """The bias of each class `(K,)`, float32; None if not exact."""
-        linear = self.cut.linear
+        linear = self.split.linear
         if linear is None:
             return None
         if not linear.use_bias:
@@ -84,7 +84,7 @@ class Evidence:
             # In half precision the sum would be rounded.
             wide = ops.cast(features, "float32")
             return functional.class_evidence(wide, self.kernel, classes)
-        nothing = self.cut.logits(ops.zeros_like(features[:1]))
+        nothing = self.split.logits(ops.zeros_like(features[:1]))
         maps = self._of_all_classes(features) - nothing
         return maps if classes is None else _of_classes(maps, classes)
 
@@ -103,7 +103,7 @@ class Evidence:
     def _of_all_classes(self, features: Tensor) -> Tensor:
         """Gives the head each location alone, `(B, h, w, K)`."""
         batch, height, width, channels = ops.shape(features)
-        pooling = self.cut.operations[0]
+        pooling = self.split.operations[0]
         if averages_the_map(pooling) and not isinstance(
             pooling, keras.layers.AveragePooling2D
         ):
@@ -111,7 +111,7 @@ class Evidence:
             # its one location, divided by the number of locations.
             count = ops.cast(height * width, features.dtype)
             alone = ops.reshape(features / count, (-1, 1, 1, channels))
-            logits = self.cut.logits(alone)
+            logits = self.split.logits(alone)
         else:
             logits = self._by_masks(features)
         return ops.reshape(logits, (batch, height, width, logits.shape[-1]))
@@ -131,7 +131,7 @@ class Evidence:
             mask = ops.eye(count, dtype=features.dtype)[start : start + size]
             masked = flat * mask[None, :, :, None]  # (B, n, h w, C)
             masked = ops.reshape(masked, (-1, height, width, channels))
-            logits = self.cut.logits(masked)
+            logits = self.split.logits(masked)
             shape = (-1, ops.shape(mask)[0], logits.shape[-1])
             parts.append(ops.reshape(logits, shape))
         return ops.concatenate(parts, axis=1)

@@ -393,7 +393,7 @@ def _transposed(layer: keras.layers.Layer) -> Rule:
     )
 
 
-def _cut(axis: Axis, before: Any, after: Any) -> Axis:
+def _cropped(axis: Axis, before: Any, after: Any) -> Axis:
     """Takes cells away at both ends; adds some where that is negative."""
     return _look(axis, before, 1, 1, axis.size - before - after)
 
@@ -401,7 +401,7 @@ def _cut(axis: Axis, before: Any, after: Any) -> Axis:
 def _cropping(margins: Any) -> Rule:
     return _both(
         *(
-            functools.partial(_cut, before=before, after=after)
+            functools.partial(_cropped, before=before, after=after)
             for before, after in margins
         )
     )
@@ -544,7 +544,7 @@ def _of_margins(operation: keras.Operation, node: Any) -> Rule:
             before = sign * (axis.size - target) - after
         if after is None:
             after = sign * (axis.size - target) - before
-        return _cut(axis, sign * before, sign * after)
+        return _cropped(axis, sign * before, sign * after)
 
     return _both(
         functools.partial(

@@ -302,7 +302,8 @@ class Classifier:
         """Turns logits of all classes into probabilities.
 
         Args:
-            logits: Tensor `(B, num_classes)`, as `Cut.logits` gives it.
+            logits: Tensor `(B, num_classes)`, as `SplitFunctions.logits` gives
+                it.
 
         Returns:
             Tensor `(B, num_classes)`, float32, in [0, 1].
@@ -551,8 +552,8 @@ class Classifier:
                 found.setdefault("features", call.before)
         return found if "attention_map" in found else {}
 
-    def cut(self, layer: str | None = None) -> "Cut":
-        """Cuts the classifier at a feature map.
+    def split(self, layer: str | None = None) -> "SplitFunctions":
+        """Splits the classifier at a feature map.
 
         Args:
             layer: Name of the layer whose output is the feature map; by
@@ -560,7 +561,7 @@ class Classifier:
                 takes.
 
         Returns:
-            A `Cut`.
+            A `SplitFunctions`.
 
         Raises:
             ValueError: If there is no such map, another path goes around it,
@@ -579,7 +580,7 @@ class Classifier:
         def scores(features: Tensor) -> Tensor:
             return self.of_all_classes(to_finish(features))
 
-        return Cut(
+        return SplitFunctions(
             shape=tuple(location.tensor.shape[1:]),
             features=trunk,
             features_and_beside=trunk.with_beside,
@@ -605,7 +606,7 @@ class Output:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class SplitFunctions:
     """A classifier in two functions of tensors of the backend.
 
     Attributes:

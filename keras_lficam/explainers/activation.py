@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.classifier import CompiledFunction, Cut, Geometry
+from keras_lficam.classifier import CompiledFunction, Geometry, SplitFunctions
 from keras_lficam.explainers.base import Explainer, OneCallExplainer
 from keras_lficam.functional import Tensor
 
@@ -99,11 +99,11 @@ class EigenCAM(Explainer):
         chunk_size: int = 32,
     ):
         super().__init__(model, chunk_size=chunk_size)
-        cut = self.classifier.cut(layer)
-        self._geometry = cut.geometry
+        split = self.classifier.split(layer)
+        self._geometry = split.geometry
 
         def look(images: Tensor) -> Tensor:
-            return ops.cast(cut.features(images), "float32")
+            return ops.cast(split.features(images), "float32")
 
         self._look = CompiledFunction(model, look)
 
@@ -161,19 +161,19 @@ class CAM(OneCallExplainer):
 
     def __init__(self, model: keras.Model, *, chunk_size: int = 32):
         super().__init__(model, chunk_size=chunk_size)
-        cut = self.classifier.cut()
-        dense = _dense_behind_pooling(cut, model)
+        split = self.classifier.split()
+        dense = _dense_behind_pooling(split, model)
 
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
-            features = cut.features(images)
+            features = split.features(images)
             if classes is None:
-                classes = ops.argmax(cut.scores(features), axis=-1)
+                classes = ops.argmax(split.scores(features), axis=-1)
             kernel = self.classifier.logits_of_all_classes(dense.kernel)
             columns = ops.take(kernel, classes, axis=1)  # (C, B)
             features = ops.cast(features, "float32")
             summed = ops.einsum("bhwc,cb->bhw", features, columns)
             coarse = functional.min_max(ops.expand_dims(summed, axis=-1))
-            return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
+            return split.geometry.upsample(coarse, ops.shape(images)[1:3])
 
         self._compile(maps)
 
@@ -235,18 +235,18 @@ class AblationCAM(Explainer):
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
         self.classifier.check_logits()
-        cut = self.classifier.cut(layer)
-        self._channels = cut.shape[-1]
-        self._geometry = cut.geometry
+        split = self.classifier.split(layer)
+        self._channels = split.shape[-1]
+        self._geometry = split.geometry
 
         def look(images: Tensor) -> tuple[Tensor, Tensor]:
-            features = cut.features(images)
-            return ops.cast(features, "float32"), cut.logits(features)
+            features = split.features(images)
+            return ops.cast(features, "float32"), split.logits(features)
 
         def ablated(features: Tensor, kept: Tensor, classes: Tensor) -> Tensor:
             """Gives the logits, `(n, 1)`, of the channels kept, `(n, C)`."""
             left = features * ops.expand_dims(kept, axis=(1, 2))
-            return ops.take(cut.logits(left), classes, axis=1)
+            return ops.take(split.logits(left), classes, axis=1)
 
         self._look = CompiledFunction(model, look)
         self._ablated = CompiledFunction(model, ablated)
@@ -360,9 +360,9 @@ class ScoreCAM(Explainer):
                 f"Received: form={form!r}"
             )
         self.form = form
-        cut = self.classifier.cut(layer)
-        self._channels = cut.shape[-1]
-        self._geometry = cut.geometry
+        split = self.classifier.split(layer)
+        self._channels = split.shape[-1]
+        self._geometry = split.geometry
         if form == "probability":
             self.classifier.check_probabilities()
             score = self.classifier.probabilities
@@ -370,17 +370,17 @@ class ScoreCAM(Explainer):
             self.classifier.check_logits()
 
             def score(images: Tensor) -> Tensor:
-                return cut.logits(cut.features(images))
+                return split.logits(split.features(images))
 
         def look(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            features = cut.features(images)
-            predicted = ops.argmax(cut.scores(features), axis=-1)
+            features = split.features(images)
+            predicted = ops.argmax(split.scores(features), axis=-1)
             features = ops.cast(features, "float32")
             contrast = ops.max(functional.min_max(features), axis=(1, 2))
             return features, contrast > 0, predicted
 
         def scores(image: Tensor, maps: Tensor, classes: Tensor) -> Tensor:
-            masked = _masked(image, maps, cut.geometry)
+            masked = _masked(image, maps, split.geometry)
             return ops.take(score(masked), classes, axis=1)
 
         self._look = CompiledFunction(model, look)
@@ -457,15 +457,17 @@ def _first_component(features: np.ndarray) -> np.ndarray:
     return component
 
 
-def _dense_behind_pooling(cut: Cut, model: keras.Model) -> keras.layers.Dense:
+def _dense_behind_pooling(
+    split: SplitFunctions, model: keras.Model
+) -> keras.layers.Dense:
     """Finds the dense layer of a head that a CAM can be read off."""
-    dense = cut.dense_behind_pooling()
+    dense = split.dense_behind_pooling()
     if dense is None:
         raise ValueError(
             f"The head of model {model.name!r} must be a global average "
             "pooling and one dense layer. Received: the layers "
-            f"{[operation.name for operation in cut.operations]}. To fix this: "
-            "GradCAM, which takes any head; or "
+            f"{[operation.name for operation in split.operations]}. To fix "
+            "this: GradCAM, which takes any head; or "
             "keras_lficam.build(architecture='cam'), or attach, and some "
             "training."
         )

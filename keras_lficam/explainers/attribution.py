@@ -291,7 +291,7 @@ class SmoothGrad(_PixelGradients):
         self.seed = seed
 
     def _parts(self, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-        # One stream, so that it does not matter where it is cut.
+        # One stream, so that it does not matter where it is divided.
         rng = np.random.default_rng(self.seed)
         for numbers in self._chunks():
             yield rng.standard_normal((len(numbers), *shape), "float32")

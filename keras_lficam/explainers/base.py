@@ -18,8 +18,8 @@ class Explainer(abc.ABC):
 
     Any explainer can stand where another stands: it is made for a model and
     called on images. A subclass says how the maps of one chunk are made; this
-    class checks the images, cuts them into chunks, and brings the maps to the
-    size of the images.
+    class checks the images, divides them into chunks, and brings the maps to
+    the size of the images.
 
     Args:
         model: Functional or Sequential classifier, flat or nested, from images

@@ -26,15 +26,15 @@ class _OfLocations(OneCallExplainer):
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
         self._evidence = evidence = Evidence(self.classifier, layer)
-        cut = evidence.cut
+        split = evidence.split
 
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
-            features = cut.features(images)
+            features = split.features(images)
             if classes is None:
-                classes = ops.argmax(cut.logits(features), axis=-1)
+                classes = ops.argmax(split.logits(features), axis=-1)
             classes = ops.expand_dims(classes, axis=-1)  # (B, 1)
             coarse = self._coarse(evidence, features, classes)
-            return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
+            return split.geometry.upsample(coarse, ops.shape(images)[1:3])
 
         self._compile(maps)
 

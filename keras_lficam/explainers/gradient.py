@@ -78,13 +78,13 @@ class GradientExplainer(OneCallExplainer):
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
         self.classifier.check_logits()
-        cut = self.classifier.cut(layer)
+        split = self.classifier.split(layer)
 
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
-            features = cut.features(images)
+            features = split.features(images)
             half = keras.backend.standardize_dtype(features.dtype) == "float16"
             gradients = gradients_of_logits(
-                cut.logits,
+                split.logits,
                 features,
                 classes,
                 half=half,
@@ -98,7 +98,7 @@ class GradientExplainer(OneCallExplainer):
             largest = ops.max(ops.abs(weights), axis=axes, keepdims=True)
             weights = weights / ops.where(largest == 0, 1.0, largest)
             coarse = functional.class_activation_map(features, weights)
-            return cut.geometry.upsample(coarse, ops.shape(images)[1:3])
+            return split.geometry.upsample(coarse, ops.shape(images)[1:3])
 
         self._compile(maps)
 

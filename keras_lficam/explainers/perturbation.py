@@ -242,7 +242,7 @@ class RISE(Explainer):
 
     A mask `M_i` is a grid of `cells x cells` zeros and ones, brought bilinearly
     to the size of `(cells + 1)^2` cells of `ceil(H / cells) x ceil(W / cells)`
-    pixels, of which the image's size is cut out at a random place of its own.
+    pixels, of which the image's size is cropped at a random place of its own.
     What it hides becomes 0, in whichever range the model takes. `s` is the
     min-max normalization; `saliency` gives the sum as it is published. The
     masks are the same for all images, and mask `i` depends on nothing but
@@ -272,7 +272,7 @@ class RISE(Explainer):
 
     Attributes:
         grids: Array `(samples, cells, cells)`, bool: the cells kept.
-        shifts: Array `(samples, 2)`, in [0, 1): where the image is cut out,
+        shifts: Array `(samples, 2)`, in [0, 1): where the image is cropped,
             in cells from the top and from the left, rounded down to pixels.
 
     Reference:
@@ -430,9 +430,10 @@ class LIME(Explainer):
     """Fits a linear model of which superpixels raise the probability.
 
     `samples` forward passes of an image, no gradient, and no look into the
-    model. The image is cut into superpixels; each sample keeps a random half
-    of them and paints the others in their mean color; the first keeps all. The
-    probabilities of the samples are fitted by a linear model of what is kept,
+    model. The image is divided into superpixels; each sample keeps a random
+    half of them and paints the others in their mean color; the first keeps all.
+    The probabilities of the samples are fitted by a linear model of what is
+    kept,
 
         min sum_i w_i (p_i - b - z_i beta)^2 + |beta|^2
         w_i = sqrt(exp(-d_i^2 / 0.25^2))
@@ -446,7 +447,7 @@ class LIME(Explainer):
     Args:
         model: Functional or Sequential classifier, flat or nested.
         samples: Number of samples, `N`, at least 1.
-        segments: Function that cuts an image `(H, W, 3)` into superpixels,
+        segments: Function that divides an image `(H, W, 3)` into superpixels,
             an array `(H, W)` of integer labels, as
             `skimage.segmentation.slic` does. It is given the image as skimage
             wants it, whatever range the model takes: float64, its darkest
@@ -618,11 +619,12 @@ class LIME(Explainer):
         names, segments = np.unique(segments, return_inverse=True)
         if len(names) < 2:
             raise ValueError(
-                "Argument `segments` must cut an image into at least two "
+                "Argument `segments` must divide an image into at least two "
                 "superpixels: the map of one is zero everywhere. Received: "
                 f"one, of an image of shape {image.shape}. To fix this: a "
-                "function that cuts more finely, such as functools.partial("
-                "skimage.segmentation.slic, n_segments=50); or a larger image."
+                "function that divides it more finely, such as "
+                "functools.partial(skimage.segmentation.slic, n_segments=50); "
+                "or a larger image."
             )
         return segments.reshape(image.shape[:2])
 
@@ -699,7 +701,7 @@ def _covering(starts: np.ndarray, length: int, side: int) -> np.ndarray:
 
 
 def _interpolation(cells: int, length: int, shifts: np.ndarray) -> np.ndarray:
-    """Makes the matrices `(n, length, cells)` that enlarge and cut an axis."""
+    """Makes the matrices `(n, length, cells)` that enlarge and crop an axis."""
     cell = math.ceil(length / cells)
     size = (cells + 1) * cell
     centers = (np.arange(size) + 0.5) * cells / size - 0.5

@@ -72,21 +72,21 @@ class ExplanationView:
         self.top = known if top is None else min(top, known)
         self._in_order = top is None
         self._evidence = Evidence(self.classifier, layer)
-        self._cut = self._evidence.cut
+        self._split = self._evidence.split
         self.exact = self._evidence.exact
         # The part of the model behind the attention, mostly its head.
         self._behind = None
-        if "features" in self._cut.beside:
-            is_map = self._cut.layer == "attention"
+        if "features" in self._split.beside:
+            is_map = self._split.layer == "attention"
             self._behind = (
-                self._cut if is_map else self.classifier.cut("attention")
+                self._split if is_map else self.classifier.split("attention")
             )
         self._compiled = CompiledFunction(model, self.__call__)
 
     @property
     def has_attention(self) -> bool:
         """Whether the model has an attention map."""
-        return "attention_map" in self._cut.beside
+        return "attention_map" in self._split.beside
 
     @property
     def bias(self) -> np.ndarray | None:
@@ -115,8 +115,8 @@ class ExplanationView:
               `importance (B, C)`, and `attention_logits (B, n)`, what the
               attention added to each logit.
         """
-        features, beside = self._cut.features_and_beside(images)
-        logits = self._cut.logits(features)
+        features, beside = self._split.features_and_beside(images)
+        logits = self._split.logits(features)
         asked = classes
         if classes is not None:
             classes = ops.cast(classes, "int32")
@@ -264,7 +264,7 @@ class ExplanationView:
             maps = view.predict(images)["class_evidence"]
             fine = view.upsample(maps, images.shape[1:3])
         """
-        return self._cut.geometry.upsample(maps, size, image_size or size)
+        return self._split.geometry.upsample(maps, size, image_size or size)
 
     def upsample_attention(
         self, maps: Any, size: Any, image_size: Any = None

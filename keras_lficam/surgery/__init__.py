@@ -26,13 +26,13 @@ from keras_lficam.surgery._reading import (
 )
 from keras_lficam.surgery._splitting import (
     Split,
-    cut,
     dropout_of,
     flat,
     new_head,
     rebuilt,
     seen_image,
     split_classifier,
+    split_copy,
     with_dropout,
     without_activation,
 )
@@ -53,7 +53,7 @@ __all__ = [
     "clone",
     "copied",
     "copy_weights",
-    "cut",
+    "split_copy",
     "dense_behind_pooling",
     "dropout_of",
     "flat",

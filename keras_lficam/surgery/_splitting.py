@@ -1,4 +1,4 @@
-"""Where a classifier is cut: at the last tensor that still has space."""
+"""Splits a classifier after its last convolutional feature map."""
 
 import dataclasses
 from collections.abc import Callable
@@ -90,13 +90,13 @@ class Split:
         return keras.Model(self.image, self.features, name=self.name)
 
 
-def cut(
+def split_copy(
     model: keras.Model,
     *,
     layer: str | None = None,
     output_stride: int | None = None,
 ) -> Split:
-    """Copies a trained classifier and cuts it where space is last seen.
+    """Copies a trained classifier and splits it at its feature map.
 
     Args:
         model: Functional or Sequential classifier, nested or not, with one
@@ -162,7 +162,7 @@ def flat(model: keras.Model) -> keras.Model:
 
 
 def split_classifier(model: keras.Model, layer: str | None = None) -> Split:
-    """Cuts a flat functional classifier in front of its last pooling.
+    """Splits a flat functional classifier in front of its last pooling.
 
     Args:
         model: Functional model with one input and one output.

@@ -200,7 +200,7 @@ def _checked_labels(labels: npt.ArrayLike, count: int) -> np.ndarray:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves the state of a run, and lets an epoch that was cut go on.
+    """Saves the state of a run, and lets an interrupted epoch resume.
 
     Args:
         path: File of the state.

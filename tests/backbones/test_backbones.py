@@ -1,4 +1,4 @@
-"""Every backbone is cut in the right place and prepares its own pixels."""
+"""Every backbone is split at the right layer and prepares its own pixels."""
 
 import functools
 from unittest import mock
@@ -293,7 +293,7 @@ def check_evidence(name, model, rng):
     # Of images the features of untrained models can be all but zero.
     features = rng.normal(0, 1, (2, *features.shape[1:])).astype("float32")
     maps = keras.ops.convert_to_numpy(evidence(features, None))
-    logits = keras.ops.convert_to_numpy(evidence.cut.logits(features))
+    logits = keras.ops.convert_to_numpy(evidence.split.logits(features))
     found = maps.mean(axis=(1, 2), dtype="float64") + evidence.bias
     error = np.abs(found - logits).max()
     assert error <= 1e-5 * np.abs(logits).max()
@@ -569,7 +569,7 @@ def test_padding_that_suited_the_stride_goes(rng):
     x = keras.layers.Add()([x, y])
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, keras.layers.Dense(2)(x))
-    split = surgery.cut(model, output_stride=1)
+    split = surgery.split_copy(model, output_stride=1)
     images = rng.normal(size=(2, 8, 8, 3)).astype("float32")
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
     kernel, bias = model.get_layer("strided").get_weights()

@@ -133,22 +133,24 @@ def test_features_logits_and_probabilities(kind, loaded, rng, tmp_path):
     assert classifier.gives == "probabilities"
     assert classifier.num_classes == 3
     assert classifier.image_shape == (16, 16, 3)
-    cut = classifier.cut()
-    assert cut.shape == (5, 5, 6)
+    split = classifier.split()
+    assert split.shape == (5, 5, 6)
     features = convolved(images / 255, leaf(model, "conv"))
     features = convolved(features, leaf(model, "last"))
-    np.testing.assert_allclose(array(cut.features(images)), features, atol=1e-5)
+    np.testing.assert_allclose(
+        array(split.features(images)), features, atol=1e-5
+    )
     pool = np.max if kind is sequential else np.mean
     kernel, bias = (array(w) for w in leaf(model, "scores").weights)
     expected = pool(features, (1, 2)) @ kernel.reshape(6, 3) + bias
     np.testing.assert_allclose(
-        array(cut.logits(cut.features(images))), expected, atol=1e-5
+        array(split.logits(split.features(images))), expected, atol=1e-5
     )
     np.testing.assert_allclose(
         array(classifier.probabilities(images)), given, atol=1e-6
     )
     np.testing.assert_allclose(given.sum(-1), 1, atol=1e-5)
-    assert [type(operation).__name__ for operation in cut.operations][0] == (
+    assert [type(operation).__name__ for operation in split.operations][0] == (
         "GlobalMaxPooling2D" if kind is sequential else "GlobalAveragePooling2D"
     )
 
@@ -159,10 +161,10 @@ def test_logits_are_told_from_probabilities(kind, rng):
     images = pictures(rng)
     classifier = Classifier(model)
     assert classifier.gives == "logits"
-    cut = classifier.cut()
+    split = classifier.split()
     scores = model.predict(images, verbose=0)
     np.testing.assert_allclose(
-        array(cut.logits(cut.features(images))), scores, atol=1e-5
+        array(split.logits(split.features(images))), scores, atol=1e-5
     )
     with pytest.raises(ValueError, match=r"gives logits.*activation='softmax'"):
         classifier.probabilities(images)
@@ -183,8 +185,8 @@ def test_sigmoid_gives_probabilities(rng):
     model = nested("sigmoid")
     classifier = Classifier(model)
     images = pictures(rng)
-    cut = classifier.cut()
-    logits = array(cut.logits(cut.features(images)))
+    split = classifier.split()
+    logits = array(split.logits(split.features(images)))
     probabilities = array(classifier.probabilities(images))
     np.testing.assert_allclose(
         probabilities, 1 / (1 + np.exp(-logits)), atol=1e-6
@@ -218,18 +220,18 @@ def test_unknown_scores_are_asked_for(rng):
         model.predict(images, verbose=0),
         atol=1e-6,
     )
-    cut = told.cut()
-    features = cut.features(images)
+    split = told.split()
+    features = split.features(images)
     np.testing.assert_allclose(
-        array(cut.scores(features)),
+        array(split.scores(features)),
         model.predict(images, verbose=0),
         atol=1e-6,
     )
     with pytest.raises(ValueError, match="does not show the logits"):
-        cut.logits(features)
-    cut = Classifier(model, "softmax").cut()
+        split.logits(features)
+    split = Classifier(model, "softmax").split()
     np.testing.assert_allclose(
-        array(cut.logits(cut.features(images))),
+        array(split.logits(split.features(images))),
         model.predict(images, verbose=0),
         atol=1e-6,
     )
@@ -238,7 +240,7 @@ def test_unknown_scores_are_asked_for(rng):
 def test_it_follows_the_model_as_it_learns(rng):
     model = nested_twice()
     classifier = Classifier(model)
-    cut = classifier.cut()
+    split = classifier.split()
     images = pictures(rng)
     before = array(classifier.probabilities(images))
     for weight in model.weights:
@@ -248,7 +250,7 @@ def test_it_follows_the_model_as_it_learns(rng):
     np.testing.assert_allclose(
         after, model.predict(images, verbose=0), atol=1e-6
     )
-    logits = cut.logits(cut.features(images))
+    logits = split.logits(split.features(images))
     np.testing.assert_allclose(array(keras.ops.softmax(logits)), after, 1e-5)
 
 
@@ -257,8 +259,8 @@ def test_the_model_is_left_as_it_was(rng, tmp_path):
     config = keras.saving.serialize_keras_object(model)
     images = pictures(rng)
     given = model.predict(images, verbose=0)
-    cut = Classifier(model).cut()
-    cut.logits(cut.features(images))
+    split = Classifier(model).split()
+    split.logits(split.features(images))
     assert keras.saving.serialize_keras_object(model) == config
     assert leaf(model, "scores").activation is keras.activations.softmax
     model.save(tmp_path / "model.keras")
@@ -275,10 +277,10 @@ def test_layers_of_two_models_belong_to_the_model_at_hand(rng):
         x = layer(x)
     second = keras.Model(image, x)
     images = pictures(rng)
-    cut = Classifier(second).cut()
-    expected = Classifier(first).cut().features(images / 2)
+    split = Classifier(second).split()
+    expected = Classifier(first).split().features(images / 2)
     np.testing.assert_allclose(
-        array(cut.features(images)), array(expected), atol=1e-5
+        array(split.features(images)), array(expected), atol=1e-5
     )
 
 
@@ -291,13 +293,13 @@ def test_models_of_ours_are_cut_behind_the_attention(architecture, rng):
         architecture=architecture,
     )
     images = rng.uniform(0, 255, (2, 32, 32, 3)).astype("float32")
-    cut = Classifier(model).cut()
-    features = cut.features(images)
+    split = Classifier(model).split()
+    features = split.features(images)
     given = model.predict(images, verbose=0)
     if architecture == "abn":
         given = given["predictions"]
     np.testing.assert_allclose(
-        array(keras.ops.softmax(cut.logits(features))), given, atol=1e-4
+        array(keras.ops.softmax(split.logits(features))), given, atol=1e-4
     )
     if architecture == "lfi_cam":
         attended = keras.Model(
@@ -311,22 +313,22 @@ def test_models_of_ours_are_cut_behind_the_attention(architecture, rng):
 def test_layer_can_be_named_inside_a_nested_model(kind, rng):
     model = kind()
     images = pictures(rng)
-    cut = Classifier(model).cut("conv")
-    assert cut.shape == (7, 7, 4)
+    split = Classifier(model).split("conv")
+    assert split.shape == (7, 7, 4)
     np.testing.assert_allclose(
-        array(cut.features(images)),
+        array(split.features(images)),
         convolved(images / 255, leaf(model, "conv")),
         atol=1e-5,
     )
     np.testing.assert_allclose(
-        array(keras.ops.softmax(cut.logits(cut.features(images)))),
+        array(keras.ops.softmax(split.logits(split.features(images)))),
         model.predict(images, verbose=0),
         atol=1e-5,
     )
 
 
 def test_nested_model_can_be_named():
-    assert Classifier(nested()).cut("trunk").shape == (5, 5, 6)
+    assert Classifier(nested()).split("trunk").shape == (5, 5, 6)
 
 
 def around():
@@ -366,7 +368,7 @@ class Subclassed(keras.Model):
 )
 def test_what_cannot_be_looked_through_is_refused(model, layer, error, said):
     with pytest.raises(error, match=said):
-        Classifier(model()).cut(layer)
+        Classifier(model()).split(layer)
 
 
 def test_unknown_activation_is_refused():
@@ -397,10 +399,10 @@ def test_logits_that_end_with_an_operation_of_several_tensors(kind, rng):
         "division": lambda: keras.layers.Dense(3)(pooled) / 2.0,
     }[kind]()
     model = keras.Model(base.input, scores)
-    cut = Classifier(model, "softmax").cut()
+    split = Classifier(model, "softmax").split()
     images = pictures(rng)
     np.testing.assert_allclose(
-        array(cut.logits(cut.features(images))),
+        array(split.logits(split.features(images))),
         model.predict(images, verbose=0),
         atol=1e-5,
     )
@@ -448,9 +450,9 @@ def test_one_score_is_two_classes(ends, told, rng):
         np.stack([1 - yes, yes], axis=-1),
         atol=1e-6,
     )
-    cut = classifier.cut()
+    split = classifier.split()
     np.testing.assert_allclose(
-        array(cut.logits(cut.features(images))),
+        array(split.logits(split.features(images))),
         np.stack([-logit, logit], axis=-1),
         atol=1e-5,
     )

@@ -16,11 +16,11 @@ IMAGE = np.stack(
 
 def evidence_of(model, images, classes=None):
     evidence = Evidence(Classifier(model))
-    features = evidence.cut.features(images)
+    features = evidence.split.features(images)
     if classes is not None:
         classes = keras.ops.convert_to_tensor(np.asarray(classes, "int32"))
     maps = keras.ops.convert_to_numpy(evidence(features, classes))
-    logits = keras.ops.convert_to_numpy(evidence.cut.logits(features))
+    logits = keras.ops.convert_to_numpy(evidence.split.logits(features))
     return evidence, maps, logits
 
 
@@ -171,14 +171,14 @@ def test_other_heads_are_not_called_exact(behind, rng):
     evidence, maps, logits = evidence_of(model, images)
     assert not evidence.exact
     # Each location alone, by the model itself.
-    features = keras.ops.convert_to_numpy(evidence.cut.features(images))
+    features = keras.ops.convert_to_numpy(evidence.split.features(images))
     nothing = keras.ops.convert_to_numpy(
-        evidence.cut.logits(np.zeros_like(features[:1]))
+        evidence.split.logits(np.zeros_like(features[:1]))
     )
     for row, column in ((0, 0), (2, 3)):
         alone = np.zeros_like(features)
         alone[:, row, column] = features[:, row, column]
-        expected = keras.ops.convert_to_numpy(evidence.cut.logits(alone))
+        expected = keras.ops.convert_to_numpy(evidence.split.logits(alone))
         np.testing.assert_allclose(
             maps[:, row, column], expected - nothing, atol=1e-5
         )

@@ -102,8 +102,10 @@ def centers_of_mass(maps):
     return np.stack([rows, columns], axis=1) / total[:, None]
 
 
-def features_of(cut, images):
-    parts = [cut.features(images[n : n + 5]) for n in range(0, len(images), 5)]
+def features_of(split, images):
+    parts = [
+        split.features(images[n : n + 5]) for n in range(0, len(images), 5)
+    ]
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
 
@@ -120,8 +122,8 @@ def errors_of(model, margins, cell, color, rng):
     places = middle + rng.uniform(-cell / 2, cell / 2, (25, 2))
     images = spots(places, shape, 0.6 * cell, color)
     empty = np.broadcast_to(color, (1, *shape, 3)).astype("float32")
-    cut = Classifier(model).cut()
-    difference = features_of(cut, images) - features_of(cut, empty)
+    split = Classifier(model).split()
+    difference = features_of(split, images) - features_of(split, empty)
     energy = np.square(difference.astype("float64"))
     energy = energy.sum(axis=-1, keepdims=True)
     # Of each spot by itself, as features react to some colors and not others.
@@ -129,7 +131,7 @@ def errors_of(model, margins, cell, color, rng):
     energy = energy.astype("float32")
     # Gates and normalizations may react a little everywhere.
     energy[energy < 1e-3] = 0
-    maps = cut.geometry.upsample(energy, shape)
+    maps = split.geometry.upsample(energy, shape)
     return (centers_of_mass(maps) - places) / cell
 
 
@@ -224,7 +226,7 @@ def check_layers(make, shape=(24, 20)):
     map_shape = model(empty, training=False).shape
     pooled = layers.GlobalAveragePooling2D()(model.output)
     classifier = keras.Model(image, layers.Dense(2)(pooled))
-    geometry = Classifier(classifier).cut().geometry
+    geometry = Classifier(classifier).split().geometry
     placements = geometry.placements(shape, map_shape)
     for axis, placement in enumerate(placements):
         for step in (0, 1):
@@ -352,7 +354,7 @@ def test_tokens_and_unknown_layers_divide_what_they_are_given(rng):
     x = layers.Reshape((6, 4))(x)
     x = layers.Dense(4)(layers.LayerNormalization()(x))
     x = layers.Reshape((3, 2, 4))(x)
-    geometry = Classifier(classifier_of(image, x)).cut().geometry
+    geometry = Classifier(classifier_of(image, x)).split().geometry
     rows, columns = geometry.placements((26, 20), (1, 3, 2, 4))
     assert rows == (26, 2 + 3.5, 8, 1.5, 25.5)
     assert columns == (20, 3.5, 8, -0.5, 15.5)
@@ -362,7 +364,7 @@ def test_even_maps_are_resized_as_before(rng):
     image = keras.Input((24, 36, 3))
     x = layers.Conv2D(4, 3, padding="same")(layers.Rescaling(1.0)(image))
     x = layers.AveragePooling2D((2, 3))(x)
-    upsample = Classifier(classifier_of(image, x)).cut().geometry.upsample
+    upsample = Classifier(classifier_of(image, x)).split().geometry.upsample
     maps = rng.uniform(size=(2, 12, 12, 3)).astype("float32")
     for size in [(24, 36), (50, 17)]:
         np.testing.assert_array_equal(
@@ -420,7 +422,7 @@ def test_sizes_known_only_when_a_graph_runs(rng):
     x = layers.Cropping2D(((3, 0), (0, 2)))(image)
     x = layers.Resizing(16, 20, pad_to_aspect_ratio=True)(x[:, 1:])
     x = layers.MaxPooling2D(3, 2, "same")(layers.Conv2D(4, 3, 2, "same")(x))
-    upsample = Classifier(classifier_of(image, x)).cut().geometry.upsample
+    upsample = Classifier(classifier_of(image, x)).split().geometry.upsample
 
     @tf.function(
         input_signature=[

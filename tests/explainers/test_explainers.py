@@ -136,7 +136,7 @@ def sharpened(model):
     return model
 
 
-# How a model is cut is made out in its graph, which no backend changes, and
+# How a model is split is made out in its graph, which no backend changes, and
 # the nested one shows that on each.
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="takes long to compile"

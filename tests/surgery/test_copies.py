@@ -221,7 +221,7 @@ def test_pooling_that_is_called_twice_loses_its_second_stride(rng):
         layer = model.get_layer(name)
         x = ops.relu(ops.conv(x, layer.kernel, padding="same") + layer.bias)
         x = ops.max_pool(x, 2, strides=stride, padding="same")
-    split = surgery.cut(model, output_stride=2)
+    split = surgery.split_copy(model, output_stride=2)
     assert split.features.shape == (None, 16, 16, 4)
     np.testing.assert_allclose(
         features_of(split, images),
@@ -252,7 +252,7 @@ def test_weights_that_two_calls_share_are_not_parted():
     ):
         keras_lficam.attach(model, output_stride=2)
     for stride, size in ((4, 8), (1, 32)):  # The calls agree.
-        split = surgery.cut(model, output_stride=stride)
+        split = surgery.split_copy(model, output_stride=stride)
         assert split.features.shape == (None, size, size, 3)
 
 
@@ -326,15 +326,15 @@ def test_borders_that_are_lost_are_no_stride(last, rng):
     model = classifier(image, last()(x))
     images = pictures(rng)
     theirs = keras.Model(image, model.get_layer("last").output)
-    split = surgery.cut(model, output_stride=4)  # As it has.
+    split = surgery.split_copy(model, output_stride=4)  # As it has.
     np.testing.assert_array_equal(
         features_of(split, images), ops.convert_to_numpy(theirs(images))
     )
     # Without the second stride: 32, 30, 15, 13, 13, 11.
-    split = surgery.cut(model, output_stride=2)
+    split = surgery.split_copy(model, output_stride=2)
     assert split.features.shape == (None, 11, 11, 4)
     with pytest.raises(ValueError, match=r"\[1, 2, 4\].*output_stride=8"):
-        surgery.cut(model, output_stride=8)
+        surgery.split_copy(model, output_stride=8)
 
 
 def test_number_may_stand_before_its_map(rng):
@@ -352,7 +352,7 @@ def test_number_may_stand_before_its_map(rng):
         expected = expected + layer.bias
         if stride == 2:
             expected = 1.0 - 2.0 * expected
-    split = surgery.cut(model, output_stride=2)
+    split = surgery.split_copy(model, output_stride=2)
     np.testing.assert_allclose(
         features_of(split, images),
         ops.convert_to_numpy(expected),
@@ -368,10 +368,10 @@ def test_stride_is_that_of_all_that_a_call_is_given():
     x = mean + convolution(3, strides=2)(image)
     x = convolution(strides=2)(x)
     model = classifier(image, x)
-    assert surgery.cut(model, output_stride=4).features.shape[1] == 8
-    assert surgery.cut(model, output_stride=2).features.shape[1] == 16
+    assert surgery.split_copy(model, output_stride=4).features.shape[1] == 8
+    assert surgery.split_copy(model, output_stride=2).features.shape[1] == 16
     with pytest.raises(ValueError, match=r"\[1, 2, 4\].*output_stride=8"):
-        surgery.cut(model, output_stride=8)
+        surgery.split_copy(model, output_stride=8)
 
 
 def test_layer_that_does_reduce_inside_itself_is_still_told():
@@ -379,5 +379,5 @@ def test_layer_that_does_reduce_inside_itself_is_still_told():
     x = convolution(strides=2)(image)
     x = x[:, ::2, ::2]
     with pytest.raises(ValueError, match="GetItem reduces the map inside"):
-        surgery.cut(classifier(image, x), output_stride=2)
+        surgery.split_copy(classifier(image, x), output_stride=2)
     assert surgery.last_stage(image, x) is None

@@ -38,12 +38,12 @@ def on_canvas(patch: np.ndarray, box: Box) -> np.ndarray:
     """Lays a patch on an empty canvas; what is outside is cut off."""
     canvas = np.zeros((SIZE, SIZE, *patch.shape[2:]), "float32")
     shown = patch[max(-box.top, 0) :, max(-box.left, 0) :]
-    target = cut(canvas, box)
+    target = crop(canvas, box)
     target[:] = shown[: target.shape[0], : target.shape[1]]
     return canvas
 
 
-def cut(scene: np.ndarray, box: Box) -> np.ndarray:
+def crop(scene: np.ndarray, box: Box) -> np.ndarray:
     return scene[max(box.top, 0) : box.bottom, max(box.left, 0) : box.right]
 
 

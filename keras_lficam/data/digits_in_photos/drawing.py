@@ -12,7 +12,7 @@ from PIL import Image
 from keras_lficam.data.digits_in_photos._shapes import (
     SIZE,
     Box,
-    cut,
+    crop,
     luminance,
     mask_image,
     on_canvas,
@@ -201,7 +201,7 @@ def compose(split: str, index: int, seed: int = SEED) -> dict[str, Any]:
 
 
 def _write(digit: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws a digit with a sharp pen: opacities, cut to where there are any."""
+    """Draws a digit with a sharp pen: opacities, cropped to the digit."""
     ink = _ink(digit)
     rows = np.flatnonzero((ink > 0.5).any(axis=1))
     height = rng.uniform(23.0, 38.0)
@@ -269,7 +269,7 @@ def _pen(
     """A color for a pen, and whether it stands out all over the box."""
     colors = rng.uniform(0, 255, (24, 3)) * rng.uniform(0.6, 1.0, (24, 1))
     colors[::2] = 255 - colors[::2]
-    surround = luminance(cut(scene, box))
+    surround = luminance(crop(scene, box))
     distance = np.abs(luminance(colors)[:, None] - surround.reshape(1, -1))
     contrast = np.quantile(distance, 0.08, axis=1)
     good = np.flatnonzero(contrast > 52)
