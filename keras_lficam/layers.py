@@ -154,7 +154,7 @@ class FeatureImportanceNetwork(keras.layers.Layer):
 
     Reference:
         Lee et al., 2021, https://arxiv.org/abs/2105.00937. The pointwise form
-        and the two places of the ReLU are from the authors' release.
+        and the two ReLUs are from the authors' release.
 
     Examples:
         importance = FeatureImportanceNetwork("released")([image, features])

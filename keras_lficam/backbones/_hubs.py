@@ -142,7 +142,7 @@ def feature_map(
 
     Args:
         output: Feature map `(B, h, w, C)`; or tokens `(B, T, C)`, first up to
-            eight that stand for no place, then the patches row by row; or a
+            eight that stand for no location, then the patches row by row; or a
             dictionary or list of feature maps, of which the coarsest is taken.
         image_shape: Shape `(height, width, channels)` of the images; closed,
             unless `output` is one feature map.

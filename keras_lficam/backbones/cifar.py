@@ -1,7 +1,7 @@
 """Classifiers for small images, as in the experiments on CIFAR.
 
-An image of 32x32 leaves a map of 8x8. A cell of it stands for its own place in
-the image to within half a pixel, for which the last stride looks ahead and
+An image of 32x32 leaves a map of 8x8. A cell of it stands for its own location
+in the image to within half a pixel, for which the last stride looks ahead and
 those before it look back; in the published networks all look back.
 
 Numbers of weights, for ten classes, where sources disagree:
@@ -40,7 +40,7 @@ def resnet(
     Three stages of blocks with 16, 32 and 64 filters at strides 1, 2 and 2,
     then average pooling and a dense layer. Bottlenecks have four times as
     many channels in the end. A shortcut that changes shape is a strided 1x1
-    convolution. A cell of the feature map stands for its own place in the
+    convolution. A cell of the feature map stands for its own location in the
     image to within half a pixel, with `stem_stride` 1 or 2.
 
     Args:
@@ -183,7 +183,7 @@ def densenet(
 
     Three stages in which every block puts `growth` new channels beside those
     of all before it. Between them the channels are halved and the map is
-    averaged over 2x2, which leaves each cell at its own place.
+    averaged over 2x2, which leaves each cell at its own location.
 
     Args:
         depth: Number of weighted layers, `6 n + 4` with n at least 1.

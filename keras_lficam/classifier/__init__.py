@@ -1,4 +1,4 @@
-"""A read-only view of anybody's classifier: features, scores, places."""
+"""A read-only view of anybody's classifier: features, scores, locations."""
 
 from keras_lficam.classifier._compiled import (
     CompiledFunction,

@@ -3,7 +3,7 @@
 Each layer that moves or strides says, for both axes, which of its input's
 cells a cell of its output looks at. From the image on that adds up to the
 center of each cell's receptive field, in pixels, and to what of the image is
-seen at all. What changes no place is passed over: activations,
+seen at all. What changes no location is passed over: activations,
 normalizations, random layers, which rest at inference, and gates that are
 broadcast over the map.
 
@@ -47,7 +47,7 @@ Rule = Callable[[Axis, Axis], Axes]
 
 
 class Geometry:
-    """Brings maps from a place in a model's graph back to its images.
+    """Brings maps from a tensor of a model's graph back to its images.
 
     Args:
         pairs: Pairs of tensors of one model each that lead from the image to
@@ -129,7 +129,7 @@ class Geometry:
 
     def _axes(self, height: Any, width: Any) -> Axes:
         found = {0: (_axis_of_image(0, height), _axis_of_image(1, width))}
-        if self._goal is None:  # Nothing of the map depends on places.
+        if self._goal is None:  # Nothing of the map depends on locations.
             return found[0]
         for number, sources in self._plan:
             merged = []
@@ -148,7 +148,7 @@ class Geometry:
         begin: keras.KerasTensor,
         finish: keras.KerasTensor,
     ) -> None:
-        """Numbers the tensors on the way, those with places."""
+        """Numbers the tensors on the way, those with locations."""
         for node in reversed(nodes_backwards(begin, finish)):
             if id(node.outputs[0]) in numbers_of:
                 continue
@@ -172,7 +172,7 @@ class Geometry:
     def _number(
         self, node: Any, numbers: list[int | None], output: keras.KerasTensor
     ) -> int | None:
-        """The number of what a call gives; None where it has no places."""
+        """The number of what a call gives; None where it has no locations."""
         given = [
             number
             for number, tensor in zip(numbers, node.input_tensors, strict=True)
@@ -197,7 +197,7 @@ class Geometry:
     def _rules(
         self, node: Any, number: int, output: keras.KerasTensor
     ) -> list[Rule]:
-        if len(output.shape) != 4:  # Tokens keep the places of their map.
+        if len(output.shape) != 4:  # Tokens keep the locations of their map.
             return []
         rules = _rules_of(node.operation, node)
         before, after = self._declared[number], tuple(output.shape[1:3])
@@ -258,7 +258,7 @@ def _lost(reason: str) -> ValueError:
 
 
 def _rules_of(operation: keras.Operation, node: Any) -> list[Rule] | None:
-    """What a call does to places: a list of rules, or None if unknown."""
+    """What a call does to locations: a list of rules, or None if unknown."""
     if getattr(operation, "data_format", None) == "channels_first":
         return None
     if isinstance(operation, keras.layers.Pipeline):
@@ -572,9 +572,9 @@ def _of_slices(operation: keras.Operation, node: Any) -> Rule | None:
     if not all(one is Ellipsis or isinstance(one, slice) for one in key):
         return None
     if Ellipsis in key:
-        place = key.index(Ellipsis)
+        dots = key.index(Ellipsis)
         filling = (slice(None),) * (5 - len(key))
-        key = (*key[:place], *filling, *key[place + 1 :])
+        key = (*key[:dots], *filling, *key[dots + 1 :])
     key = (*key, *(slice(None),) * 4)[1:3]
     if any(
         not (bound is None or isinstance(bound, int))
@@ -588,14 +588,14 @@ def _of_slices(operation: keras.Operation, node: Any) -> Rule | None:
 def _sliced(axis: Axis, key: slice) -> Axis:
     step = key.step or 1
 
-    def place(bound: Any, otherwise: Any) -> Any:
+    def bounded(bound: Any, otherwise: Any) -> Any:
         if bound is None:
             return otherwise
         bound = axis.size + bound if bound < 0 else bound
         return _least(_largest(bound, 0), axis.size)
 
-    start = place(key.start, 0 if step > 0 else axis.size - 1)
-    stop = place(key.stop, axis.size if step > 0 else -1)
+    start = bounded(key.start, 0 if step > 0 else axis.size - 1)
+    stop = bounded(key.stop, axis.size if step > 0 else -1)
     return _look(axis, start, 1, step, -_floor((start - stop) / step))
 
 
@@ -643,11 +643,11 @@ _FUNCTIONS: dict[str, Callable[[Any, Any], Rule | None]] = {
 }
 
 
-def _argument(node: Any, place: int, *names: str) -> Any:
-    """An argument of a call, by its place or one of its names."""
+def _argument(node: Any, index: int, *names: str) -> Any:
+    """An argument of a call, by its position or one of its names."""
     given, named = node.arguments.args, node.arguments.kwargs
-    if len(given) > place:
-        return given[place]
+    if len(given) > index:
+        return given[index]
     return next((named[name] for name in names if name in named), None)
 
 

@@ -598,7 +598,7 @@ class Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What a layer gives: its shape, the function to it, and its places."""
+    """What a layer gives: its shape, the function to it, and its locations."""
 
     shape: tuple[int | None, ...]
     function: Callable[[Any], Any]

@@ -70,13 +70,13 @@ def overlay_names(
     their endings alone keep these, too: `1.jpg_overlay.png`. No picture is
     named twice, and its path is relative to the output folder.
     """
-    places = {path: pathlib.Path(os.path.abspath(path)) for path in paths}
-    root = os.path.commonpath([place.parent for place in places.values()])
+    absolute = {path: pathlib.Path(os.path.abspath(path)) for path in paths}
+    root = os.path.commonpath([full.parent for full in absolute.values()])
     stems = {path: path.stem for path in paths}
     while True:
         names = {
-            path: place.parent.relative_to(root) / f"{stems[path]}_overlay.png"
-            for path, place in places.items()
+            path: full.parent.relative_to(root) / f"{stems[path]}_overlay.png"
+            for path, full in absolute.items()
         }
         # Some file systems take A.png for a.png.
         folded = {path: str(name).casefold() for path, name in names.items()}

@@ -159,7 +159,7 @@ def answers_of(
 
 
 def metrics_of(answers: "Mapping[str, np.ndarray]") -> dict[str, float]:
-    """Averages metrics over what `answers_of` gives, to four places."""
+    """Averages metrics over what `answers_of` gives, to four decimals."""
     from keras_lficam import metrics
 
     maps, boxes = answers["maps"], answers["boxes"]

@@ -190,7 +190,7 @@ def _print_summary(folder: pathlib.Path) -> None:
             print(f"  {path.name}")
     if not (folder / "saved_model.pb").is_file():
         return
-    # Absolute, as "." could be meant of any place.
+    # Absolute, as "." could be any folder.
     root = folder.absolute().parents[1]
     print(
         f"\nStart TF Serving with all models in {root}:\n\n"

@@ -130,10 +130,10 @@ class CAM(OneCallExplainer):
 
         map = s(sum_k W_kc F_k)
 
-    The original has no ReLU, and shows the sum as it is: places that speak
-    against the class are darker than places that say nothing. `s` stretches
-    it to [0, 1] over each image, at the size of the feature map, and bilinear
-    interpolation brings it to the size of the image.
+    The original has no ReLU, and shows the sum as it is: locations that speak
+    against the class are darker than locations that say nothing. `s` is the
+    min-max normalization over each image, at the size of the feature map, and
+    bilinear interpolation brings it to the size of the image.
 
     Args:
         model: Functional or Sequential classifier, flat or nested, whose head

@@ -24,8 +24,8 @@ class RefineCAM(Explainer):
     reaches. The authors multiply maps of any method; this takes `LayerCAM`,
     which is made for early layers as well.
 
-    A place that one layer leaves out is left out of the product. So a layer
-    whose map is empty empties the whole map: where no place of it speaks for
+    A location that one layer leaves out is left out of the product. So a layer
+    whose map is empty empties the whole map: where no location of it speaks for
     the class the result is zero everywhere, whatever the other layers show.
 
     Args:

@@ -137,7 +137,7 @@ class GradCAM(GradientExplainer):
     `y` is the logit, before a softmax or sigmoid, whatever the model gives; `s`
     is the min-max normalization. The map is made at the size of the feature
     map, and brought to the size of the image by bilinear interpolation. Where
-    no place speaks for the class it is zero everywhere.
+    no location speaks for the class it is zero everywhere.
 
     Args:
         model: Functional or Sequential classifier, flat or nested.

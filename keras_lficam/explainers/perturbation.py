@@ -27,8 +27,8 @@ _QUICKSHIFT_KERNEL = 4
 _QUICKSHIFT_DISTANCE = 50  # In kernels: 200 pixels.
 _QUICKSHIFT_RATIO = 0.2
 
-# Patches along each side, if their size is not given. A place is half a patch
-# from the next, so there are 15 at most.
+# Patches along each side, if their size is not given. A position is half a
+# patch from the next, so there are 15 at most.
 _PATCHES = 8
 _PLACES = 2 * _PATCHES - 1
 # A drop below this share of the logits is rounding.
@@ -36,11 +36,11 @@ _SMALLEST_DROP = 1e-6
 
 
 class Occlusion(Explainer):
-    """Hides a patch at each place, and measures how much the logit drops.
+    """Hides a patch at each position, and measures how much the logit drops.
 
-    As many forward passes of an image as there are places of the patch, and
+    As many forward passes of an image as there are positions of the patch, and
     one of the image as it is; no gradient. With the logit `f` of the class,
-    and the places `P` of the patch,
+    and the positions `P` of the patch,
 
         a_ij = mean of f(x) - f(x without P) over the patches P that cover ij
         map = ReLU(a) / max_ij ReLU(a)
@@ -57,18 +57,18 @@ class Occlusion(Explainer):
         model: Functional or Sequential classifier, flat or nested.
         patch: Size of the patch in pixels: an integer, or height and width.
             An eighth of each side by default, rounded up: 28 of 224.
-        stride: Pixels from one place to the next, no more than the patch: an
+        stride: Pixels from one position to the next, no more than the patch: an
             integer, or down and across. Half of the patch by default, rounded
-            up: 14 of 224, which makes 15 x 15 places. Of any size it makes no
-            more.
+            up: 14 of 224, which makes 15 x 15 positions. Of any size it makes
+            no more.
         fill: What the patch shows: a number, a color `(C,)` or an image
             `(H, W, C)` in the range that the model takes, by default 0, which
             is black from 0 to 255; or `"mean"` for the mean color of the image.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
-        chunk_size: Number of places that go through the model at once. The
-            memory is that of a prediction of `chunk_size` images, and in
-            bytes `20 * chunk_size * H * W * C`, whatever the number of places.
+        chunk_size: Number of positions that go through the model at once. The
+            memory is that of a prediction of `chunk_size` images, and in bytes
+            `20 * chunk_size * H * W * C`, whatever the number of positions.
 
     Raises:
         TypeError: If `model` is no `keras.Model`, or `fill` no numbers.
@@ -77,7 +77,7 @@ class Occlusion(Explainer):
 
     Reference:
         Zeiler and Fergus, 2014, https://arxiv.org/abs/1311.2901, who show the
-        probability at each place of a gray patch.
+        probability at each position of a gray patch.
 
     Examples:
         maps = Occlusion(model, patch=8, stride=4, fill="mean")(images)
@@ -219,7 +219,7 @@ class Occlusion(Explainer):
         return np.where(np.abs(drops) <= rounding, 0.0, drops)
 
     def _starts(self, axis: int, side: int) -> tuple[np.ndarray, int]:
-        """First pixels of the places along an axis, and the patch's length."""
+        """First pixels of the positions along an axis, length of the patch."""
         if self.patch is None:
             length = math.ceil(side / _PATCHES)
         else:
@@ -242,8 +242,8 @@ class RISE(Explainer):
 
     A mask `M_i` is a grid of `cells x cells` zeros and ones, brought bilinearly
     to the size of `(cells + 1)^2` cells of `ceil(H / cells) x ceil(W / cells)`
-    pixels, of which the image's size is cropped at a random place of its own.
-    What it hides becomes 0, in whichever range the model takes. `s` is the
+    pixels, of which the image's size is cropped at a random position of its
+    own. What it hides becomes 0, in whichever range the model takes. `s` is the
     min-max normalization; `saliency` gives the sum as it is published. The
     masks are the same for all images, and mask `i` depends on nothing but
     `seed`, `i`, `cells`, `keep` and the image's size.
@@ -694,7 +694,7 @@ def _check_patch(
 
 
 def _covering(starts: np.ndarray, length: int, side: int) -> np.ndarray:
-    """Marks the pixels `(places, side)` along an axis that a patch covers."""
+    """Marks pixels `(positions, side)` along an axis that a patch covers."""
     after = np.arange(side) - starts[:, None]
     covered: np.ndarray = (after >= 0) & (after < length)
     return covered

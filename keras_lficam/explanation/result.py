@@ -198,12 +198,12 @@ class Explanation:
                 "class_index": int(index),
                 "class": self.class_names[index],
                 **{
-                    name: float(values[image, place])
+                    name: float(values[image, column])
                     for name, values in columns.items()
                 },
             }
             for image, indices in enumerate(self.top_classes)
-            for place, index in enumerate(indices)
+            for column, index in enumerate(indices)
         ]
 
     def to_frame(self) -> "pandas.DataFrame":

@@ -168,9 +168,9 @@ def _name_onnx_input(graph: "onnx.GraphProto") -> None:
     used -= {constant.name for constant in graph.initializer}
     (image,) = (value for value in graph.input if value.name in used)
     for node in graph.node:
-        for place, name in enumerate(node.input):
+        for index, name in enumerate(node.input):
             if name == image.name:
-                node.input[place] = "images"
+                node.input[index] = "images"
     image.name = "images"
     del graph.input[:]
     graph.input.append(image)

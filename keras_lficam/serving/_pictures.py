@@ -141,10 +141,10 @@ def decoded(
     indices, images, canvases = (
         guard.concatenate(good).batch(number + 1).get_single_element()
     )
-    places = indices[1:, None]
-    images = tf.scatter_nd(places, images[1:], tf.stack([number, *shape]))
+    rows = indices[1:, None]
+    images = tf.scatter_nd(rows, images[1:], tf.stack([number, *shape]))
     canvases = tf.tensor_scatter_nd_update(
-        tf.fill([number], ""), places, canvases[1:]
+        tf.fill([number], ""), rows, canvases[1:]
     )
     damaged = (errors == "") & (canvases == "")
     errors = tf.where(damaged, broken, errors)
@@ -427,15 +427,15 @@ def _header(file: tf.Tensor) -> tf.Tensor:
 
 def _number(
     data: tf.Tensor,
-    place: tf.Tensor | int,
+    offset: tf.Tensor | int,
     length: int,
     little_endian: tf.Tensor | bool = False,
 ) -> tf.Tensor:
-    """Reads unsigned numbers at places; what lies behind the end is 0."""
-    place = tf.convert_to_tensor(place, tf.int64)
-    places = place[..., None] + tf.range(length, dtype=tf.int64)
-    inside = (places >= 0) & (places < tf.size(data, tf.int64))
-    digits = tf.gather(data, tf.where(inside, places, 0))
+    """Reads unsigned numbers at offsets; what lies behind the end is 0."""
+    offset = tf.convert_to_tensor(offset, tf.int64)
+    offsets = offset[..., None] + tf.range(length, dtype=tf.int64)
+    inside = (offsets >= 0) & (offsets < tf.size(data, tf.int64))
+    digits = tf.gather(data, tf.where(inside, offsets, 0))
     digits = tf.where(inside, tf.cast(digits, tf.int64), 0)
     powers = 256 ** tf.range(length - 1, -1, -1, dtype=tf.int64)
     powers = tf.where(little_endian, tf.reverse(powers, [0]), powers)
@@ -455,19 +455,19 @@ def _png_header(data: tf.Tensor) -> tf.Tensor:
         for name in (b"IDAT", b"tRNS", b"sBIT")
     )
     size = tf.size(data, tf.int64)
-    place, steps = tf.constant(8, tf.int64), 0
+    offset, steps = tf.constant(8, tf.int64), 0
     name = used = tf.constant(0, tf.int64)
-    while place + 8 <= size and steps < _MAX_STEPS:
-        name = _number(data, place + 4, 4)
+    while offset + 8 <= size and steps < _MAX_STEPS:
+        name = _number(data, offset + 4, 4)
         if (name == pixels) | (name == transparency):
             break
-        length = _number(data, place, 4)
+        length = _number(data, offset, 4)
         if (name == significant) & (used == 0):
-            numbers = place + 8 + tf.range(tf.minimum(length, 4))
+            numbers = offset + 8 + tf.range(tf.minimum(length, 4))
             used = tf.reduce_max(
                 tf.concat([[used], _number(data, numbers, 1)], 0)
             )
-        place += 12 + length
+        offset += 12 + length
         steps += 1
     has_alpha = (color == 4) | (color == 6) | (name == transparency)
     samples = tf.gather([1, 1, 3, 1, 2, 1, 4], tf.minimum(color, 6))

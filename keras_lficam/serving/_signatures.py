@@ -193,15 +193,15 @@ class Served(tf.Module):
         answers = self._explained(
             self._resized(images), errors, self._size, classes
         )
-        values, places = tf.math.top_k(answers["probabilities"], self._top)
-        places = tf.where(errors[:, None] == "", places, _NO_CLASS)
+        values, indices = tf.math.top_k(answers["probabilities"], self._top)
+        indices = tf.where(errors[:, None] == "", indices, _NO_CLASS)
         canvases = tf.where(errors == "", pictures.canvases, "")
         evidence = self._view.upsample(
             answers["class_evidence"], self._size, self._size
         )
         answers |= {
             "top_classes": tf.gather(
-                self._names, places % self._names.shape[0]
+                self._names, indices % self._names.shape[0]
             ),
             "top_probabilities": values,
             "evidence_overlay_bytes": _pictures.evidence_overlays(

@@ -166,9 +166,9 @@ def _damaged(client: Client) -> None:
     _expect(errors[1], "a picture that is cut off was answered")
     _expect(errors[2], "a file that is no picture was answered")
     alone = client.predict({"image_bytes": [good]}, "encoded_images")
-    for place in (0, 3):
+    for index in (0, 3):
         difference = np.abs(
-            answer["probabilities"][place] - alone["probabilities"][0]
+            answer["probabilities"][index] - alone["probabilities"][0]
         ).max()
         _expect(difference < _CLOSE, "a good picture got another answer")
     _expect(

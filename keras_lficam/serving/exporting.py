@@ -246,7 +246,7 @@ def export(
     def numeric() -> keras.Model:
         return _formats.numeric_model(model, size, top, activation)
 
-    def write(name: str, place: pathlib.Path) -> None:
+    def write(name: str, target: pathlib.Path) -> None:
         if name == "saved_model":
             served = Served(
                 model,
@@ -260,10 +260,10 @@ def export(
                 served_explainers,
             )
             signatures = served.signatures()
-            tf.saved_model.save(served, str(place), signatures=signatures)
-            _server_files.write_warmup(place, path.name, shape, pixels)
+            tf.saved_model.save(served, str(target), signatures=signatures)
+            _server_files.write_warmup(target, path.name, shape, pixels)
             return
-        _formats.WRITERS[name](numeric(), place, samples)
+        _formats.WRITERS[name](numeric(), target, samples)
 
     with atomic_folder(folder) as partial:
         failed = _write_each(formats, write, partial)
@@ -303,16 +303,16 @@ def _write_each(
     """Writes formats to a folder; gives the errors of those that failed."""
     failed: dict[str, Exception] = {}
     for name in dict.fromkeys(formats):
-        place = folder / f".{name}"
-        place.mkdir()
+        target = folder / f".{name}"
+        target.mkdir()
         try:
-            write(name, place)
+            write(name, target)
         except Exception as error:  # A converter raises anything.
             failed[name] = error
         else:
-            for path in place.iterdir():
+            for path in target.iterdir():
                 path.rename(folder / path.name)
-        shutil.rmtree(place)
+        shutil.rmtree(target)
     return failed
 
 

@@ -160,7 +160,7 @@ def clone(
     Functional and Sequential models nested in it are unfolded, so that every
     layer can be reached by name. A model of a class with a configuration of
     its own, such as a backbone of KerasHub, is a layer like others, for what
-    it is made of may not be made for another place. The copies have the
+    it is made of may not be made elsewhere. The copies have the
     weights, the dtype policy and the `trainable` of the originals, which stay
     as they are. A layer that is called twice is copied once, or once for
     every set of changes.

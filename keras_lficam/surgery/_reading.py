@@ -205,7 +205,7 @@ def _takes_the_map(call: Call, follower: keras.Operation | None) -> bool:
 
 
 def averages_the_map(operation: keras.Operation) -> bool:
-    """Whether what takes the feature map averages it over its places."""
+    """Whether what takes the feature map averages it over its locations."""
     return isinstance(
         operation,
         (keras.layers.GlobalAveragePooling2D, keras.layers.AveragePooling2D),
@@ -395,7 +395,7 @@ def end_of(scores: keras.KerasTensor) -> End:
     call = Call(operation, Location(frames, before), Location(frames, tensor))
     activation = activation_of(operation)
     if activation not in _OF_EACH and tensor.shape[-1] != scores.shape[-1]:
-        # Not over the classes, but over those at each of several places.
+        # Not over the classes, but over those at each of several locations.
         activation = None
     return End(call, activation)
 

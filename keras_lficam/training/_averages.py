@@ -193,14 +193,14 @@ class BatchStatistics:
 
     def _updated(self, images: Any, start: Any) -> list[Any]:
         """The moving statistics after a step that they begin at one value."""
-        places = {id(variable) for variable in self.variables}
+        ids = {id(variable) for variable in self.variables}
         others = self.model.non_trainable_variables
         _, values = self.model.stateless_call(
             [variable.value for variable in self.model.trainable_variables],
             [
                 keras.ops.zeros_like(variable.value)
                 + keras.ops.cast(start[0], variable.dtype)
-                if id(variable) in places
+                if id(variable) in ids
                 else variable.value
                 for variable in others
             ],

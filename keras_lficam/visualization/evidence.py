@@ -134,13 +134,13 @@ def evidence_grid(
         if heat is not None:
             shown[1].imshow(heat[row])
             shown[1].set_title("attention map", fontsize=8)
-        for place, axis in enumerate(shown[fixed:]):
-            maps = signed[row : row + 1, ..., place : place + 1]
+        for column, axis in enumerate(shown[fixed:]):
+            maps = signed[row : row + 1, ..., column : column + 1]
             axis.imshow(
                 signed_overlay(pixels[row : row + 1], maps, limit=limit)[0]
             )
             # A name may hold a "$", which would begin a formula.
-            axis.set_title(titles[row][place], fontsize=8, parse_math=False)
+            axis.set_title(titles[row][column], fontsize=8, parse_math=False)
         scale = matplotlib.cm.ScalarMappable(
             matplotlib.colors.Normalize(-limit, limit), SIGNED_COLORMAP
         )

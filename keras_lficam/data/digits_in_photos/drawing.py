@@ -120,8 +120,8 @@ def _share(split: str, total: int) -> tuple[int, int]:
             f"split={split!r}"
         )
     ends = [round(share * total) for share in SHARES.values()]
-    place = list(SHARES).index(split)
-    return ([0] + ends)[place], ends[place]
+    index = list(SHARES).index(split)
+    return ([0] + ends)[index], ends[index]
 
 
 @functools.cache
