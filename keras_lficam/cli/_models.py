@@ -249,11 +249,11 @@ def class_names(path: pathlib.Path, view: "keras.Model") -> list[str]:
     return names
 
 
-def bits(path: pathlib.Path, asked: int | None) -> int | None:
+def bits(path: pathlib.Path, given: int | None) -> int | None:
     """Finds the bits of 16-bit pictures that a model was trained on."""
     run = path.with_name("run.json")
-    if asked is not None or not run.is_file():
-        return asked
+    if given is not None or not run.is_file():
+        return given
     try:
         about = json.loads(run.read_text(encoding="utf-8"))
         found: int | None = about["data"].get("bits")

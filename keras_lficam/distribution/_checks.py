@@ -9,9 +9,9 @@ from keras_lficam._checks import as_float, check_mapping
 _LONGEST_WAIT = 10**8  # Seconds, three years.
 
 
-def check_strategy(strategy: Any, asked: str = "cluster_resolver") -> None:
-    # By what is asked of it, as strategies of others are no subclasses.
-    if not hasattr(strategy, asked):
+def check_strategy(strategy: Any, attribute: str = "cluster_resolver") -> None:
+    # By its attribute, as strategies of others are no subclasses.
+    if not hasattr(strategy, attribute):
         raise TypeError(
             "Argument `strategy` must be a tf.distribute.Strategy. Received: "
             f"strategy={strategy!r:.80} of type {type(strategy).__name__}. To "

@@ -89,10 +89,10 @@ def check_classes(classes: object) -> None:
 
 
 def check_masks(
-    asked: Iterable[NamedMetric], given: Mapping[str, np.ndarray]
+    named: Iterable[NamedMetric], given: Mapping[str, np.ndarray]
 ) -> None:
     """Refuses metrics of masks, if a batch has none."""
-    without = [metric.name for metric in asked if "masks" in metric.needs]
+    without = [metric.name for metric in named if "masks" in metric.needs]
     if without and "masks" not in given:
         raise ValueError(
             f"Metrics {without} need masks of the objects. Received: data of "

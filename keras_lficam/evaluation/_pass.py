@@ -20,7 +20,7 @@ from keras_lficam.evaluation._metric import NamedMetric
 
 def measured(
     explainers: Mapping[str, Callable[..., Any]],
-    asked: Sequence[NamedMetric],
+    named: Sequence[NamedMetric],
     data: Iterable[Any],
     classes: str | Callable[[np.ndarray], Any],
     progress: bool,
@@ -52,7 +52,7 @@ def measured(
         for number, batch in enumerate(data):
             given: dict[str, Any] = unpacked(batch)
             if number == 0:
-                check_masks(asked, given)
+                check_masks(named, given)
             labels.append(given.pop("labels"))
             given["classes"] = chosen_classes(
                 classes, given["images"], labels[-1]
@@ -61,7 +61,7 @@ def measured(
             for name, clock in clocks.items():
                 bar.set_postfix_str(name)
                 maps = clock(given["images"], given["classes"])
-                for metric in asked:
+                for metric in named:
                     if metric.compares and name not in metric.others:
                         continue
                     one = metric(name, {**given, "maps": maps})
@@ -76,7 +76,7 @@ def measured(
     values = {
         name: {
             metric.name: metric.reduce(np.concatenate(found[name][metric.name]))
-            for metric in asked
+            for metric in named
             if metric.name in found[name]
         }
         for name in explainers

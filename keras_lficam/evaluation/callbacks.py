@@ -73,8 +73,8 @@ class MapQuality(keras.callbacks.Callback):
                 f"explainers.AttentionMap. Received: explainer={explainer!r} "
                 f"of type {type(explainer).__name__}"
             )
-        self._asked = named_metrics(metrics)
-        comparing = [metric.name for metric in self._asked if metric.compares]
+        self._named = named_metrics(metrics)
+        comparing = [metric.name for metric in self._named if metric.compares]
         if comparing:
             raise ValueError(
                 "Argument `metrics` must hold none that compares maps with "
@@ -91,7 +91,7 @@ class MapQuality(keras.callbacks.Callback):
                 "batches."
             )
         for batch in data:
-            check_masks(self._asked, unpacked(batch))
+            check_masks(self._named, unpacked(batch))
             break
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -102,7 +102,7 @@ class MapQuality(keras.callbacks.Callback):
         del epoch
         values, *_ = measured(
             {"model": self._explain},
-            self._asked,
+            self._named,
             self.data,
             self.classes,
             progress=False,

@@ -75,25 +75,25 @@ def evaluate(
         )
         print(result)
     """
-    asked = named_metrics(metrics)
+    chosen = named_metrics(metrics)
     check_mapping("explainers", explainers)
     check_batches(data)
-    _check_explainers(explainers, asked)
+    _check_explainers(explainers, chosen)
     check_classes(classes)
     values, clocks, labels, explained = measured(
-        explainers, asked, data, classes, progress
+        explainers, chosen, data, classes, progress
     )
     rows = [
         _row(name, metric, values[name][metric.name], clock)
         for name, clock in clocks.items()
-        for metric in asked
+        for metric in chosen
         if metric.name in values[name]
     ]
     return Evaluation(tuple(rows), values, labels, explained)
 
 
 def _check_explainers(
-    explainers: Mapping[str, Callable[..., Any]], asked: Iterable[NamedMetric]
+    explainers: Mapping[str, Callable[..., Any]], chosen: Iterable[NamedMetric]
 ) -> None:
     if not explainers:
         raise ValueError(
@@ -101,7 +101,7 @@ def _check_explainers(
             "Received: none"
         )
     named = dict(explainers)
-    for metric in asked:
+    for metric in chosen:
         for name, explainer in metric.others.items():
             if name not in explainers:
                 raise ValueError(

@@ -13,9 +13,9 @@ def class_indices(classes: Any, names: Sequence[str]) -> np.ndarray:
     """Turns numbers or names of classes into numbers `(n,)` or `(B, n)`."""
     if is_integer(classes) or isinstance(classes, str):
         classes = [classes]
-    asked = array_of("classes", classes)
-    if asked.dtype.kind not in "UO":
-        return asked
+    array = array_of("classes", classes)
+    if array.dtype.kind not in "UO":
+        return array
     # As NumPy would turn a number beside a name into text.
     mixed = np.asarray(classes, dtype=object)
     numbers = [_class_index(name, names) for name in mixed.ravel()]
@@ -44,26 +44,26 @@ def checked_classes(classes: Any, count: int, known: int) -> np.ndarray | None:
     """Checks classes `(n,)` or `(count, n)`, and gives each image a row."""
     if classes is None:
         return None
-    asked = array_of("classes", classes)
-    if not np.issubdtype(asked.dtype, np.integer):
+    array = array_of("classes", classes)
+    if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(
             "Argument `classes` must hold integers. "
-            f"Received: classes.dtype={asked.dtype}"
+            f"Received: classes.dtype={array.dtype}"
         )
-    if asked.size == 0 or not (
-        asked.ndim == 1 or (asked.ndim == 2 and len(asked) == count)
+    if array.size == 0 or not (
+        array.ndim == 1 or (array.ndim == 2 and len(array) == count)
     ):
         raise ValueError(
             "Argument `classes` must be a list of at least one class for "
             "all images, or have a row of them for each of the "
-            f"{count} images. Received: classes.shape={asked.shape}"
+            f"{count} images. Received: classes.shape={array.shape}"
         )
-    if not 0 <= asked.min() <= asked.max() < known:
+    if not 0 <= array.min() <= array.max() < known:
         raise ValueError(
             f"Argument `classes` must lie between 0 and {known - 1}. "
-            f"Received: classes={asked.tolist()}"
+            f"Received: classes={array.tolist()}"
         )
-    return np.broadcast_to(asked.astype("int32"), (count, asked.shape[-1]))
+    return np.broadcast_to(array.astype("int32"), (count, array.shape[-1]))
 
 
 def checked_names(

@@ -117,7 +117,7 @@ class ExplanationView:
         """
         features, beside = self._split.features_and_beside(images)
         logits = self._split.logits(features)
-        asked = classes
+        chosen = classes
         if classes is not None:
             classes = ops.cast(classes, "int32")
         elif self._in_order:
@@ -125,12 +125,12 @@ class ExplanationView:
             shape = (ops.shape(logits)[0], self.top)
             classes = ops.broadcast_to(every, shape)
         else:
-            classes = asked = ops.cast(ops.top_k(logits, self.top)[1], "int32")
+            classes = chosen = ops.cast(ops.top_k(logits, self.top)[1], "int32")
         shown = {
             "probabilities": self.classifier.probabilities_of(logits),
             "logits": logits,
             "top_classes": classes,
-            "class_evidence": self._evidence(features, asked),
+            "class_evidence": self._evidence(features, chosen),
         }
         for name in ("attention_map", "importance"):
             if name in beside:
@@ -174,7 +174,7 @@ class ExplanationView:
         """
         check_integer("batch_size", batch_size, least=1)
         images = self.classifier.checked_images(images)
-        asked = checked_classes(
+        rows = checked_classes(
             classes, len(images), self.classifier.num_classes
         )
         held = self.classifier.checked_context(context, len(images))
@@ -184,7 +184,7 @@ class ExplanationView:
             with holding({name: held[name][chunk] for name in held}):
                 parts.append(
                     self._compiled.run(
-                        images[chunk], None if asked is None else asked[chunk]
+                        images[chunk], None if rows is None else rows[chunk]
                     )
                 )
         together = {

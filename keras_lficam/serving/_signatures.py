@@ -241,12 +241,12 @@ class Served(tf.Module):
         """Explains images of the classifier's size; maps are of `size`."""
         shown = served_answers(self._view, images, size, classes)
         probabilities = shown.pop("probabilities")
-        asked = shown.pop("evidence_classes")
+        chosen = shown.pop("evidence_classes")
         good = (errors == "")[:, None]
         return (
             self._classes(probabilities, errors)
             | {name: _blank(value, errors) for name, value in shown.items()}
-            | {"evidence_classes": tf.where(good, asked, _NO_CLASS)}
+            | {"evidence_classes": tf.where(good, chosen, _NO_CLASS)}
         )
 
     def _checked_classes(

@@ -67,7 +67,7 @@ class ServerError(Exception):
 
 
 class UnreachableError(ServerError):
-    """A server that could not be reached, which is asked no more.
+    """A server that could not be reached, which is not called again.
 
     Examples:
         try:
@@ -343,9 +343,9 @@ class Client:
     def _in_time(self, request: urllib.request.Request) -> tuple[int, bytes]:
         """Sends a request; gives the status and the body of the answer.
 
-        The time-out of a socket restarts with each byte, and looking up a
-        name has none. So another thread asks, and is left alone when the time
-        is over.
+        The time-out of a socket restarts with each byte, and looking up a name
+        has none. So another thread requests, and is left alone when the time is
+        over.
         """
         connections: list[http.client.HTTPConnection] = []
         answers: queue.SimpleQueue[tuple[int, bytes] | Exception] = (
@@ -353,13 +353,13 @@ class Client:
         )
         deadline = time.monotonic() + self.timeout
 
-        def ask() -> None:
+        def request_answer() -> None:
             try:
-                answers.put(self._asked(request, connections, deadline))
+                answers.put(self._requested(request, connections, deadline))
             except Exception as error:
                 answers.put(error)
 
-        threading.Thread(target=ask, daemon=True).start()
+        threading.Thread(target=request_answer, daemon=True).start()
         try:
             answer: object = answers.get(timeout=self.timeout)
         except queue.Empty:
@@ -384,7 +384,7 @@ class Client:
             raise self._not_reached(answer)
         return answer
 
-    def _asked(
+    def _requested(
         self,
         request: urllib.request.Request,
         connections: list[http.client.HTTPConnection],

@@ -370,36 +370,36 @@ def _checked_names(names: Sequence[str] | None, classes: int) -> list[str]:
 
 
 def _image_size(
-    model: keras.Model, asked: tuple[int, int] | None
+    model: keras.Model, image_size: tuple[int, int] | None
 ) -> tuple[int, int]:
     height, width = model.input_shape[1:3]
     given = height, width
-    if asked is not None:
-        check_size("image_size", asked)
-        asked = int(asked[0]), int(asked[1])
+    if image_size is not None:
+        check_size("image_size", image_size)
+        image_size = int(image_size[0]), int(image_size[1])
     if None in given:
-        if asked is None:
+        if image_size is None:
             raise ValueError(
                 "Argument `image_size` must be given for a model that takes "
                 f"images of any size, as {model.name!r} does. Received: None. "
                 "To fix this: image_size=(224, 224)."
             )
-        return asked
-    if asked is not None and asked != given:
+        return image_size
+    if image_size is not None and image_size != given:
         raise ValueError(
             f"Argument `image_size` must be that of the model, {given}. "
-            f"Received: image_size={asked!r}. To fix this: leave it out."
+            f"Received: image_size={image_size!r}. To fix this: leave it out."
         )
     return given
 
 
 def _value_range(
-    model: keras.Model, asked: tuple[float, float] | None
+    model: keras.Model, value_range: tuple[float, float] | None
 ) -> tuple[float, float]:
-    if asked is None:
-        asked = value_range_of(model)
-    check_range("value_range", asked)
-    low, high = asked
+    if value_range is None:
+        value_range = value_range_of(model)
+    check_range("value_range", value_range)
+    low, high = value_range
     return float(low), float(high)
 
 
@@ -466,13 +466,13 @@ def _samples(
     return images
 
 
-def _version(path: pathlib.Path, asked: int | None) -> int:
-    if asked is None:
+def _version(path: pathlib.Path, version: int | None) -> int:
+    if version is None:
         there = [
             int(folder.name)
             for folder in (path.iterdir() if path.is_dir() else ())
             if folder.name.isdecimal()
         ]
         return max(there, default=0) + 1
-    check_integer("version", asked, least=1)
-    return asked
+    check_integer("version", version, least=1)
+    return version
