@@ -2,7 +2,7 @@
 
 usage: python benchmarks/demo_seeds.py [--seeds 5]
 
-Seeds that have a row already are left out, so a run that was stopped goes on.
+Seeds that have a row already are left out, so an interrupted run resumes.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 
 step       seconds of a training step with LFI-CAM, against the plain backbone
 pipeline   seconds in which the input pipeline alone makes a batch, against the
-           training step that takes it: below 1 the pipeline is no brake
+           training step that takes it: below 1 the pipeline is no bottleneck
 replicas   two replicas on logical CPU devices against one, for what they
            compute, not for their speed: `difference` is the largest one of a
            weight after eight steps in float64

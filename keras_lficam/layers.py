@@ -286,7 +286,7 @@ class FeatureImportanceNetwork(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_lficam")
 class ClassActivationMap(keras.layers.Layer):
-    """Draws the heat map: the channels summed by importance.
+    """Computes the heat map: the channels summed by importance.
 
     Call arguments:
         inputs: Pair of the features `(batch, rows, columns, channels)` and

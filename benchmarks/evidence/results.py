@@ -377,7 +377,7 @@ def claims():
         lines.append([claim, "yes", f"{_points(*gained)} points", verdict])
     for claim, studies, paper in (
         (
-            "draws stabler maps than ABN",
+            "computes stabler maps than ABN",
             TWICE,
             "IoU 0.60 and 0.64; ABN 0.29 and 0.32",
         ),
@@ -401,7 +401,7 @@ def claims():
     machine = tables.machines(tables.rows_of("comparison"))
     lines.append(
         [
-            "draws a map faster than Score-CAM",
+            "computes a map faster than Score-CAM",
             "one pass",
             f"{times:.0f} times as fast ({machine}), "
             f"1 pass for {passes['ScoreCAM']:.0f}",

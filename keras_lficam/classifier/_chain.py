@@ -16,7 +16,7 @@ class Chain:
     """Runs the layers from one location to another.
 
     A `keras.Model` from one tensor to the other would do the same, but it
-    leaves a node in every layer of the model that is looked through.
+    leaves a node in every layer of the model that is viewed.
 
     Args:
         start: Location that it is given the tensor of.

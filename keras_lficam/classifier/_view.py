@@ -1,4 +1,4 @@
-"""A trained classifier as it is, seen through: its answers and its map."""
+"""A read-only view of a trained classifier: its scores and feature maps."""
 
 import dataclasses
 import functools

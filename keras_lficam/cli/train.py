@@ -30,7 +30,7 @@ _Options = dict[str, Any]
 # Exit code that asks a scheduler to start the command again, as sysexits.h.
 _TRY_AGAIN = 75
 _OPTIONS = "options.json"
-# What may change when a run goes on: it changes no number.
+# What may change when a run is resumed: it changes no number.
 _FREE = {
     "strategy",
     "wait",
@@ -96,7 +96,7 @@ What is in the output: model.keras, the best model, and labels.txt; log.csv, a
 line for each epoch; metrics.json, accuracy and the like with their intervals,
 confusions and values of each class; heat_maps/; tensorboard/; options.json and
 run.json, what is needed to do it again; damaged.txt, pictures that could not
-be read; checkpoint.npz, from which --resume goes on.""",
+be read; checkpoint.npz, from which --resume starts.""",
     )
     _add_what(train.add_argument_group("what is trained"))
     _add_how(train.add_argument_group("how", "(default: the recipe's)"))
@@ -161,7 +161,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         choices=["paper", "modern", "fine_tune"],
         metavar="NAME",
         help="paper (what the authors of LFI-CAM released, 300 epochs), "
-        "modern (AdamW, cosine, averaged weights) or fine_tune (small steps "
+        "modern (AdamW, cosine, EMA of the weights) or fine_tune (small steps "
         "from trained weights) (default: fine_tune with --weights, else "
         "modern)",
     )
@@ -200,7 +200,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         "--ema-epochs",
         type=number(0, 1_000_000),
         metavar="X",
-        help="epochs of weights that are averaged; 0 for none",
+        help="epochs that the EMA of the weights spans; 0 for none",
     )
     group.add_argument(
         "--augmentation",
@@ -265,7 +265,7 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
         "--steps-per-execution",
         type=whole_number(1, 100_000),
         metavar="N",
-        help="steps between two looks of Python at them (default: 1)",
+        help="steps of one execution of the compiled function (default: 1)",
     )
     group.add_argument(
         "--data-dir",

@@ -1,4 +1,4 @@
-"""Brings images and masks to the size that is asked for."""
+"""Resizes images and masks."""
 
 from collections.abc import Sequence
 

@@ -89,7 +89,7 @@ def needs_whole_picture(names: Sequence[str]) -> bool:
 
 
 def mixes_labels(names: Sequence[str]) -> bool:
-    """Says whether labels become shares of the classes.
+    """Says whether labels become soft labels.
 
     Args:
         names: Names that passed `check`.

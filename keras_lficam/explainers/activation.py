@@ -133,7 +133,7 @@ class CAM(OneCallExplainer):
     The original has no ReLU, and shows the sum as it is: locations that speak
     against the class are darker than locations that say nothing. `s` is the
     min-max normalization over each image, at the size of the feature map, and
-    bilinear interpolation brings it to the size of the image.
+    bilinear interpolation resizes it to the image.
 
     Args:
         model: Functional or Sequential classifier, flat or nested, whose head

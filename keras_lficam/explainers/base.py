@@ -24,7 +24,7 @@ class Explainer(abc.ABC):
     Args:
         model: Functional or Sequential classifier, flat or nested, from images
             `(B, H, W, C)` to scores `(B, K)`; inputs beside the image are held
-            at the values of `context`. It is looked through, neither copied
+            at the values of `context`. It is read, neither copied
             nor changed: after more training it is explained as it then is.
         activation: What turns its scores into probabilities: `"softmax"` or
             `"sigmoid"` if it gives logits, `"linear"` if it gives
@@ -55,7 +55,7 @@ class Explainer(abc.ABC):
 
     Attributes:
         model: The model.
-        classifier: The `classifier.Classifier` that looks through it.
+        classifier: Its read-only `classifier.Classifier`.
         chunk_size: Number of images that go through the model at once.
         class_specific: Whether the map depends on the class asked for. Where
             it does not, `classes` is checked and has no effect.

@@ -136,7 +136,7 @@ class GradCAM(GradientExplainer):
 
     `y` is the logit, before a softmax or sigmoid, whatever the model gives; `s`
     is the min-max normalization. The map is made at the size of the feature
-    map, and brought to the size of the image by bilinear interpolation. Where
+    map, and resized to the image by bilinear interpolation. Where
     no location speaks for the class it is zero everywhere.
 
     Args:

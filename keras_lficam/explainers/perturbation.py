@@ -240,13 +240,13 @@ class RISE(Explainer):
 
         map = s(sum_i p_c(X * M_i) M_i / (N keep))
 
-    A mask `M_i` is a grid of `cells x cells` zeros and ones, brought bilinearly
-    to the size of `(cells + 1)^2` cells of `ceil(H / cells) x ceil(W / cells)`
-    pixels, of which the image's size is cropped at a random position of its
-    own. What it hides becomes 0, in whichever range the model takes. `s` is the
-    min-max normalization; `saliency` gives the sum as it is published. The
-    masks are the same for all images, and mask `i` depends on nothing but
-    `seed`, `i`, `cells`, `keep` and the image's size.
+    A mask `M_i` is a grid of `cells x cells` zeros and ones, resized bilinearly
+    to `(cells + 1)^2` cells of `ceil(H / cells) x ceil(W / cells)` pixels, of
+    which the image's size is cropped at a random position of its own. What it
+    hides becomes 0, in whichever range the model takes. `s` is the min-max
+    normalization; `saliency` gives the sum as it is published. The masks are
+    the same for all images, and mask `i` depends on nothing but `seed`, `i`,
+    `cells`, `keep` and the image's size.
 
     The masks do not cover all pixels equally, which shows in the map as
     noise; four times the samples halve it.
@@ -451,7 +451,7 @@ class LIME(Explainer):
             an array `(H, W)` of integer labels, as
             `skimage.segmentation.slic` does. It is given the image as skimage
             wants it, whatever range the model takes: float64, its darkest
-            value brought to 0 and its brightest to 1; a gray image has its
+            value scaled to 0 and its brightest to 1; a gray image has its
             channel three times. By default quickshift with the ratio 0.2, the
             kernel 4 and distances up to 50 kernels. Under 224 pixels on the
             shorter side the kernel shrinks in proportion, so that a photo has

@@ -39,7 +39,7 @@ class ExplanationView:
 
     Attributes:
         model: The model.
-        classifier: The `classifier.Classifier` that looks through it.
+        classifier: Its read-only `classifier.Classifier`.
         top: Number of classes that evidence is computed for.
         exact: Whether the mean of a class's evidence over the map, and its
             bias, are the logit. If not, the evidence is Recipro-CAM's.

@@ -39,7 +39,7 @@ class Served(tf.Module):
     Args:
         model: Model that has an `explanation_view`.
         class_names: Name of each class.
-        image_size: `(height, width)` that images are brought to.
+        image_size: `(height, width)` that images are resized to.
         top: Number of classes that evidence is given of, and that are named
             for encoded pictures.
         value_range: Darkest and brightest value of a pixel of the model.

@@ -136,7 +136,7 @@ def export(
             `"litert"`, `"litert_float16"` and `"litert_int8"`.
         version: Number of the version, at least 1; by default one more than
             the highest that is there.
-        image_size: `(height, width)` that images are brought to; needed for a
+        image_size: `(height, width)` that images are resized to; needed for a
             model that takes images of any size.
         top: Number of classes that evidence is given of, and that are named
             for encoded images; all, where there are fewer. None for all

@@ -206,7 +206,7 @@ class Checkpoints(keras.callbacks.Callback):
         path: File of the state.
         steps: Steps in an epoch.
         every: Steps between two states within an epoch.
-        restored: State that the run goes on from; None at its beginning.
+        restored: State that the run resumes from; None at its beginning.
         rows: Logs of the epochs that are done; `Log` adds to them.
         build_metrics: Function that makes the variables of the metrics, which
             Keras leaves to the first step.

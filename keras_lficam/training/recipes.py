@@ -84,7 +84,7 @@ class Recipe:
         warmup_epochs: Epochs in which the learning rate rises from 0, with
             `"cosine"` alone.
         label_smoothing: Share of the label that goes to all classes, [0, 1).
-        ema_epochs: About how many epochs of weights are averaged,
+        ema_epochs: About how many epochs the EMA of the weights spans,
             exponentially; the averages are validated and saved. 0 for none.
         recompute_statistics: Whether batch normalization is validated and
             saved with statistics that are computed from 1,024 training images
@@ -225,8 +225,8 @@ def recipe(
     `"paper"` is what the authors of LFI-CAM released: stochastic gradient
     descent for 300 epochs, for each data set and model that they name, and for
     others by the size of the images. `"modern"` trains from random weights
-    with AdamW, warm-up, cosine, label smoothing and averaged weights.
-    `"fine_tune"` goes on from trained weights with small steps.
+    with AdamW, warm-up, cosine, label smoothing and an EMA of the weights.
+    `"fine_tune"` trains pretrained weights further with small steps.
 
     Args:
         name: One of `RECIPES`.

@@ -227,7 +227,7 @@ class Source(abc.ABC):
         Pass follows pass, each in an order of its own and with no gap, so that
         every batch is full and no image is left out. The batch of a step
         depends on the arguments and the number of the step alone: a stream
-        that begins at `first_step` goes on as one that came there, and shards
+        that begins at `first_step` continues as one that came there, and shards
         are parts of the same batches.
 
         The order of a folder is drawn from all its images, that of other data
@@ -248,7 +248,7 @@ class Source(abc.ABC):
         Returns:
             Endless batches of images `(batch_size / shards, height, width, 3)`,
             float32 in 0 to 255, and labels: int64 `(batch_size / shards,)`, or
-            float32 shares of the classes where an augmentation mixes them, or
+            float32 soft labels where an augmentation mixes them, or
             float32 `(batch_size / shards, K)` where images have several; then
             sample weights, float32 `(batch_size / shards,)`, if the data has
             them.

@@ -33,7 +33,7 @@ _SHARE = 0.1
 # Pixels of a picture that takes so much memory that it is decoded alone.
 _LARGE = 8_000_000
 # Ends the message of a picture that was changed while a model was trained.
-_CHANGED = "it could still be read when the folder was looked through"
+_CHANGED = "it could still be read when the folder was scanned"
 
 
 class _Picture(NamedTuple):
