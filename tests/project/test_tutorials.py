@@ -83,11 +83,11 @@ def test_every_rule_is_read_and_compiles():
 def test_changed_number_fails_and_changed_time_passes(tmp_path):
     source = (
         'print("0.25 s, 12 ms a picture, 80.5 pictures a second")\n'
-        'print("right answers: 46 of 48, AUC 0.94, map 8x8")'
+        'print("accuracy: 46 of 48, AUC 0.94, map 8x8")'
     )
     printed = (
         "0.25 s, 12 ms a picture, 80.5 pictures a second\n"
-        "right answers: 46 of 48, AUC 0.94, map 8x8\n"
+        "accuracy: 46 of 48, AUC 0.94, map 8x8\n"
     )
     changes = {
         "unchanged": printed,

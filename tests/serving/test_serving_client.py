@@ -93,7 +93,7 @@ def one_line(error):
     return words
 
 
-# --------------------------------------------------------------- right answers
+# ------------------------------------------------------- expected answers
 
 
 def test_the_answers_are_those_of_keras(connect, images, expected):
