@@ -267,7 +267,7 @@ def check_mapping(name: str, value: Any) -> None:
 
 
 def _wrong_kind(values: object) -> tuple[str, str] | None:
-    """What is wrong with a container, and the way out; None if nothing is."""
+    """What is wrong with a container, and how to fix it; None if nothing is."""
     if isinstance(values, np.ma.MaskedArray):
         if np.ma.is_masked(values):
             return "masked values", "fill them, array.filled(0)."

@@ -21,10 +21,10 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     word = _folded(name)
     likeness = {}
     for other in known:
-        whole = _folded(other)
+        candidate = _folded(other)
         # A name of the same length that fits as well is the better one.
         likeness[other] = max(
-            _ratio(word, whole), 0.99 * _ratio(word, whole[: len(word)])
+            _ratio(word, candidate), 0.99 * _ratio(word, candidate[: len(word)])
         )
     like = [other for other, ratio in likeness.items() if ratio >= 0.6]
     return sorted(like, key=likeness.__getitem__, reverse=True)[:3]

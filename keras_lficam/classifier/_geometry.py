@@ -176,12 +176,12 @@ class Geometry:
         given = [
             number
             for number, tensor in zip(numbers, node.input_tensors, strict=True)
-            if number is not None and _has_places(tensor.shape)
+            if number is not None and _has_locations(tensor.shape)
         ]
         # A tensor that was pooled along an axis is broadcast along it.
-        whole = [n for n in given if 1 not in self._declared[n]]
-        given = list(dict.fromkeys(whole or given))
-        if not given or not _has_places(output.shape):
+        unpooled = [n for n in given if 1 not in self._declared[n]]
+        given = list(dict.fromkeys(unpooled or given))
+        if not given or not _has_locations(output.shape):
             return None
         sources = [(n, self._rules(node, n, output)) for n in given]
         if len(sources) == 1 and not sources[0][1]:
@@ -219,7 +219,7 @@ def _axis_of_image(image_axis: int, size: Any) -> Axis:
     return Axis(image_axis, size, 0.0, 1.0, -0.5, 0.5, -0.5, size - 0.5)
 
 
-def _has_places(shape: Sequence[int | None]) -> bool:
+def _has_locations(shape: Sequence[int | None]) -> bool:
     """Whether a tensor is a map of more than one cell, or its tokens."""
     return len(shape) > 2 and (len(shape) != 4 or tuple(shape[1:3]) != (1, 1))
 

@@ -48,7 +48,7 @@ _PROBABILITIES = {
 
 
 class Classifier:
-    """Looks through a classifier without touching it.
+    """Reads a classifier without touching it.
 
     No layer is copied or changed, so it stays true while the model learns, and
     the model is saved as before, with the same nodes in its layers. Models
@@ -119,14 +119,14 @@ class Classifier:
             self.gives = "logits"
         else:
             self.gives = None
-        self._whole = Chain(self._begin, self._finish, self._image)
+        self._scores = Chain(self._begin, self._finish, self._image)
 
     def scores(self, images: Any) -> Any:
         """What the model gives for images, `(B, K)`, float32.
 
         With two columns where the model has one score.
         """
-        return self.of_all_classes(self._whole(images))
+        return self.of_all_classes(self._scores(images))
 
     def logits(self, images: Any) -> Any:
         """Logits of the classes: the scores before a softmax or sigmoid.
@@ -225,7 +225,7 @@ class Classifier:
         Returns:
             Array `(B, num_classes)`, float32.
         """
-        compiled = self._compiled_once("scores", lambda: self._whole)
+        compiled = self._compiled_once("scores", lambda: self._scores)
         scores: np.ndarray = ops.convert_to_numpy(
             self.of_all_classes(ops.convert_to_tensor(compiled.run(images)))
         )
@@ -278,7 +278,7 @@ class Classifier:
         Returns:
             Tensor `(B, num_classes)`, float32, in [0, 1].
         """
-        return self.as_probabilities(self._whole(images))
+        return self.as_probabilities(self._scores(images))
 
     def as_probabilities(self, scores: Any) -> Any:
         """Turns what the model gives into probabilities of the classes.

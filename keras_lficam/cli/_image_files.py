@@ -68,8 +68,8 @@ def _matching(
     from keras_lficam.data import _listing
 
     found: list[pathlib.Path] = []
-    whole = os.path.expanduser(pattern)
-    for name in sorted(glob.glob(whole, recursive=True)):
+    expanded = os.path.expanduser(pattern)
+    for name in sorted(glob.glob(expanded, recursive=True)):
         # Of "**" a folder is matched beside all that is in it.
         if not os.path.isdir(name):
             found += [pathlib.Path(name)] * _listing.is_image(name)

@@ -194,7 +194,7 @@ def explanation_view_of(
     activation: str | None = None,
     layer: str | None = None,
 ) -> "ExplanationView":
-    """Looks through any classifier, or says in one line why that cannot be."""
+    """Views any classifier, or says in one line why that cannot be."""
     from keras_lficam.explanation import ExplanationView
 
     classifier = classifier_of(model, path, activation)

@@ -229,10 +229,10 @@ def _pad_crop(
 def _random_resized_crop(
     image_size: tuple[int, int], image: tf.Tensor, seed: tf.Tensor
 ) -> tf.Tensor:
-    whole = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
+    full = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image),
-        whole,
+        full,
         seed,
         min_object_covered=0.0,
         aspect_ratio_range=(3 / 4, 4 / 3),

@@ -706,9 +706,9 @@ def _interpolation(cells: int, length: int, shifts: np.ndarray) -> np.ndarray:
     size = (cells + 1) * cell
     centers = (np.arange(size) + 0.5) * cells / size - 0.5
     centers = np.clip(centers, 0, cells - 1)[:, None]
-    whole: np.ndarray = np.maximum(0, 1 - np.abs(centers - np.arange(cells)))
+    weights: np.ndarray = np.maximum(0, 1 - np.abs(centers - np.arange(cells)))
     first = (shifts * cell).astype(int)[:, None]
-    return whole.astype("float32")[first + np.arange(length)]
+    return weights.astype("float32")[first + np.arange(length)]
 
 
 def _masked(image: Tensor, down: Tensor, across: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Averaged weights, and the batch statistics that belong to weights."""
+"""EMA of the weights, and the batch statistics that belong to weights."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence

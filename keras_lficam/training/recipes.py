@@ -89,7 +89,7 @@ class Recipe:
         recompute_statistics: Whether batch normalization is validated and
             saved with statistics that are computed from 1,024 training images
             at the end of each epoch, rather than with moving ones, which need
-            hundreds of steps. Averaged weights always are.
+            hundreds of steps. Those of an EMA always are.
         augmentation: Names of `keras_lficam.data.augmentation`.
         resizing: How images for validation and test get their size,
             `"stretch"` or `"center_crop"`, as for `data.load`.

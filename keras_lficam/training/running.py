@@ -86,7 +86,7 @@ def fit(
             single labels, at 0.5.
         recipe: A `Recipe`, or the name of one for `training.recipe`.
         folder: Folder of the run, made if it is not there.
-        resume: Whether to go on from the last saved step of the run in the
+        resume: Whether to resume from the last saved step of the run in the
             folder. Model, data, recipe and seed must be the same. Where none
             has been saved it begins at the beginning.
         seed: Decides order and augmentation of the images. Weights and

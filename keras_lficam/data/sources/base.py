@@ -298,7 +298,7 @@ class Source(abc.ABC):
                 lambda position, _: position % batch_size // per_shard == index
             )
 
-        def whole(number: tf.Tensor, example: dict[str, Any]) -> tf.Tensor:
+        def original(number: tf.Tensor, example: dict[str, Any]) -> tf.Tensor:
             return as_bytes(self._image(example))
 
         def resized_image(example: dict[str, Any]) -> tf.Tensor:
@@ -307,7 +307,7 @@ class Source(abc.ABC):
             )
 
         image_of = (
-            whole
+            original
             if augmentations.needs_whole_picture(names)
             else _memory.remembered(resized_image, (height, width, 3), count)
         )

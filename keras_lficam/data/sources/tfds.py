@@ -78,7 +78,7 @@ class TFDSSource(Source):
         self.has_masks = _is_image(features, self._mask_key)
 
     @functools.cached_property
-    def _prepared(self) -> "tfds.core.DatasetBuilder":
+    def _on_disk(self) -> "tfds.core.DatasetBuilder":
         try:
             self._builder.download_and_prepare()
         except FileExistsError:
@@ -91,14 +91,14 @@ class TFDSSource(Source):
     # they are known when the data set is prepared.
     @functools.cached_property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        return list(self._prepared.info.features["label"].names)
+        return list(self._on_disk.info.features["label"].names)
 
     @functools.cached_property
     def _parts(self) -> tuple[str, ...]:
         parts = _PARTS.get(self._builder.name)
         if parts is None:
             # Nothing is known under `tfds.testing.mock_data`.
-            parts = tuple(self._prepared.info.splits) or ("train",)
+            parts = tuple(self._on_disk.info.splits) or ("train",)
         return parts
 
     @functools.cached_property
@@ -120,7 +120,7 @@ class TFDSSource(Source):
 
     @functools.cached_property
     def _shuffled_together(self) -> int:  # type: ignore[override]
-        is_small = self._prepared.info.dataset_size <= _SMALL
+        is_small = self._on_disk.info.dataset_size <= _SMALL
         return int(tf.int64.max) if is_small else _SHUFFLE_BUFFER
 
     def _count(self, split: str) -> int:
@@ -131,7 +131,7 @@ class TFDSSource(Source):
     ) -> tf.data.Dataset:
         import tensorflow_datasets as tfds
 
-        builder = self._prepared
+        builder = self._on_disk
         _check_split(builder.info.splits, self.name, split)
         images = ["image", self._mask_key] if self.has_masks else ["image"]
         shuffle = shuffle_seed is not None
