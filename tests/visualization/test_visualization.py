@@ -117,7 +117,7 @@ def test_titles_word_class_probability_and_truth():
     actual = visualization.prediction_titles(
         predictions, ["cat", "dog"], [1, 1]
     )
-    assert actual == ["dog (90 %)", "cat (61 %), truly dog"]
+    assert actual == ["dog (90 %)", "cat (61 %), label: dog"]
     assert visualization.prediction_titles(predictions)[0] == "1 (90 %)"
 
 
@@ -158,13 +158,13 @@ def test_wrong_opacity_and_names_are_refused(images, maps):
 def test_comparison_grid_is_image_by_explainer(images, maps):
     both = {"one": maps, "two": 1 - maps}
     figure = visualization.comparison_grid(
-        images, both, titles=["a", "b, truly c", "d"]
+        images, both, titles=["a", "b, label: c", "d"]
     )
     axes = np.reshape(figure.axes, (3, 3))
     assert [axis.get_title() for axis in axes[0]] == ["image", "one", "two"]
     assert [axis.get_ylabel() for axis in axes[:, 0]] == [
         "a",
-        "b\ntruly c",
+        "b\nlabel: c",
         "d",
     ]
     for row in range(3):
@@ -226,81 +226,43 @@ def test_quality_against_time_shows_every_point_and_interval(crowd):
         mean, low, high = points[name]
         np.testing.assert_array_equal(dot, [[seconds[name], mean]])
         np.testing.assert_array_equal(bar[:, 1], [low, high])
-    assert names_in(first) == set(points)
+    assert names_in(figure) == list(points)
 
 
-def names_in(axis):
-    return {name for text in axis.texts for name in text.get_text().split(", ")}
+def names_in(figure):
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
 
 
-def test_points_that_cover_one_another_share_a_name():
-    seconds = {"A": 1, "B": 1.01, "C": 1, "D": 100}
-    means = {"A": 0.5, "B": 0.5, "C": 0.9, "D": 0.5}
-    points = {name: (mean, 0.1, 1) for name, mean in means.items()}
-    figure = visualization.quality_against_time(seconds, {"a": points})
-    words = sorted(text.get_text() for text in figure.axes[0].texts)
-    assert words == ["A, B", "C", "D"]
+def style_of(line):
+    return line.get_color(), line.get_marker()
 
 
-def test_name_stands_at_its_point_or_a_line_leads_there():
-    from matplotlib.colors import to_hex
-    from matplotlib.text import Text
-
-    seconds = dict(zip("ABCDEF", [1, 1.2, 1.4, 1, 900, 1000], strict=True))
-    levels = [0.70, 0.74, 0.70, 0.78, 0.2, 0.2]
-    means = dict(zip(seconds, levels, strict=True))
-    points = {name: (m, m - 0.05, m + 0.05) for name, m in means.items()}
+def test_legend_names_each_point_by_its_color_and_marker():
+    names = [f"explainer {number}" for number in range(20)]
+    points = dict.fromkeys(names, (0.5, 0.1, 1))
+    seconds = {name: number + 1 for number, name in enumerate(names)}
     figure = visualization.quality_against_time(
-        seconds, {"one": points, "two": crowded(points)}
+        seconds, {"one": points, "two": dict([*points.items()][5:9])}
     )
-    figure.draw_without_rendering()
-    for axis, row in zip(figure.axes, (points, crowded(points)), strict=False):
-        dots = {
-            name: axis.transData.transform((seconds[name], row[name][0]))
-            for name in row
-        }
-        drawn = dict(zip(row, axis.lines[1::2], strict=True))
-        for text in axis.texts:
-            box = Text.get_window_extent(text)
-            middle = (box.min + box.max) / 2
-            names = text.get_text().split(", ")
-            if len(names) == 1:
-                assert text.get_color() == to_hex(drawn[names[0]].get_color())
-            nearest = min(
-                dots, key=lambda name: np.hypot(*(dots[name] - middle))
-            )
-            led = text.arrow_patch.get_visible()
-            assert nearest in names or led
-            if led:
-                end = axis.transData.transform(text.xy)
-                own = [np.hypot(*(dots[name] - end)) for name in names]
-                assert max(own) < figure.dpi / 72 * 5
+    assert names_in(figure) == names
+    (legend,) = figure.legends
+    styles = [style_of(line) for line in legend.get_lines()]
+    assert len(set(styles)) == 20
+    first, second = figure.axes
+    assert [style_of(line) for line in first.lines[1::2]] == styles
+    assert [style_of(line) for line in second.lines[1::2]] == styles[5:9]
 
 
-def crowded(points):
-    return {name: (mean / 20, 0, 1) for name, (mean, *_) in points.items()}
-
-
-def test_names_in_the_plot_never_overlap(crowd):
-    from matplotlib.text import Text
-
+def test_legend_covers_no_panel_and_lies_in_the_figure(crowd):
     seconds, points = crowd
     figure = visualization.quality_against_time(seconds, {"a": points})
-    figure.draw_without_rendering()  # Now names know where they stand.
-    (axis,) = figure.axes
-    boxes = [Text.get_window_extent(text) for text in axis.texts]
-    panel = axis.get_window_extent()
-    dots = axis.transData.transform(
-        [(seconds[name], points[name][0]) for name in points]
-    )
-    assert names_in(axis) == set(points)
-    for index, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[index + 1 :])
-        assert not any(box.contains(*dot) for dot in dots)
-        assert panel.x0 <= box.x0
-        assert box.x1 <= panel.x1
-        assert panel.y0 <= box.y0
-        assert box.y1 <= panel.y1
+    figure.draw_without_rendering()
+    (legend,), (axis,) = figure.legends, figure.axes
+    box = legend.get_window_extent()
+    assert box.y1 <= axis.get_tightbbox().y0
+    assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= box.y0
 
 
 def test_explainer_without_a_value_is_not_plotted(crowd):
@@ -308,7 +270,8 @@ def test_explainer_without_a_value_is_not_plotted(crowd):
     points["RISE"] = (float("nan"),) * 3
     points["LIME"] = (0.7, float("nan"), float("nan"))
     figure = visualization.quality_against_time(seconds, {"a": points})
-    assert names_in(figure.axes[0]) == set(seconds) - {"RISE"}
+    assert names_in(figure) == [*seconds][:5] + ["LIME"]
+    assert len(figure.axes[0].lines) == 2 * 6
     assert drawn(figure).std() > 10
 
 
