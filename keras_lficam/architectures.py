@@ -168,10 +168,11 @@ def attach(
     if activation is None:
         if architecture in ("abn", "cam"):
             raise ValueError(
-                f"Model {model.name!r} does not show the activation of its "
-                "scores, which another head needs, too. Received: "
-                f"architecture={architecture!r}. To fix this: 'lfi_cam'; or a "
-                "model that ends with a dense layer and its activation."
+                "Argument `architecture` must be one that keeps the head, as "
+                f"model {model.name!r} does not show the activation of its "
+                f"scores. Received: architecture={architecture!r}. To fix "
+                "this: 'lfi_cam'; or a model that ends with a dense layer and "
+                "its activation."
             )
         activation = keras.activations.linear
     split = dataclasses.replace(split, head=head)
@@ -482,7 +483,7 @@ def _number_of_classes(classes: Any) -> int:
 def _check_architecture(architecture: object) -> None:
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
-            "Images are (batch, height, width, channels) here. Received: "
+            "Images must be (batch, height, width, channels). Received: "
             "keras.config.image_data_format() is 'channels_first'. To fix "
             "this: keras.config.set_image_data_format('channels_last')."
         )
@@ -509,8 +510,9 @@ def _check_no_attention(model: keras.Model, split: surgery.Split) -> None:
     every = [*split.trunk.layers, *split.head.layers]
     if any(isinstance(one, of_ours) for one in every):
         raise ValueError(
-            f"Model {model.name!r} has an attention map already. To fix this: "
-            "train and explain it as it is."
+            "Argument `model` must have no attention map yet. Received: "
+            f"{model.name!r}, which has one. To fix this: train and explain it "
+            "as it is."
         )
 
 

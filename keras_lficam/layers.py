@@ -315,7 +315,7 @@ class ClassActivationMap(keras.layers.Layer):
         _check_features(self, features)
         if len(importance) != 2 or importance[1] != features[3]:
             raise ValueError(
-                f"Layer {self.name!r} needs an importance of shape "
+                f"Layer {self.name!r} must get an importance of shape "
                 f"(batch, {features[3]}), a weight for every channel of the "
                 f"features. Received: importance.shape={importance}"
             )
@@ -360,7 +360,7 @@ class AttentionMechanism(keras.layers.Layer):
         features, attention = _pair(self, input_shape, "features, map")
         if len(features) != 4 or not _agree((*features[1:3], 1), attention[1:]):
             raise ValueError(
-                f"Layer {self.name!r} needs features (batch, rows, columns, "
+                f"Layer {self.name!r} must get features (batch, rows, columns, "
                 "channels) and a map (batch, rows, columns, 1) of the same "
                 f"rows and columns. Received: features.shape={features}, "
                 f"map.shape={attention}"
@@ -404,7 +404,7 @@ def _pair(
     if len(shapes) == 2 and all(isinstance(s, (tuple, list)) for s in shapes):
         return tuple(shapes[0]), tuple(shapes[1])
     raise ValueError(
-        f"Layer {layer.name!r} is called on a pair [{names}]. "
+        f"Layer {layer.name!r} must be called on a pair [{names}]. "
         f"Received: input shapes {shapes}"
     )
 
@@ -413,10 +413,9 @@ def _check_image_and_features(layer: keras.layers.Layer, shapes: Any) -> None:
     image, features = _pair(layer, shapes, "image, features")
     if len(image) != 4 or image[-1] not in (1, 3):
         raise ValueError(
-            f"Layer {layer.name!r} is called on [image, features] and needs "
-            "an RGB image of shape (batch, height, width, 3), or a gray one "
-            "(batch, height, width, 1). "
-            f"Received: image.shape={image}"
+            f"Layer {layer.name!r} must be called on [image, features] with an "
+            "RGB image of shape (batch, height, width, 3), or a gray one "
+            f"(batch, height, width, 1). Received: image.shape={image}"
         )
     _check_features(layer, features)
 
@@ -426,14 +425,14 @@ def _check_features(
 ) -> None:
     if len(shape) != 4 or shape[-1] is None:
         raise ValueError(
-            f"Layer {layer.name!r} needs features of shape (batch, rows, "
-            "columns, channels) with a known number of channels; mind the "
-            "order of its two inputs. "
-            f"Received: features.shape={shape}"
+            f"Layer {layer.name!r} must get features of shape (batch, rows, "
+            "columns, channels) with a known number of channels. Received: "
+            f"features.shape={shape}. To fix this: mind the order of its two "
+            "inputs."
         )
     if shape[1] == 1 or shape[2] == 1:
         raise ValueError(
-            f"Layer {layer.name!r} needs a feature map of at least 2x2, for "
+            f"Layer {layer.name!r} must get a feature map of at least 2x2, for "
             "a map of one row or column cannot show where. "
             f"Received: features.shape={shape}. To fix this: larger images, or "
             "an earlier feature map."

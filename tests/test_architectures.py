@@ -174,12 +174,12 @@ def test_sequence_of_bgr_or_other_pixels_is_never_seen_by_the_gray():
         (
             {"backbone": "resnet-50"},
             ValueError,
-            "nearest names are 'ResNet50'",
+            "nearest names, 'ResNet50'",
         ),
         (
             {"backbone": "ResNext50"},
             ValueError,
-            "nearest names are 'ResNeXt50_32x4d'",
+            "nearest names, 'ResNeXt50_32x4d'",
         ),
         ({"backbone": "xyzzy"}, ValueError, r"backbones\.names\(\)"),
         ({"backbone": 50}, TypeError, "name such as.*50 of type int"),

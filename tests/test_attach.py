@@ -730,7 +730,9 @@ def test_another_head_has_the_activation_of_the_first(kind, architecture, rng):
 
 @pytest.mark.parametrize("architecture", ["abn", "cam"])
 def test_another_head_needs_to_know_the_activation(architecture):
-    with pytest.raises(ValueError, match="does not show the activation.*Ways"):
+    with pytest.raises(
+        ValueError, match="does not show the activation.*To fix this"
+    ):
         keras_lficam.attach(ENDS["percent"](), architecture=architecture)
 
 
@@ -877,7 +879,7 @@ def test_nested_model_of_ours_is_not_given_a_second_map():
     inner = keras_lficam.attach(flat())
     shape = inner.input_shape[1:]
     outer = keras.Sequential([keras.Input(shape), inner])
-    with pytest.raises(ValueError, match="attention map already"):
+    with pytest.raises(ValueError, match="no attention map yet"):
         keras_lficam.attach(outer)
 
 

@@ -491,7 +491,11 @@ IMAGE, FEATURES = (2, 8, 8, 3), (2, 4, 4, 6)
     [
         (layers.ImportanceMask, [(2, 8, 8, 4), FEATURES], "gray.*8, 8, 4"),
         (layers.ImportanceMask, [(8, 8, 3), FEATURES], "RGB.*8, 8, 3"),
-        (layers.ImportanceMask, [IMAGE, (2, 1, 1, 6)], "2x2.*1, 1, 6.*Ways"),
+        (
+            layers.ImportanceMask,
+            [IMAGE, (2, 1, 1, 6)],
+            "2x2.*1, 1, 6.*To fix this",
+        ),
         (layers.ImportanceMask, [IMAGE, (2, 4, 6)], "columns.*2, 4, 6"),
         (layers.ImportanceMask, [IMAGE, FEATURES, FEATURES], "pair"),
         (layers.FeatureImportanceNetwork, [IMAGE, (2, 1, 4, 6)], "2x2"),

@@ -199,9 +199,9 @@ def _trunk(
     ranks = {len(tensor.shape) for tensor in model.outputs}
     if 3 in ranks and own_size != size:
         raise ValueError(
-            f"Backbone {model.name!r} gives tokens and takes images of one "
-            f"size only. Received: input_shape={input_shape}. To fix this: "
-            f"input_shape={(*own_size, channels)}."
+            f"Argument `input_shape` must be {(*own_size, channels)} for "
+            f"backbone {model.name!r}, which gives tokens and takes images of "
+            f"one size only. Received: input_shape={input_shape}."
         )
     image = keras.Input(input_shape, name="image")
     pixels = as_rgb(image) if own_channels == 3 else image
@@ -226,8 +226,8 @@ def _with_new_head(trunk: keras.Model, classes: int) -> Split:
     (image,), (features,) = trunk.inputs, trunk.outputs
     if not has_space(features):
         raise ValueError(
-            f"Backbone {trunk.name!r} leaves a feature map of less than 2x2 "
-            "of these images, so there is nothing to draw. Received: "
+            "Argument `input_shape` must leave a feature map of at least 2x2 "
+            f"behind backbone {trunk.name!r}. Received: "
             f"input_shape={image.shape[1:]}. To fix this: larger images."
         )
     return Split(trunk.name, image, features, new_head(features, classes))
@@ -258,7 +258,8 @@ def _function(name: str) -> Callable[..., keras.Model]:
         return known[name]
     close = ", ".join(map(repr, nearest(name, known)))
     raise ValueError(
-        f"Argument `backbone` is no known name. Received: backbone={name!r}. "
-        + (f"The nearest names are {close}. " if close else "")
-        + "All names: keras_lficam.backbones.names()."
+        f"Argument `backbone` must be a known name. Received: "
+        f"backbone={name!r}. To fix this: "
+        + (f"one of the nearest names, {close}; or " if close else "")
+        + "one of keras_lficam.backbones.names()."
     )

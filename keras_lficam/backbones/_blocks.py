@@ -73,8 +73,9 @@ def classifier(
     """
     if weights == "imagenet":
         raise ValueError(
-            "This backbone has no weights from ImageNet. Received: "
-            "weights='imagenet'. To fix this: None, or a weights file."
+            "Argument `weights` must be None or a weights file for a backbone "
+            "that has no weights from ImageNet. Received: weights='imagenet'. "
+            "To fix this: weights=None."
         )
     model = network(
         features,

@@ -292,8 +292,9 @@ def _shape_argument(family: Any, preset: str) -> str:
     around = sorted(_ENCODERS.intersection(arguments))
     if around:
         raise ValueError(
-            f"Preset {preset!r} is a {family.__name__}, which takes more than "
-            "images or gives more than their features. To fix this: build("
+            "Argument `backbone` must take images alone and give their "
+            f"features alone. Received: preset {preset!r}, a "
+            f"{family.__name__}, which does more. To fix this: build("
             f"backbone.{around[0]}), where backbone is "
             f"keras_hub.models.{family.__name__}.from_preset({preset!r})."
         )
@@ -301,9 +302,10 @@ def _shape_argument(family: Any, preset: str) -> str:
         if argument in arguments:
             return argument
     raise ValueError(
-        f"Preset {preset!r} is a {family.__name__}, which is no backbone for "
-        "images of a given shape. To fix this: a preset of another family, "
-        "such as one of keras_hub.models.ResNetBackbone.presets."
+        "Argument `backbone` must take images of a given shape. Received: "
+        f"preset {preset!r}, a {family.__name__}, which does not. To fix this: "
+        "a preset of another family, such as one of "
+        "keras_hub.models.ResNetBackbone.presets."
     )
 
 

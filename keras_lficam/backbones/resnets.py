@@ -83,10 +83,10 @@ def resnet(
     grouped = (groups, group_width) != (1, 64)
     if depth in _BASIC and grouped:
         raise ValueError(
-            "Arguments `groups` and `group_width` are for bottlenecks, which "
-            "start at depth 50. "
-            f"Received: depth={depth}, groups={groups}, "
-            f"group_width={group_width}. To fix this: depth=50, or neither."
+            "Arguments `groups` and `group_width` must be left out below depth "
+            "50, where there are no bottlenecks. Received: "
+            f"depth={depth}, groups={groups}, group_width={group_width}. "
+            "To fix this: depth=50, or neither."
         )
     branch: _blocks.Branch
     if depth in _BASIC:

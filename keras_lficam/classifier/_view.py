@@ -741,8 +741,9 @@ def _check_one_score(
 ) -> None:
     if is_one and activation == "softmax":
         raise ValueError(
-            f"Model {model.name!r} has one score, and the softmax of one "
-            "number is 1. Received: activation='softmax'. To fix this: "
+            "Argument `activation` must not be 'softmax' for a model with one "
+            f"score, as {model.name!r}: the softmax of one number is 1. "
+            "Received: activation='softmax'. To fix this: "
             "activation='sigmoid', for two classes of which this is the logit "
             "of the second."
         )
@@ -760,7 +761,8 @@ def _check_activation(
         )
     if found in _PROBABILITIES and activation in _PROBABILITIES:
         raise ValueError(
-            f"Model {model.name!r} gives probabilities, for its last layer "
-            f"ends with {found}; another activation would distort them. "
-            f"Received: activation={activation!r}. To fix this: leave it out."
+            "Argument `activation` must be None for a model that gives "
+            f"probabilities, as {model.name!r} by its {found}; another "
+            "activation would distort them. Received: "
+            f"activation={activation!r}. To fix this: leave it out."
         )

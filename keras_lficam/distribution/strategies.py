@@ -138,15 +138,16 @@ def strategy(
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             "`strategy` needs Keras on TensorFlow. Received: Keras on "
-            f"{keras.backend.backend()}. On jax, `DataParallel` takes all "
-            "devices."
+            f"{keras.backend.backend()}. To fix this: on JAX `DataParallel`, "
+            "which takes all devices."
         )
     workers = _workers()
     if name == "multi_worker" and workers == 0:
         raise ValueError(
-            "Argument `name='multi_worker'` needs the environment variable "
-            "TF_CONFIG with all workers, or to be started by Slurm's srun. "
-            "Received: neither. For the GPUs of one machine use 'mirrored'."
+            "Argument `name` must not be 'multi_worker' without the "
+            "environment variable TF_CONFIG, which names all workers, or "
+            "Slurm's srun. Received: neither. To fix this: set it; or "
+            "'mirrored' for the GPUs of one machine."
         )
     if name == "multi_worker" or (name == "auto" and workers > 1):
         resolver = None if "TF_CONFIG" in os.environ else _slurm()

@@ -88,9 +88,9 @@ class Strides:
             self.hidden.add(layer.name)
         if self._exceeds(after):
             raise ValueError(
-                "Argument `output_stride` cannot be kept: layer "
-                f"{layer.name!r} of type {type(layer).__name__} reduces the "
-                "map inside itself. Received: output_stride="
+                "Argument `output_stride` must be one that the backbone can "
+                f"keep: layer {layer.name!r} of type {type(layer).__name__} "
+                "reduces the map inside itself. Received: output_stride="
                 f"{self.limit}. To fix this: output_stride=None, or another "
                 "backbone."
             )

@@ -125,7 +125,7 @@ def _check_free(folder: pathlib.Path) -> None:
     if found:
         raise ValueError(
             f"{folder}: there is a run in this folder already ({found[0]}). "
-            "Go on with it by resume, or give another folder."
+            "To fix this: resume it, or give another folder."
         )
 
 
@@ -135,8 +135,8 @@ def _check_same_run(path: pathlib.Path, about: Mapping[str, Any]) -> None:
         if before.get(name) != value:
             raise ValueError(
                 f"{path}: the run that is to be resumed differs in {name}. It "
-                f"was {_difference(before.get(name), value)}. Give the same, "
-                "or begin in another folder."
+                f"was {_difference(before.get(name), value)}. To fix "
+                "this: give the same, or begin in another folder."
             )
 
 

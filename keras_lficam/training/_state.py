@@ -146,7 +146,7 @@ def restore(model: keras.Model, state: State, path: pathlib.Path) -> None:
             f"{path}: this checkpoint is of another model or optimizer: "
             f"{len(received)} variables of {_size(received):,} numbers, "
             f"where {len(expected)} of {_size(expected):,} are expected. "
-            "Build the same model, or begin in another folder."
+            "To fix this: build the same model, or begin in another folder."
         )
     assign(variables(model), state.values)
 

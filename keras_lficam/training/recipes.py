@@ -36,16 +36,16 @@ def _check_number(
 ) -> None:
     if not _is_number(value):
         raise TypeError(
-            f"`{name}` must be a number. Received: {name}={value!r} of type "
-            f"{type(value).__name__}."
+            f"Argument `{name}` must be a number. Received: {name}={value!r} "
+            f"of type {type(value).__name__}"
         )
     enough = value >= 0 if above is None else value > above
     if not (enough and as_float(value) < below):
         lowest = "at least 0" if above is None else f"greater than {above}"
         highest = "finite" if below == math.inf else f"less than {below}"
         raise ValueError(
-            f"`{name}` must be {lowest} and {highest}. "
-            f"Received: {name}={value}."
+            f"Argument `{name}` must be {lowest} and {highest}. "
+            f"Received: {name}={value}"
         )
 
 
@@ -140,15 +140,16 @@ class Recipe:
         check_boolean("recompute_statistics", self.recompute_statistics)
         if self.warmup_epochs > 0 and self.schedule != "cosine":
             raise ValueError(
-                "`warmup_epochs` needs schedule='cosine'. Received: "
-                f"warmup_epochs={self.warmup_epochs} with "
-                f"schedule={self.schedule!r}."
+                "Argument `warmup_epochs` must be 0 unless schedule='cosine'. "
+                f"Received: warmup_epochs={self.warmup_epochs} with "
+                f"schedule={self.schedule!r}"
             )
         shares = (0, *self.decay_at, 1)
         if not all(a < b for a, b in zip(shares, shares[1:], strict=False)):
             raise ValueError(
-                "`decay_at` must be rising shares of the epochs between 0 and "
-                f"1, such as (0.5, 0.75). Received: decay_at={self.decay_at}."
+                "Argument `decay_at` must be rising shares of the epochs "
+                "between 0 and 1, such as (0.5, 0.75). Received: "
+                f"decay_at={self.decay_at}"
             )
 
 

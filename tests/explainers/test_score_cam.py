@@ -57,7 +57,7 @@ def test_softmax_applied_to_outputs_that_are_already_softmax():
     logits = small_classifiers.of_channels(KERNEL, activation=None)
     told = ScoreCAM(logits, activation="softmax")(IMAGE, 0)
     np.testing.assert_allclose(told, expected, atol=1e-6)
-    with pytest.raises(ValueError, match="gives logits.*Way"):
+    with pytest.raises(ValueError, match="gives logits.*To fix this"):
         ScoreCAM(logits)
     with pytest.raises(ValueError, match="leave it out"):
         ScoreCAM(small_classifiers.of_channels(KERNEL), activation="softmax")

@@ -258,7 +258,7 @@ def test_every_recipe_has_a_small_and_a_large_form():
         (
             {"schedule": "constant", "warmup_epochs": 1},
             ValueError,
-            "needs schedule='cosine'",
+            "unless schedule='cosine'",
         ),
     ],
 )

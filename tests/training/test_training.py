@@ -873,7 +873,7 @@ def test_titles_of_heat_maps_ask_what_logits_are(tmp_path, monkeypatch):
 def test_a_folder_with_a_run_is_left_alone(whole_run, source):
     folder, _, _ = whole_run
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    with pytest.raises(ValueError, match="a run in this folder.*by resume"):
+    with pytest.raises(ValueError, match="a run in this folder.*resume it"):
         run(folder, source)
     assert before == {
         path: path.stat().st_mtime_ns for path in folder.iterdir()
