@@ -23,7 +23,9 @@ from keras_lficam.explainers.gradient import (
     LayerCAM,
     XGradCAM,
 )
-from keras_lficam.explainers.perturbation import LIME, RISE, Occlusion
+from keras_lficam.explainers.lime import LIME
+from keras_lficam.explainers.occlusion import Occlusion
+from keras_lficam.explainers.rise import RISE
 
 # From the one that is part of the model to those that ask it most often; so
 # are the columns of tables.
