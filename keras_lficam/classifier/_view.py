@@ -13,6 +13,7 @@ from keras import ops
 from keras_lficam._checks import (
     array_of,
     check_finite,
+    numbers_of,
     real_array,
 )
 from keras_lficam.classifier._chain import Chain
@@ -705,13 +706,7 @@ def _without_activation(layer: keras.layers.Layer) -> Callable[..., Any]:
 def _checked_values(
     name: str, values: Any, shape: Sequence[int | None], count: int
 ) -> np.ndarray:
-    values = array_of(f"context[{name!r}]", values)
-    # The kind of bfloat16, which is none of NumPy's own, is "V".
-    if values.dtype.kind not in "biufV" or values.dtype.type is np.void:
-        raise TypeError(
-            f"Argument `context` must hold real numbers for {name!r}. "
-            f"Received: dtype {values.dtype}"
-        )
+    values = numbers_of(f"context[{name!r}]", values)
     given = values.shape
     if values.ndim == len(shape):
         values = np.broadcast_to(values, (count, *given))

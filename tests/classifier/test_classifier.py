@@ -616,7 +616,7 @@ def test_metrics_hold_other_inputs(rng):
         ({"table": [0, 0]}, ValueError, r"Received: \['table'\]"),
         ({"row": np.zeros((2, 2))}, ValueError, r"shape \(3, 2\) for 'row'"),
         ({"row": [np.nan, 0]}, ValueError, "finite numbers for 'row'"),
-        ({"row": ["a", "b"]}, TypeError, "real numbers for 'row'"),
+        ({"row": ["a", "b"]}, TypeError, "'row'\\].* must hold real numbers"),
         ([0, 0], TypeError, "must be a dictionary"),
     ],
 )
