@@ -1,9 +1,9 @@
-"""Which explainer finds the picture of the class that it is asked about?
+"""Which explainer finds the image of the class that it is asked about?
 
     python benchmarks/grid_pointing.py     # some minutes; grid_pointing.csv
     python benchmarks/grid_pointing.py CAM # a few explainers
 
-The grid pointing game (GridPG): mosaics of 2x2 test pictures of the data set
+The grid pointing game (GridPG): mosaics of 2x2 test images of the data set
 `digits_in_photos`, of four classes, each of which the shipped model recognizes
 with a probability of at least 0.9. One of the four classes is explained; the
 score is the share of the map's heat in its cell, by chance 0.25. Beside it, on
@@ -92,16 +92,16 @@ def model_of_mosaics(model):
 
 
 def chosen(probabilities, labels, count, seed):
-    """Chooses the pictures of mosaics, and the cell that is asked about.
+    """Chooses the images of mosaics, and the cell that is asked about.
 
     Args:
-        probabilities: What the model gives for all pictures, `(N, K)`.
+        probabilities: What the model gives for all images, `(N, K)`.
         labels: Their classes `(N,)`.
         count: Number of mosaics.
         seed: Integer.
 
     Returns:
-        Numbers of pictures `(count, 4)`, in the order of reading, and of cells
+        Numbers of images `(count, 4)`, in the order of reading, and of cells
         `(count,)`, 0 to 3.
     """
     import numpy as np

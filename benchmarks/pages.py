@@ -43,7 +43,7 @@ def demo():
         float(row["energy_in_box"]) / float(row["mean_box_area"])
         for row in rows
     ]
-    words = "the same, over the share of the picture that the box covers"
+    words = "the same, over the share of the image that the box covers"
     lines.append([words, _spread(lift, ".2f")])
     return table(["measured", "five seeds, mean (lowest to highest)"], lines)
 
@@ -123,7 +123,7 @@ def comparison():
         )
     lines += [
         [
-            "seconds for a picture",
+            "seconds for an image",
             *(f"{float(row['seconds_per_image']):.2g}" for row in of),
         ],
         ["forward passes", *(row["forward_passes"] for row in of)],

@@ -10,8 +10,8 @@ of the SavedModel resize and check images as well. Model: MobileNetV2 with
 LFI-CAM, 224x224, 1000 classes, random weights.
 
 `agreement` compares the answers of each format with those of Keras on 200 test
-pictures of digits_in_photos, with the shipped model; `litert_int8` is
-calibrated with 200 training pictures.
+images of digits_in_photos, with the shipped model; `litert_int8` is
+calibrated with 200 training images.
 """
 
 import argparse

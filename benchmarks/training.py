@@ -46,8 +46,8 @@ COLUMNS = [
     *MACHINE,
 ]
 STEP = ["DenseNet121", "ResNet50", "MobileNetV2", "EfficientNetB0"]
-# Side and file type of the pictures, backbone, augmentation, and whether the
-# decoded pictures are kept in memory, as `Source.stream` does where they fit.
+# Side and file type of the images, backbone, augmentation, and whether the
+# decoded images are kept in memory, as `Source.stream` does where they fit.
 CROP = ("random_resized_crop", "flip")
 PIPELINES = {
     "32 px, PNG, pad_crop flip, ResNet20": (

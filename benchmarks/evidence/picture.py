@@ -5,8 +5,8 @@ Writes docs/images/evidence_maps.jpg.
     python benchmarks/evidence/picture.py
 
 The models are those of the study of stability, trained in five ways; those
-whose models are not here are trained first. The pictures are the first test
-pictures, whatever the models make of them.
+whose models are not here are trained first. The images are the first test
+images, whatever the models make of them.
 """
 
 import pathlib
@@ -49,7 +49,7 @@ def main():
             stability.maps_of(study, of[contender], explainer)[:PICTURES]
             for contender, explainer in KINDS.values()
         ]
-        # The kinds of a picture are below each other.
+        # The kinds of an image are below each other.
         columns[setting.replace("_", " ")] = np.concatenate(
             np.stack(maps, axis=1)
         )

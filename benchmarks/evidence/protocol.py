@@ -21,7 +21,7 @@ sys.path.append(str(HERE.parent))
 import measuring  # noqa: E402
 
 RUNS = HERE.parent.parent / "runs"
-# Of a picture of the data set, each a file.
+# Of an image of the data set, each a file.
 PARTS = ("image", "label", "mask")
 VERSIONS = ("keras", "backend", "device", "numpy", *measuring.MACHINE)
 
@@ -152,7 +152,7 @@ class Protocol:
         )
 
     def pictures(self, training, split, *, with_masks=False):
-        """Pictures that a training sees, all or those of two digits.
+        """Images that a training sees, all or those of two digits.
 
         Returns:
             Images `(N, 64, 64, 3)` and labels `(N,)`, uint8, and if asked for
@@ -178,7 +178,7 @@ class Protocol:
 
 
 def _make_pictures(folder, split, count):
-    """Makes the pictures of a split by all processors, a file for each part."""
+    """Makes the images of a split by all processors, a file for each part."""
     from keras_lficam.data import digits_in_photos
 
     numbers = range(count or digits_in_photos.NUM_EXAMPLES[split])

@@ -4,11 +4,11 @@
     python benchmarks/evidence/stability.py --study stability  # one of them
 
 Of every contender the models of a study are compared in pairs, on all test
-pictures; those whose models are not here are trained first. What is compared is
-IoU of the regions above a threshold, at the size of the picture, and rank
+images; those whose models are not here are trained first. What is compared is
+IoU of the regions above a threshold, at the size of the image, and rank
 correlation. The plain model is explained by Grad-CAM and Score-CAM, which are
 asked for the class that is true. What chance gives stands beside it: the maps
-of one model against those of the other for other pictures.
+of one model against those of the other for other images.
 """
 
 import itertools
@@ -39,7 +39,7 @@ THRESHOLDS = {"iou": 100 / 255, "iou_at_half": 0.5}
 
 
 def maps_of(study, training, explainer):
-    """Maps of the test pictures `(N, H, W, 1)`, made once and then kept."""
+    """Maps of the test images `(N, H, W, 1)`, made once and then kept."""
     folder = study.folder(training)
     size = (study.words["data"]["image_size"],) * 2
     if explainer == "AttentionMap":

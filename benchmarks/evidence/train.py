@@ -49,7 +49,7 @@ def train(study, training):
     """Trains a classifier, tests it and keeps what it drew.
 
     Its folder gets `model.keras`, and `maps.npz` with the maps of the test
-    pictures at the size of the feature map.
+    images at the size of the feature map.
 
     Returns:
         Its row of the table.
@@ -118,7 +118,7 @@ def targets(labels, outputs):
 def endless(images, labels, recipe, seed):
     """Batches of pass after pass, each in an order of its own and with no gap.
 
-    If the recipe asks for `"pad_crop"`, every picture is shifted by whole
+    If the recipe asks for `"pad_crop"`, every image is shifted by whole
     pixels, up to an eighth of its side, and filled with black.
     """
     batch_size = recipe.batch_size
@@ -142,7 +142,7 @@ def endless(images, labels, recipe, seed):
 
 
 def tested(study, training, model):
-    """Tests a model on the test pictures, and keeps its maps."""
+    """Tests a model on the test images, and keeps its maps."""
     from keras_lficam import functional, metrics
     from keras_lficam.architectures import attention_view
 
@@ -177,7 +177,7 @@ def train_all(study, trainings, workers=2):
     print(f"{len(trainings)} trainings to do", flush=True)
     if not trainings:
         return
-    # Makes the pictures where they are missing; all processes would.
+    # Makes the images where they are missing; all processes would.
     for split in ("train", "validation", "test"):
         study.pictures(trainings[0], split)
     os.environ.update(ONE_CORE | FAST_CONVOLUTIONS)

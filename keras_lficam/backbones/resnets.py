@@ -1,4 +1,4 @@
-"""Residual networks for photographs, wired and sized as in torchvision.
+"""Residual networks for photos, wired and sized as in torchvision.
 
 The stride of a bottleneck is in its 3x3 convolution and padding is the same on
 all sides, so weights from torchvision fit once their axes are in the order of

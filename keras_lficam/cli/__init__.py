@@ -24,7 +24,7 @@ from keras_lficam.cli import (
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and gives its exit code.
 
-    It is 0 if all went well, 1 if some pictures could not be explained, 2 if
+    It is 0 if all went well, 1 if some images could not be explained, 2 if
     the command was refused, 130 if it was interrupted.
     """
     words = sys.argv[1:] if arguments is None else arguments

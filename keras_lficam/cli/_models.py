@@ -250,7 +250,7 @@ def class_names(path: pathlib.Path, view: "keras.Model") -> list[str]:
 
 
 def bits(path: pathlib.Path, given: int | None) -> int | None:
-    """Finds the bits of 16-bit pictures that a model was trained on."""
+    """Finds the bits of 16-bit images that a model was trained on."""
     run = path.with_name("run.json")
     if given is not None or not run.is_file():
         return given

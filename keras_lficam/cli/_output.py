@@ -63,11 +63,11 @@ def make_folder(path: pathlib.Path) -> None:
 def overlay_names(
     paths: Sequence[pathlib.Path],
 ) -> dict[pathlib.Path, pathlib.Path]:
-    """Names the overlay of each picture file, so that no two are equal.
+    """Names the overlay of each image file, so that no two are equal.
 
-    It is `STEM_overlay.png`. Pictures of several folders keep these, below the
-    deepest folder that has all of them. Pictures of one folder that differ in
-    their endings alone keep these, too: `1.jpg_overlay.png`. No picture is
+    It is `STEM_overlay.png`. Images of several folders keep these, below the
+    deepest folder that has all of them. Images of one folder that differ in
+    their endings alone keep these, too: `1.jpg_overlay.png`. No image is
     named twice, and its path is relative to the output folder.
     """
     absolute = {path: pathlib.Path(os.path.abspath(path)) for path in paths}

@@ -26,7 +26,7 @@ def add(commands: "_words.Commands") -> None:
         "demo",
         help="train a small classifier and see its heat maps",
         description="Trains an LFI-CAM classifier on handwritten digits in "
-        "photographs, minutes on two CPU cores, and measures how well its "
+        "photos, minutes on two CPU cores, and measures how well its "
         "heat maps find the digits.",
     )
     demo.add_argument(
@@ -34,14 +34,14 @@ def add(commands: "_words.Commands") -> None:
         type=pathlib.Path,
         default=pathlib.Path("runs/demo"),
         metavar="FOLDER",
-        help="new folder for the model, the metrics and the pictures "
+        help="new folder for the model, the metrics and the images "
         "(default: %(default)s)",
     )
     demo.add_argument(
         "--epochs",
         type=whole_number(1, 10_000),
         default=_EPOCHS,
-        help="passes over the training pictures (default: %(default)s)",
+        help="passes over the training images (default: %(default)s)",
     )
     demo.add_argument(
         "--seed",
@@ -108,7 +108,7 @@ def _demo_model() -> "keras.Model":
     import keras_lficam
     from keras_lficam.backbones import cifar
 
-    # The stride of the stem leaves an 8x8 map of a 64x64 picture.
+    # The stride of the stem leaves an 8x8 map of a 64x64 image.
     backbone = cifar.resnet(8, stem_stride=2)
     return keras_lficam.build(backbone, 10, input_shape=(64, 64, 3))
 
@@ -179,7 +179,7 @@ def _write_pictures(
     names: Sequence[str],
     partial: pathlib.Path,
 ) -> None:
-    """Writes the gallery, and some test pictures to try `explain` on."""
+    """Writes the gallery, and some test images to try `explain` on."""
     import numpy as np
     import PIL.Image
 
@@ -207,9 +207,7 @@ def _write_pictures(
 
 def _print_summary(metrics: Mapping[str, Any], folder: pathlib.Path) -> None:
     count = metrics["test_pictures"]
-    print(
-        f"\nOn {count:,} test pictures with digits that training never saw:\n"
-    )
+    print(f"\nOn {count:,} test images with digits that training never saw:\n")
     pointing, energy = metrics["pointing_game"], metrics["energy_in_box"]
     ratio = energy / metrics["mean_box_area"]
     more = f"{ratio:.1f} times the share of the box"
@@ -223,13 +221,13 @@ def _print_summary(metrics: Mapping[str, Any], folder: pathlib.Path) -> None:
         f"""
 Trained in {metrics["train_seconds"]:.0f} s. Written to {folder}:
 
-  gallery.png    pictures, heat maps and true boxes: look at it first
+  gallery.png    images, heat maps and true boxes: look at it first
   model.keras    the model, for keras.models.load_model
   metrics.json   the numbers above
   training/      log and recipe of the training
   pictures/      some test pictures
 
-Next, see how it explains a picture, one of these or your own:
+Next, see how it explains an image, one of these or your own:
 
   keras-lficam explain {folder}/model.keras {folder}/pictures/*.png \\
       --output {folder}/explained"""

@@ -12,11 +12,11 @@ def add(commands: "_words.Commands") -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="measure one explainer on a model and a data set",
-        description="Explains pictures of a data set and measures how well "
+        description="Explains images of a data set and measures how well "
         "the heat maps show what the model relies on and where the object is. "
         "Writes a table as evaluation.csv and evaluation.md, a line for "
-        "each picture as images.csv, and how well the model classifies the "
-        "pictures as metrics.json.",
+        "each image as images.csv, and how well the model classifies the "
+        "images as metrics.json.",
     )
     _words.add_measuring_options(evaluate)
     evaluate.add_argument(
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 Written to {arguments.output}:
 
   evaluation.csv, .md  the table
-  images.csv           the values of every picture
+  images.csv           the values of every image
   metrics.json         accuracy and the like, with intervals"""
     )
     return 0
@@ -55,7 +55,7 @@ Written to {arguments.output}:
 def _classified(
     measured: _measuring.Measured, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Measures the classifier on the pictures that were explained."""
+    """Measures the classifier on the images that were explained."""
     from keras_lficam.classifier import predictions_of
     from keras_lficam.metrics.classification import measure
 

@@ -1,4 +1,4 @@
-"""`keras-lficam predict`: asks a server about pictures."""
+"""`keras-lficam predict`: asks a server about images."""
 
 import argparse
 import pathlib
@@ -17,9 +17,9 @@ def add(commands: "_words.Commands") -> None:
     """Adds the command to the parser."""
     predict = commands.add_parser(
         "predict",
-        help="ask a server about pictures",
-        description="Sends JPEG and PNG pictures to a model in TF Serving, "
-        "prints class and probability of each, and writes the picture with "
+        help="ask a server about images",
+        description="Sends JPEG and PNG images to a model in TF Serving, "
+        "prints class and probability of each, and writes the image with "
         "its heat map over it, as NAME_overlay.png.",
     )
     predict.add_argument(
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         client.close()
     if failed:
         print(
-            f"{failed} of {len(arguments.images)} pictures not answered",
+            f"{failed} of {len(arguments.images)} images not answered",
             file=sys.stderr,
         )
     return 1 if failed else 0
@@ -73,7 +73,7 @@ def _ask(
     folder: pathlib.Path | None,
     names: Mapping[pathlib.Path, pathlib.Path],
 ) -> str:
-    """Asks about one picture; returns its line of the report."""
+    """Asks about one image; returns its line of the report."""
     from keras_lficam.serving.client import printable
 
     if not path.is_file():

@@ -12,7 +12,7 @@ def add(commands: "_words.Commands") -> None:
         "serve-check",
         help="check the answers of a live server",
         description="Asks a model in TF Serving for class and evidence of a "
-        "picture in every way that it takes, with damaged and wrong ones "
+        "image in every way that it takes, with damaged and wrong ones "
         "among them.",
     )
     check.add_argument("url", metavar="URL", help=_words.SERVERS)

@@ -61,7 +61,7 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     covers, and a map of zeros earns 0.
 
     It is also the grid pointing game (GridPG): the images are mosaics of
-    pictures of different classes, and a mask is the cell of the picture whose
+    images of different classes, and a mask is the cell of the image whose
     class the map is of. Of `n x n` cells a constant map earns `1 / n**2`.
 
     Args:

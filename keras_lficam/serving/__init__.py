@@ -29,14 +29,14 @@ FORMATS = (
 class Limits:
     """What a served model refuses, before it costs memory or time.
 
-    A header of a few bytes can declare a picture of gigabytes, and a small
-    request can hold many pictures. A picture beyond a limit gets a text in
+    A header of a few bytes can declare an image of gigabytes, and a small
+    request can hold many images. An image beyond a limit gets a text in
     `error` and spoils no other; a request of too many images is refused.
 
     Args:
-        file_bytes: Bytes of an encoded picture.
-        pixels: Pixels, height times width, of an encoded picture.
-        batch_pixels: Pixels of all the pictures of a request. Those that come
+        file_bytes: Bytes of an encoded image.
+        pixels: Pixels, height times width, of an encoded image.
+        batch_pixels: Pixels of all the images of a request. Those that come
             first are answered.
         images: Images of a request. They are held in memory at once at the
             size of the model.

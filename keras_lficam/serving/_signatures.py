@@ -41,7 +41,7 @@ class Served(tf.Module):
         class_names: Name of each class.
         image_size: `(height, width)` that images are resized to.
         top: Number of classes that evidence is given of, and that are named
-            for encoded pictures.
+            for encoded images.
         value_range: Darkest and brightest value of a pixel of the model.
         limits: What is refused without being computed.
         activation: What makes probabilities of the model's scores, as for
@@ -174,7 +174,7 @@ class Served(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """Gives the same of JPEG and PNG files, and overlays of each."""
         number = tf.size(_hidden(image_bytes))
-        at_least_one = ["Input `image_bytes` must hold at least one picture."]
+        at_least_one = ["Input `image_bytes` must hold at least one image."]
         with tf.control_dependencies(
             [
                 tf.debugging.Assert(number > 0, at_least_one),
@@ -347,7 +347,7 @@ def served_answers(
 
     Returns:
         Tensors of the view; its `top_classes` are called `evidence_classes`,
-        as those of encoded pictures are names, and the attention map is of
+        as those of encoded images are names, and the attention map is of
         the size `size`.
     """
     # What a layer would write, as the loss of a regularizer, is lost.
@@ -379,7 +379,7 @@ def value_range_of(model: keras.Model) -> tuple[float, float]:
 
 
 def _blank(values: tf.Tensor, errors: tf.Tensor) -> tf.Tensor:
-    """Sets to 0 what belongs to a picture that could not be read."""
+    """Sets to 0 what belongs to an image that could not be read."""
     good = tf.reshape(errors == "", [-1] + [1] * (values.shape.rank - 1))
     return tf.where(good, values, 0.0)
 

@@ -62,8 +62,8 @@ def _checked(
         "Images are answered with their class, and why": _images,
         "Images as uint8 are answered alike": _uint8,
         "The class alone is the same": _class_alone,
-        "Encoded pictures are answered with an overlay": _png,
-        "A damaged picture is named and spoils no other": _damaged,
+        "Encoded images are answered with an overlay": _png,
+        "A damaged image is named and spoils no other": _damaged,
         "A wrong shape is refused": _wrong_shape,
     }
     if saved_model is not None:
@@ -162,18 +162,18 @@ def _damaged(client: Client) -> None:
     files = [good, good[: len(good) // 2], b"no picture", good]
     answer = client.predict({"image_bytes": files}, "encoded_images")
     errors = answer["error"]
-    _expect(errors[0] == errors[3] == b"", "a good picture was not answered")
-    _expect(errors[1], "a picture that is cut off was answered")
-    _expect(errors[2], "a file that is no picture was answered")
+    _expect(errors[0] == errors[3] == b"", "a good image was not answered")
+    _expect(errors[1], "an image that is cut off was answered")
+    _expect(errors[2], "a file that is no image was answered")
     alone = client.predict({"image_bytes": [good]}, "encoded_images")
     for index in (0, 3):
         difference = np.abs(
             answer["probabilities"][index] - alone["probabilities"][0]
         ).max()
-        _expect(difference < _CLOSE, "a good picture got another answer")
+        _expect(difference < _CLOSE, "a good image got another answer")
     _expect(
         np.array_equal(answer["class_index"][1:3], [-1, -1]),
-        "a picture without an answer got a class",
+        "an image without an answer got a class",
     )
 
 
@@ -225,7 +225,7 @@ def _float_images() -> np.ndarray:
 
 
 def _picture() -> np.ndarray:
-    """A picture that needs no file, `(96, 96, 3)`."""
+    """An image that needs no file, `(96, 96, 3)`."""
     rows, columns = np.mgrid[0:_SIDE, 0:_SIDE]
     disk = (rows - 40) ** 2 + (columns - 60) ** 2 < 400
     channels = [rows * 2, columns * 2, 200 * disk]

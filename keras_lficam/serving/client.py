@@ -78,7 +78,7 @@ class UnreachableError(ServerError):
 
 
 class Answer(NamedTuple):
-    """What a server says to an encoded picture.
+    """What a server says to an encoded image.
 
     Attributes:
         error: Why it was not answered; empty if it was.
@@ -219,7 +219,7 @@ class Client:
             }
 
     def picture(self, content: bytes) -> Answer:
-        """Asks for class and overlay of a picture.
+        """Asks for class and overlay of an image.
 
         Args:
             content: JPEG or PNG file.
@@ -230,7 +230,7 @@ class Client:
         Raises:
             ServerError: If the server does not answer, or not as an exported
                 model does.
-            TypeError: If the picture is no `bytes`.
+            TypeError: If the image is no `bytes`.
         """
         if not isinstance(content, bytes):
             raise TypeError(
@@ -294,7 +294,7 @@ class Client:
         import grpc
 
         if self._channel is None:
-            # A batch of pictures is larger than the 4 MB that are usual.
+            # A batch of images is larger than the 4 MB that are usual.
             options = [
                 ("grpc.max_receive_message_length", self.max_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -441,7 +441,7 @@ class Client:
     def _too_late(self) -> ServerError:
         return ServerError(
             f"{self.url}: no answer within {self.timeout:g} seconds. To "
-            "fix this: give it more time, or fewer or smaller pictures."
+            "fix this: give it more time, or fewer or smaller images."
         )
 
     def _refused(self, words: object) -> ServerError:
@@ -453,7 +453,7 @@ class Client:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Leaves an answer that sends elsewhere as it is.
 
-    TF Serving gives none, and a picture goes nowhere else.
+    TF Serving gives none, and an image goes nowhere else.
     """
 
     def redirect_request(self, *arguments: object) -> None:
@@ -567,7 +567,7 @@ def _one_line(said: object) -> str:
 def _one(array: np.ndarray) -> bytes:
     """Takes the one string of an array as bytes."""
     if array.shape != (1,) or not isinstance(array[0], bytes):
-        raise TypeError("it holds no text for the picture")
+        raise TypeError("it holds no text for the image")
     return bytes(array[0])
 
 
@@ -581,7 +581,7 @@ def _are_chances(values: np.ndarray) -> bool:
 
 
 def _check_png(content: bytes) -> None:
-    """Raises an error, of any kind, unless it is a picture to be written."""
+    """Raises an error, of any kind, unless it is an image to be written."""
     import PIL.Image
 
     with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as picture:

@@ -20,14 +20,14 @@ def overlay(
 ) -> np.ndarray:
     """Lays heat maps over their images.
 
-    The brighter the map, the more it covers: where it is 0 the picture stays
+    The brighter the map, the more it covers: where it is 0 the image stays
     as it is, in gray so that color always means the map.
 
     Args:
         images: RGB images `(B, H, W, 3)` or gray ones `(B, H, W, 1)`, from 0
             to 255, or one `(H, W, 3)` or `(H, W, 1)`.
         maps: Heat maps `(B, H, W, 1)` in [0, 1], or one `(H, W, 1)`.
-        opacity: How much of the picture is covered where the map is 1, in
+        opacity: How much of the image is covered where the map is 1, in
             [0, 1].
         colormap: Name of a matplotlib color map.
 

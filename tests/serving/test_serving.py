@@ -844,7 +844,7 @@ def test_a_wrong_shape_is_refused(session, name, shape):
 
 def test_no_pictures_are_refused(session):
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="must hold at least one picture"
+        tf.errors.InvalidArgumentError, match="must hold at least one image"
     ):
         session.run("encoded_images", {"image_bytes": np.zeros(0, object)})
 

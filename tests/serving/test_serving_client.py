@@ -285,8 +285,8 @@ def test_a_model_without_the_encoded_signature_is_found(
     monkeypatch.delitem(loaded.signatures, "encoded_images")
     found = faults(connect)
     assert list(found) == [
-        "Encoded pictures are answered with an overlay",
-        "A damaged picture is named and spoils no other",
+        "Encoded images are answered with an overlay",
+        "A damaged image is named and spoils no other",
     ]
     for fault in found.values():
         assert '"encoded_images" not found' in fault

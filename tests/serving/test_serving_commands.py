@@ -219,7 +219,7 @@ def test_predict_names_what_is_not_answered(server, picture, tmp_path, capsys):
     said = capsys.readouterr()
     assert f"{cut}: the JPEG picture is damaged or cut off" in said.err
     assert "none.png: there is no such file" in said.err
-    assert "2 of 3 pictures not answered" in said.err
+    assert "2 of 3 images not answered" in said.err
     assert said.out.startswith(f"{picture}: ")
     assert cli.main(words) == 1  # Nothing is written over.
     assert "photo_overlay.png exists" in capsys.readouterr().err
