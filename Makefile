@@ -14,7 +14,7 @@ PORTABLE = $(addprefix tests/, test_layers.py test_functional.py test_attach.py 
 	$(addprefix classifier/test_, classifier.py threads.py) \
 	$(addprefix explainers/test_, ablation_cam.py attribution.py cam.py \
 	class_evidence.py eigen_cam.py explainers.py gradient.py occlusion.py \
-	perturbation.py refine_cam.py) explanation evaluation metrics)
+	refine_cam.py rise_and_lime.py) explanation evaluation metrics)
 
 # JAX compiles more than it computes here, and much of it more than once. At
 # level 0 training gives NaN.

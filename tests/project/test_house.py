@@ -4,6 +4,7 @@ import ast
 import csv
 import doctest
 import functools
+import graphlib
 import importlib
 import inspect
 import json
@@ -118,6 +119,36 @@ def test_arrows_point_down():
         }
         wrong = (used & rooms) - allowed - {room}
         assert not wrong, f"{path} imports {wrong}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Within a room, too; imports for type checkers alone do not count."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path, _ in modules()
+    }
+    graph = {}
+    for name, path in paths.items():
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(
+                node.test
+            ):
+                node.body = []
+        used = {
+            f"{node.module}.{alias.name}"
+            if f"{node.module}.{alias.name}" in paths
+            else node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        graph[name] = (used & set(paths)) - {name}
+    assert sum(map(len, graph.values())) > 200
+    # Raises a CycleError that names the circle.
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_page_on_architecture_shows_the_arrows():
