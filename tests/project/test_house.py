@@ -688,7 +688,7 @@ def test_page_on_backbones_shows_the_figures_of_the_table():
     with (ROOT / "benchmarks" / "backbones.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["backbone"] for row in rows] == keras_lficam.backbones.names()
-    shown = page[page.index("## What it costs") :].split("\n")
+    shown = page[page.index("## Parameters and time") :].split("\n")
     shown = [line for line in shown if line.startswith("| `")]
     assert len(shown) == len(rows)
     for row, line in zip(rows, shown, strict=True):
