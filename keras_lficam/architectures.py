@@ -168,11 +168,11 @@ def attach(
     if activation is None:
         if architecture in ("abn", "cam"):
             raise ValueError(
-                "Argument `architecture` must be one that keeps the head, as "
-                f"model {model.name!r} does not show the activation of its "
-                f"scores. Received: architecture={architecture!r}. To fix "
-                "this: 'lfi_cam'; or a model that ends with a dense layer and "
-                "its activation."
+                "Argument `architecture` must be 'lfi_cam' or 'plain' for "
+                f"model {model.name!r}, which does not show the activation of "
+                f"its scores. Received: architecture={architecture!r}. To fix "
+                "this: one of them; or a model that ends with a dense layer "
+                "and its activation."
             )
         activation = keras.activations.linear
     split = dataclasses.replace(split, head=head)
@@ -190,7 +190,7 @@ def attention_view(model: keras.Model) -> keras.Model:
         A `keras.Model` that shares the weights of `model`, from the images
         that it takes to a dictionary of `predictions (B, K)`,
         `attention_map (B, h, w, 1)` in [0, 1] at the size of the feature map
-        (`architectures.upsampler` brings it to the size of the image),
+        (`architectures.upsampler` resizes it to the image),
         and `importance (B, C)`, non-negative with rows that sum to 1; of the
         attention branch network without `importance`.
 
