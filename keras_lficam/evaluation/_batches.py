@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_lficam._checks import array_of
-from keras_lficam.evaluation._metric import NamedMetric
+from keras_lficam.evaluation._named_metrics import NamedMetric
 
 
 def unpacked(batch: Any) -> dict[str, np.ndarray]:

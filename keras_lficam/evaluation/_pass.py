@@ -15,7 +15,7 @@ from keras_lficam.evaluation._batches import (
     chosen_classes,
     unpacked,
 )
-from keras_lficam.evaluation._metric import NamedMetric
+from keras_lficam.evaluation._named_metrics import NamedMetric
 
 
 def measured(

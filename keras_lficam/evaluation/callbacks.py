@@ -12,7 +12,7 @@ from keras_lficam.evaluation._batches import (
     check_masks,
     unpacked,
 )
-from keras_lficam.evaluation._metric import named_metrics
+from keras_lficam.evaluation._named_metrics import named_metrics
 from keras_lficam.evaluation._pass import mean_of, measured
 from keras_lficam.evaluation.metric import Metric
 

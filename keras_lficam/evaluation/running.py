@@ -8,7 +8,7 @@ from scipy import special
 
 from keras_lficam._checks import check_mapping
 from keras_lficam.evaluation._batches import check_batches, check_classes
-from keras_lficam.evaluation._metric import NamedMetric, named_metrics
+from keras_lficam.evaluation._named_metrics import NamedMetric, named_metrics
 from keras_lficam.evaluation._pass import Clock, mean_of, measured
 from keras_lficam.evaluation.metric import Metric
 from keras_lficam.evaluation.results import Evaluation, Row

@@ -1,4 +1,4 @@
-"""A metric, and what of a batch it is called with."""
+"""Metrics with their names, and what of a batch they are called with."""
 
 import inspect
 from collections.abc import Callable, Mapping
