@@ -32,6 +32,18 @@ def untraced():
         yield
 
 
+@pytest.fixture
+def first_compiled(request):
+    """Of the explainers that a test is asked with, the first is compiled.
+
+    What is computed is different code in each, and compiled by one.
+    """
+    with contextlib.ExitStack() as stack:
+        if request.node.callspec.indices["make"]:
+            stack.enter_context(without_graphs())
+        yield
+
+
 def check_explainer(make, model, images, folder):
     """Asks an explainer for all that `Explainer` promises.
 

@@ -10,6 +10,9 @@ from keras_lficam import explainers, metrics
 from keras_lficam.backbones import cifar
 from keras_lficam.classifier import Classifier
 
+# Explainers are asked for their graphs in `test_explainers.py`.
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def trunk(name="trunk"):
     image = keras.Input((16, 16, 3), name=f"{name}_image")

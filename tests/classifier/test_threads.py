@@ -5,8 +5,10 @@ import os
 import random
 import threading
 
+import explainer_contract
 import keras
 import numpy as np
+import pytest
 
 import keras_lficam
 from keras_lficam import explainers, metrics
@@ -105,6 +107,29 @@ def state_of(model, images):
     }
 
 
+untraced = explainer_contract.untraced
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory):
+    """A model, its file, losses and state of before, and what explainers said.
+
+    To compile all explainers takes longer than all that is asked of them.
+    """
+    keras.utils.set_random_seed(0)
+    model = classifier()
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 1, (2, 8, 8, 3)).astype("float32")
+    file = tmp_path_factory.mktemp("explained") / "before.keras"
+    model.save(file)
+    before = state_of(model, images)
+    losses = [len(model.losses)]
+    shared = {name: make(model) for name, make in MAKERS.items()}
+    expected = {name: call(images) for name, call in shared.items()}
+    losses.append(len(model.losses))
+    return model, images, file, losses, before, shared, expected
+
+
 def global_state():
     return {
         "policy": keras.config.dtype_policy().name,
@@ -115,12 +140,21 @@ def global_state():
     }
 
 
-def test_threads_change_neither_the_model_nor_its_answers(rng):
-    model = classifier()
-    images = rng.uniform(0, 1, (2, 8, 8, 3)).astype("float32")
-    shared = {name: make(model) for name, make in MAKERS.items()}
-    expected = {name: call(images) for name, call in shared.items()}
-    before, around = state_of(model, images), global_state()
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="others compile all or none"
+)
+def test_what_is_compiled_is_what_is_computed(explained):
+    model, images, *_, expected = explained
+    with explainer_contract.without_graphs():
+        for name, make in MAKERS.items():
+            np.testing.assert_allclose(
+                make(model)(images), expected[name], atol=1e-4, err_msg=name
+            )
+
+
+def test_threads_change_neither_the_model_nor_its_answers(explained):
+    model, images, _, _, before, shared, expected = explained
+    around = global_state()
     scores = keras.ops.convert_to_numpy(model(images, training=False))
     wrong = []
 
@@ -155,6 +189,7 @@ def test_threads_change_neither_the_model_nor_its_answers(rng):
     assert global_state() == around
 
 
+@pytest.mark.usefixtures("untraced")
 def test_no_attribute_of_a_layer_is_set_while_it_is_explained(rng):
     """What is set for a moment is what another thread may see."""
     watched, seen = [], []
@@ -179,21 +214,15 @@ def test_no_attribute_of_a_layer_is_set_while_it_is_explained(rng):
     assert not seen
 
 
-def test_file_is_the_same_after_explanations(tmp_path, rng):
-    model = classifier()
-    images = rng.uniform(0, 1, (1, 8, 8, 3)).astype("float32")
-    model.save(tmp_path / "before.keras")
-    model(images)
-    losses = len(model.losses)
-    assert losses
-    for make in MAKERS.values():
-        make(model)(images)
-    assert len(model.losses) == losses
+def test_file_is_the_same_after_explanations(tmp_path, explained):
+    model, images, before, losses, *_ = explained
+    assert losses[0]
+    assert losses[1] == losses[0]
     keras_lficam.attention_view(model).predict(images, verbose=0)
     model.save(tmp_path / "after.keras")
     first, second = (
-        keras.models.load_model(tmp_path / name)
-        for name in ("before.keras", "after.keras")
+        keras.models.load_model(path)
+        for path in (before, tmp_path / "after.keras")
     )
     assert first.get_config() == second.get_config()
     assert first.layers[-1].activation is keras.activations.softmax

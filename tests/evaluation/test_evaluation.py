@@ -587,6 +587,7 @@ def test_request_is_checked_before_anything_is_explained():
             asks(explainers={"never": never}, metrics={"m": metric})
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_with_a_model_and_the_metrics_of_the_package(rng):
     model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(16, 16, 3))
     images = rng.uniform(0, 255, (5, 16, 16, 3)).astype("float32")
@@ -633,6 +634,7 @@ def test_with_a_model_and_the_metrics_of_the_package(rng):
 # MapQuality ----------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_fit_reports_the_quality_of_the_maps_as_they_are(rng, tmp_path):
     model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(16, 16, 3))
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -673,6 +675,7 @@ def test_fit_reports_the_quality_of_the_maps_as_they_are(rng, tmp_path):
     assert len(seen) == 6
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_quality_of_the_maps_of_gray_images(rng):
     """As that of three equal channels, which the network makes of them."""
     gray = rng.uniform(0, 255, (4, 16, 16, 1)).astype("float32")
@@ -705,6 +708,7 @@ def test_quality_of_the_maps_of_gray_images(rng):
         assert found[1][name] == pytest.approx(value, abs=1e-5)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_no_epoch_explains_a_batch_twice(rng):
     model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(16, 16, 3))
     model.compile("sgd", "sparse_categorical_crossentropy")

@@ -14,6 +14,7 @@ from keras_lficam.classifier import Classifier
 from keras_lficam.explainers import IntegratedGradients, SmoothGrad
 
 untraced = explainer_contract.untraced
+first_compiled = explainer_contract.first_compiled
 
 EVERY = [
     functools.partial(IntegratedGradients, steps=6),
@@ -339,6 +340,7 @@ def test_nothing_speaks_for_the_class():
     assert not SmoothGrad(model)(IMAGE, 1).any()
 
 
+@pytest.mark.usefixtures("first_compiled")
 @pytest.mark.parametrize("make", EVERY)
 def test_model_trained_further_is_explained_as_it_then_is(make):
     model = small_classifiers.of_channels(KERNEL)
@@ -350,6 +352,7 @@ def test_model_trained_further_is_explained_as_it_then_is(make):
     )
 
 
+@pytest.mark.usefixtures("first_compiled")
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("make", EVERY)
 def test_mixed_precision(make, policy, rng):
@@ -368,6 +371,7 @@ def test_mixed_precision(make, policy, rng):
 # Each of 32x32 places has a gradient of 2e-8 to 6e-8, which float16 has not;
 # and a thousand times the gradient 150 of a flattened image is more than it
 # has.
+@pytest.mark.usefixtures("first_compiled")
 @pytest.mark.parametrize(("pooled", "size"), [(True, 32), (False, 8)])
 @pytest.mark.parametrize("make", EVERY)
 def test_gradients_of_float16_neither_vanish_nor_overflow(

@@ -13,6 +13,7 @@ from keras import ops
 from keras_lficam.explainers import LIME, RISE
 
 untraced = explainer_contract.untraced
+first_compiled = explainer_contract.first_compiled
 
 SIZE = (20, 24)
 
@@ -593,6 +594,7 @@ def test_unknown_end_is_an_error_at_construction(make):
             make(model)
 
 
+@pytest.mark.usefixtures("first_compiled")
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_defect_mixed_precision(policy, make, images):
     model = network()
