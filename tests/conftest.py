@@ -1,5 +1,6 @@
 import gc
 import os
+import sys
 
 # TensorFlow turns oneDNN on by itself on some processors only. The tests do
 # not depend on that choice: it is on, unless somebody asks for the opposite.
@@ -13,7 +14,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         "TF_NUM_INTEROP_THREADS": "1",
     }
 
-import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
@@ -42,6 +42,16 @@ SHOWN = pytest.mark.filterwarnings(
 )
 
 
+def on_tensorflow():
+    """Whether Keras is. The import takes seconds, and not all tests need it.
+
+    Nor does the process that hands out tests, which reads this file, too.
+    """
+    import keras
+
+    return keras.backend.backend() == "tensorflow"
+
+
 def pytest_configure(config):
     config.option.loadscopereorder = False
 
@@ -56,7 +66,7 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(items):
-    elsewhere = keras.backend.backend() != "tensorflow"
+    elsewhere = "keras" in sys.modules and not on_tensorflow()
     for item in items:
         if elsewhere or item.get_closest_marker("oracles"):
             item.add_marker(SHOWN)
@@ -80,7 +90,11 @@ def eagerly():
     """TensorFlow traces nothing: to trace a step takes as long as many steps.
 
     Nor does Keras then compile grouped convolutions, see `grouped_gradients`.
+    Other backends of Keras are left as they are.
     """
+    if not on_tensorflow():
+        yield
+        return
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
@@ -113,6 +127,8 @@ def grouped_gradients(eagerly):
 @pytest.fixture
 def shapes_alone():
     """Models are built without drawing weights, where shapes are asked for."""
+    import keras
+
     with keras.StatelessScope(initialize_variables=False):
         yield
     keras.backend.clear_session()
@@ -120,6 +136,11 @@ def shapes_alone():
 
 @pytest.fixture(autouse=True)
 def _same_weights_every_time():
+    if "keras" not in sys.modules:
+        yield
+        return
+    import keras
+
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
