@@ -5,8 +5,7 @@ import json
 import sys
 
 import keras
-import keras_cv
-import keras_hub
+import lazy_loader
 import numpy as np
 import pytest
 
@@ -18,6 +17,10 @@ from keras_lficam.backbones._hubs import (
     image_features,
     is_hub_name,
 )
+
+# They take seconds, in each process that reads this file to test others.
+keras_cv = lazy_loader.load("keras_cv")
+keras_hub = lazy_loader.load("keras_hub")
 
 SHAPE = (64, 64, 3)
 TRANSFORMER = {
