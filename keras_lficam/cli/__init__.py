@@ -36,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _refused(options, _output.reason(error))
     except ValueError as error:
         return _refused(options, error)
+    except ModuleNotFoundError:
+        raise  # Of this package or another: no word of ours.
+    except ImportError as error:  # Says what to install.
+        return _refused(options, error)
     except KeyboardInterrupt as stop:
         # A command that writes says what it has written.
         written = f"; {stop}" if str(stop) else ""

@@ -111,8 +111,8 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="NAME",
-        help="data set by its TensorFlow Datasets name, or digits_in_photos; "
-        "with masks of the objects, localization is measured too",
+        help="data set by its TensorFlow Datasets name, or digits_in_photos "
+        "or elpv; with masks of the objects, localization is measured too",
     )
     parser.add_argument(
         "--split",

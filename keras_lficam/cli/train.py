@@ -109,8 +109,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--data",
         metavar="NAME|FOLDER",
-        help="name of a data set of TensorFlow Datasets, digits_in_photos, or "
-        "a folder of pictures",
+        help="name of a data set of TensorFlow Datasets, digits_in_photos, "
+        "elpv, or a folder of pictures",
     )
     add_bits_option(group, "those of the highest number in the folder")
     group.add_argument(
@@ -354,7 +354,8 @@ def _check_data(name: str) -> None:
     import tensorflow_datasets as tfds
 
     known = [*tfds.list_builders(with_community_datasets=False)]
-    known.append("digits_in_photos")  # Ours, which TensorFlow must register.
+    # Ours, which TensorFlow must register.
+    known += ["digits_in_photos", "elpv"]
     builder = name.split("/")[0]
     # TFDS has names such as "imagenette/160px" and "huggingface:a/b".
     if builder.split(":")[0] in known or ":" in builder:

@@ -28,6 +28,7 @@ _PARTS = {
     "cifar10": ("train", "test"),
     "cifar100": ("train", "test"),
     "digits_in_photos": ("train", "validation", "test"),
+    "elpv": ("train", "validation", "test"),
     "imagenet2012": ("train", "validation"),
     "imagenette": ("train", "validation"),
     "oxford_iiit_pet": ("train", "test"),
@@ -196,8 +197,9 @@ def _builder(
 ) -> "tfds.core.DatasetBuilder":
     import tensorflow_datasets as tfds
 
-    # Importing our builder registers it with TFDS.
-    importlib.import_module("keras_lficam.data.digits_in_photos")
+    # Importing our builders registers them with TFDS.
+    for ours in ("digits_in_photos", "elpv"):
+        importlib.import_module(f"keras_lficam.data.{ours}")
     if _can_be_a_name(name):
         try:
             return tfds.builder(name, data_dir=data_dir)
