@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_lficam import _labels
+from keras_lficam._names import nearest
 
 if TYPE_CHECKING:
     import keras
@@ -150,6 +151,27 @@ def _version_of_keras(path: pathlib.Path) -> str | None:
 
 def _first_line(error: object) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+def is_name(path: pathlib.Path) -> bool:
+    """Whether an argument may be the name of a backbone, and is no file."""
+    named = re.fullmatch(r"[A-Z][A-Za-z0-9_]+", str(path))
+    return bool(named) and not path.exists()
+
+
+def imagenet_model(name: str) -> "keras.Model":
+    """Builds a classifier of the 1000 classes of ImageNet, with its weights."""
+    import keras_lficam
+
+    if name not in keras_lficam.backbones.names():
+        near = nearest(name, keras_lficam.backbones.names())
+        hint = f"; the nearest names: {', '.join(near)}" if near else ""
+        raise ValueError(
+            f"{name}: there is no such file, and no backbone of this name{hint}"
+        )
+    return keras_lficam.build(
+        name, 1000, weights="imagenet", architecture="plain"
+    )
 
 
 def check_file(path: pathlib.Path) -> None:

@@ -74,6 +74,8 @@ def add(commands: "_words.Commands") -> None:
         "'photos/**/*.jpg'. Before them MODEL, the .keras file of any "
         "Functional or Sequential classifier that takes pixels from 0 to 255. "
         "Names of its classes are read from labels.txt beside it, one a line. "
+        "A name such as EfficientNetLite0 is that backbone with weights from "
+        "ImageNet, and its 1000 classes. "
         "Without MODEL the shipped model is used, which knows the handwritten "
         "digits 0 to 9 and nothing else",
     )
@@ -126,7 +128,8 @@ def add(commands: "_words.Commands") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     model, named = _model_and_images(arguments.files)
-    _models.check_file(model)
+    if not _models.is_name(model):
+        _models.check_file(model)
     if model != arguments.files[0]:
         _say(_SHIPPED, arguments)
     images = _image_files.listed(named, arguments.output)
@@ -168,7 +171,7 @@ def _model_and_images(
 ) -> tuple[pathlib.Path, list[pathlib.Path]]:
     """Tells the model from the images; without one takes the shipped one."""
     model, images = files[0], files[1:]
-    if model.suffix.lower() not in _MODELS:
+    if model.suffix.lower() not in _MODELS and not _models.is_name(model):
         model, images = pretrained.digits_in_photos(), files
     if not images:
         raise ValueError(
@@ -225,14 +228,23 @@ def _explained(
 
 
 def _task(arguments: argparse.Namespace, path: pathlib.Path) -> _Task:
+    from keras_lficam import backbones
+
+    if is_name := _models.is_name(path):
+        model = _models.imagenet_model(str(path))
+    else:
+        model = _models.load_model(path, arguments.imports)
     view = _models.explanation_view_of(
-        _models.load_model(path, arguments.imports),
+        model,
         path,
         top=arguments.top,
         activation=arguments.activation,
         layer=arguments.layer,
     )
-    names = _models.class_names(path, view.model)
+    if is_name:
+        names = backbones.imagenet_class_names()
+    else:
+        names = _models.class_names(path, view.model)
     classes = contrast = None
     if arguments.classes:
         asked = [_index(x, names, "--classes") for x in arguments.classes]
@@ -391,7 +403,7 @@ def _about(
         if len(names) > _SHOWN:
             known += f" and {len(names) - _SHOWN} more"
         lines.append(f"Model: {model}, of {len(names)} classes: {known}")
-        if not labels.exists():
+        if not labels.exists() and not _models.is_name(model):
             lines.append(f"For names instead of numbers: {labels}, one a line")
     if task.view.has_attention:
         lines += [

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
+import skimage.data
 from rich.table import Table
 from small_classifiers import backbone
 
@@ -457,3 +458,23 @@ def test_colors_that_a_notebook_asks_for_stay_out_of_files(monkeypatch, capsys):
     table = Table("class", "probability")  # Whose header is bold.
     _output.show(table)
     assert "\x1b" not in capsys.readouterr().out + _output.rendered(table)
+
+
+def test_name_of_a_backbone_is_that_with_weights_of_imagenet(tmp_path, capsys):
+    PIL.Image.fromarray(skimage.data.cat()).save(tmp_path / "cat.png")
+    images = [tmp_path / "cat.png", "--output", tmp_path / "out"]
+    assert explain("EfficientNetLite0", *images, "--top", 2) == 0
+    shown = capsys.readouterr().out
+    assert "Model: EfficientNetLite0, of 1000 classes: tench, gold" in shown
+    assert re.search(r"cat\.png: Egyptian cat \(\d\d %\)", shown)
+    assert "labels.txt" not in shown
+    assert (tmp_path / "out" / "cat_evidence.png").is_file()
+
+
+def test_name_of_no_backbone_is_refused(tmp_path, capsys):
+    (tmp_path / "cat.png").touch()
+    images = [tmp_path / "cat.png", "--output", tmp_path / "out"]
+    assert explain("EfficientNetLite9", *images) == 2
+    said = capsys.readouterr().err
+    assert "EfficientNetLite9: there is no such file, and no backbone" in said
+    assert "nearest names: EfficientNetLite" in said
