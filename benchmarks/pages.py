@@ -237,6 +237,31 @@ def agreement():
     )
 
 
+def efficientnet_lite():
+    return table(
+        [
+            "backbone",
+            "format",
+            "file",
+            "probability",
+            "same class",
+            "rank correlation",
+        ],
+        (
+            [
+                f"`{row['backbone']}`",
+                row["format"],
+                f"{float(row['megabytes']):.1f} MB",
+                row["probability"],
+                f"{float(row['same_class']):.1%}",
+                row["rank_correlation"],
+            ]
+            for row in rows_of("efficientnet_lite")
+        ),
+        align="llrrrr",
+    )
+
+
 def view():
     return table(
         [
@@ -301,6 +326,7 @@ OURS = (
     pipeline,
     serving,
     agreement,
+    efficientnet_lite,
     view,
     second_processor,
 )
@@ -317,6 +343,7 @@ MEASURED = {
     "pipeline": ("training", {"question": "pipeline"}),
     "serving": ("serving", {}),
     "agreement": ("serving_agreement", {}),
+    "efficientnet_lite": ("efficientnet_lite", {}),
     "cost": ("evidence/cost", {"device": "CPU"}),
     "second_processor": ("second_processor", {}),
 }
