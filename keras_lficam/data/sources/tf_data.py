@@ -132,9 +132,9 @@ class DatasetSource(Source):
                 np.isfinite(weights[0]).all() and weights[0].min() >= 0
             ):
                 raise ValueError(
-                    f"Argument `{split}` must have sample weights that are "
-                    f"finite and at least 0. Received: from {weights[0].min()} "
-                    f"to {weights[0].max()}."
+                    f"Sample weights of argument `{split}` must be finite and "
+                    f"at least 0. Received: from {weights[0].min()} to "
+                    f"{weights[0].max()}"
                 )
         return count
 
