@@ -14,6 +14,7 @@ import tensorflow as tf
 import keras_lficam
 from keras_lficam import explainers
 from keras_lficam.data import digits_in_photos
+from keras_lficam.serving import _signatures
 
 SIDE = 64
 
@@ -91,6 +92,16 @@ def file_of(picture, kind="PNG", **options):
     content = io.BytesIO()
     picture.save(content, kind, **options)
     return content.getvalue()
+
+
+def with_signatures(monkeypatch, *names):
+    """Lets exports have these signatures alone; to trace all takes a while."""
+    declared = _signatures.Served.declared
+    monkeypatch.setattr(
+        _signatures.Served,
+        "declared",
+        lambda served: {name: declared(served)[name] for name in names},
+    )
 
 
 # The same graphs need to be read only once.

@@ -88,29 +88,35 @@ class Served(tf.Module):
 
     def signatures(self) -> dict[str, Answering]:
         """Traces the signatures; returns them by their names."""
+        return {
+            name: self._traced(function, *specs)
+            for name, (function, *specs) in self.declared().items()
+        }
+
+    def declared(self) -> dict[str, tuple[Answering, *tuple[Any, ...]]]:
+        """The function of each signature and the specifications it takes."""
         pixels = [None, None, None, self._channels]
         images = tf.TensorSpec(pixels, tf.float32, "images")
+        small = tf.TensorSpec(pixels, tf.uint8, "images")
         encoded = tf.TensorSpec([None], tf.string, "image_bytes")
-        classes = tf.TensorSpec([None, None], tf.int32, "classes")
-        return {
-            "serving_default": self._traced(self.explain, images),
-            "uint8_images": self._traced(
-                self.explain, tf.TensorSpec(pixels, tf.uint8, "images")
+        asked = tf.TensorSpec([None, None], tf.int32, "classes")
+        one_each = tf.TensorSpec([None], tf.int32, "classes")
+        found: dict[str, tuple[Answering, *tuple[Any, ...]]] = {
+            "serving_default": (self.explain, images),
+            "uint8_images": (self.explain, small),
+            "classify": (self.classify, images),
+            "images_and_classes": (self.explain, images, asked),
+            "encoded_images": (self.explain_encoded, encoded),
+            "encoded_images_and_classes": (
+                self.explain_encoded,
+                encoded,
+                asked,
             ),
-            "classify": self._traced(self.classify, images),
-            "images_and_classes": self._traced(self.explain, images, classes),
-            "encoded_images": self._traced(self.explain_encoded, encoded),
-            "encoded_images_and_classes": self._traced(
-                self.explain_encoded, encoded, classes
-            ),
-        } | {
-            name: self._traced(
-                functools.partial(self.explain_by, explainer),
-                images,
-                tf.TensorSpec([None], tf.int32, "classes"),
-            )
-            for name, explainer in self._explainers
         }
+        for name, explainer in self._explainers:
+            explain = functools.partial(self.explain_by, explainer)
+            found[name] = (explain, images, one_each)
+        return found
 
     def explain(
         self, images: tf.Tensor, classes: tf.Tensor | None = None

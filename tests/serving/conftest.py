@@ -1,15 +1,8 @@
 import pytest
-import tensorflow as tf
-
-from keras_lficam.serving import _signatures
+import served
 
 
 @pytest.fixture
 def one_signature(monkeypatch):
-    """Exports one signature, not four, where what is beside them is asked."""
-
-    def signatures(served):
-        pixels = tf.TensorSpec([None, None, None, 3], tf.float32, "images")
-        return {"classify": served._traced(served.classify, pixels)}
-
-    monkeypatch.setattr(_signatures.Served, "signatures", signatures)
+    """Exports one signature, not six, where what is beside them is asked."""
+    served.with_signatures(monkeypatch, "classify")

@@ -34,6 +34,7 @@ from served import (
     photo,
     residual_backbone,
     shrunk,
+    with_signatures,
 )
 from serving_server import Loaded
 from small_classifiers import backbone
@@ -47,7 +48,6 @@ from keras_lficam.serving import (
     _formats,
     _pictures,
     _server_files,
-    _signatures,
 )
 
 
@@ -399,7 +399,8 @@ def test_overlays_of_classes_are_those_of_python(session, images, view):
         assert np.abs(drawn.astype(int) - expected).max() <= 4
 
 
-def test_gradients_are_served(tmp_path, small, rng):
+def test_gradients_are_served(tmp_path, small, rng, monkeypatch):
+    with_signatures(monkeypatch, "grad_cam", "attention")
     grad_cam = explainers.GradCAM(small)
     folder = keras_lficam.export(
         small,
@@ -450,7 +451,8 @@ def test_explainers_that_cannot_be_served_are_refused(tmp_path, small):
     assert not list(tmp_path.iterdir())
 
 
-def test_any_classifier_is_exported(tmp_path, rng):
+def test_any_classifier_is_exported(tmp_path, rng, monkeypatch):
+    with_signatures(monkeypatch, "serving_default", "encoded_images")
     layers = keras.layers
     base = keras.Sequential(
         [
@@ -691,7 +693,9 @@ def test_every_kind_of_file_is_read_as_pillow_does(
 def of_12_bits(tmp_path_factory, model):
     """The model as it is served where it was trained on 12 bits."""
     path = tmp_path_factory.mktemp("deep") / "digits"
-    return keras_lficam.export(model, path, class_names=NAMES, bits=12)
+    with pytest.MonkeyPatch.context() as patch:
+        with_signatures(patch, "encoded_images")
+        return keras_lficam.export(model, path, class_names=NAMES, bits=12)
 
 
 @pytest.fixture(scope="module")
@@ -699,6 +703,7 @@ def session_of_12_bits(of_12_bits):
     return Loaded(of_12_bits)
 
 
+@pytest.mark.every_format
 @pytest.mark.parametrize(
     ("color", "highest", "significant"),
     [
@@ -728,6 +733,7 @@ def test_files_of_12_bits_are_served_as_they_are_explained(
         assert np.abs(dark - answer["probabilities"]).max() > 0.01
 
 
+@pytest.mark.every_format
 def test_the_export_says_which_bits_it_takes(of_12_bits, exported):
     def bits(folder):
         return json.loads((folder / "export.json").read_text())["bits"]
@@ -1106,7 +1112,13 @@ def test_an_export_that_is_stopped_leaves_nothing(
 @pytest.mark.usefixtures("one_signature")
 @pytest.mark.parametrize(
     "formats",
-    [["saved_model"], ["onnx"], ["openvino"], ["litert"]],
+    [
+        ["saved_model"],
+        *(
+            pytest.param([name], marks=pytest.mark.every_format)
+            for name in ("onnx", "openvino", "litert")
+        ),
+    ],
     ids=" ".join,
 )
 def test_a_full_disk_leaves_nothing(tmp_path, small, formats):
@@ -1314,8 +1326,9 @@ def test_pixels_come_in_the_range_that_the_model_takes(tmp_path, images):
     assert answer["error"].tolist() == [words] * 10
 
 
-def test_an_attention_branch_network_of_sigmoids(tmp_path, images):
+def test_an_attention_branch_network_of_sigmoids(tmp_path, images, monkeypatch):
     """No layer of it remembers the range of pixels, so that is given."""
+    with_signatures(monkeypatch, "serving_default", "uint8_images")
     keras.utils.set_random_seed(2)
     trained = convolutions("sigmoid")
     model = lively(keras_lficam.attach(trained, architecture="abn"), (-1, 1))
@@ -1412,12 +1425,8 @@ def written(folder, model, activation=None):
     before = [value.copy() for value in model.get_weights()]
     config = str(model.get_config())
 
-    def signatures(served):
-        shape = tf.TensorSpec([None, None, None, 3], tf.float32, "images")
-        return {"serving_default": served._traced(served.explain, shape)}
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_signatures.Served, "signatures", signatures)
+        with_signatures(patch, "serving_default")
         folder = keras_lficam.export(
             model,
             folder / "tiny",
@@ -1487,7 +1496,11 @@ def of_one_score(activation):
     "activation",
     ["sigmoid", pytest.param(None, marks=pytest.mark.every_format)],
 )
-def test_one_score_has_two_classes_and_one_channel(tmp_path, activation):
+def test_one_score_has_two_classes_and_one_channel(
+    tmp_path, activation, monkeypatch
+):
+    asked = ("serving_default", "uint8_images", "classify", "encoded_images")
+    with_signatures(monkeypatch, *asked)
     names = ["healthy", "ill"]
     model = of_one_score(activation)
     told = None if activation else "sigmoid"
