@@ -263,7 +263,10 @@ STILL = Recipe(epochs=1, batch_size=HALF, learning_rate=1e-12)
 
 
 @pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize("architecture", ["plain", "abn"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["plain", pytest.param("abn", marks=pytest.mark.end_to_end)],
+)
 @pytest.mark.parametrize(
     ("class_weight", "of_classes", "of_images", "smoothing"),
     [
@@ -315,7 +318,13 @@ def test_the_loss_is_weighted(
 
 
 @pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize("augmentation", [("flip",), ("mix_up", "cut_mix")])
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        pytest.param(("flip",), marks=pytest.mark.end_to_end),
+        ("mix_up", "cut_mix"),
+    ],
+)
 def test_images_with_several_labels(tmp_path, augmentation):
     rng = np.random.default_rng(4)
     labels, held_out = rng.integers(0, 2, (41, 3)), rng.integers(0, 2, (13, 3))
@@ -445,7 +454,11 @@ def statistics_by_hand(trained, images):
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("policy", "averaged"),
-    [("float32", True), ("mixed_float16", True), ("float32", False)],
+    [
+        ("float32", True),
+        pytest.param("mixed_float16", True, marks=pytest.mark.end_to_end),
+        pytest.param("float32", False, marks=pytest.mark.end_to_end),
+    ],
 )
 def test_weights_are_shown_with_the_batch_statistics_that_belong_to_them(
     tmp_path, source, policy, averaged
@@ -517,7 +530,10 @@ def test_batch_statistics_of_shared_and_frozen_layers(rng):
 
 
 @pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize("mixing", ["mix_up", "cut_mix"])
+@pytest.mark.parametrize(
+    "mixing",
+    ["mix_up", pytest.param("cut_mix", marks=pytest.mark.end_to_end)],
+)
 def test_mixed_labels_train_and_whole_labels_validate(tmp_path, source, mixing):
     recipe = dataclasses.replace(
         RECIPE,
@@ -706,7 +722,12 @@ def test_a_finished_run_is_not_trained_again(tmp_path, source, whole_run):
 @pytest.mark.parametrize(
     ("every", "step", "message"),
     [
-        (2, 2, "checkpoint.npz: the file could not be written .*is unchanged"),
+        pytest.param(
+            2,
+            2,
+            "checkpoint.npz: the file could not be written .*is unchanged",
+            marks=pytest.mark.end_to_end,
+        ),
         (3, 3, "model.keras: the file could not be written .*is unchanged"),
     ],
 )
@@ -979,6 +1000,7 @@ def test_an_image_that_vanishes_is_named_and_the_run_goes_on(tmp_path, split):
     assert_equal(weights(model), weights(expected))
 
 
+@pytest.mark.end_to_end
 def test_without_its_checkpoint_a_run_begins_at_its_first_step(
     tmp_path, source, whole_run
 ):
