@@ -24,14 +24,20 @@ gc.set_threshold(200_000, 50, 100)
 # Files that take longest, which go first where files are tested side by side;
 # pytest-xdist would begin with those of most tests.
 LONGEST = (
-    "train_command",
-    "training",
-    "backbones",
-    "house",
     "serving",
-    "architectures",
+    "training",
+    "explainers",
+    "house",
+    "backbones",
     "hubs",
+    "gradient",
+    "attach",
+    "augmentation",
     "families",
+    "geometry",
+    "classifier",
+    "cli",
+    "layers",
 )
 
 
