@@ -83,7 +83,7 @@ def needs_whole_picture(names: Sequence[str]) -> bool:
         names: Names that passed `check`.
 
     Returns:
-        Whether one of them brings pictures of any size to size itself.
+        Whether one of them brings images of any size to size itself.
     """
     return "random_resized_crop" in names
 

@@ -6,8 +6,8 @@ pixels, so that a heat map can be scored without any download: both sources
 ship inside scikit-learn and scikit-image. Importing this module registers
 the data set with TensorFlow Datasets.
 
-Every picture depends on `(seed, split, index)` alone, not on the order or the
-number of processes in which pictures are made.
+Every image depends on `(seed, split, index)` alone, not on the order or the
+number of processes in which images are made.
 """
 
 from keras_lficam.data.digits_in_photos.builder import (

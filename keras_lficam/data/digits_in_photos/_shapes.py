@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Side of a picture, in pixels.
+# Side of an image, in pixels.
 SIZE = 64
 
 

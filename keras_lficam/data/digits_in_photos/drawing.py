@@ -145,16 +145,16 @@ def _ink(digit: int) -> np.ndarray:
     return sharp.astype("float32")
 
 
-# ------------------------------------------------------------- one picture
+# ------------------------------------------------------------- one image
 
 
 def compose(split: str, index: int, seed: int = SEED) -> dict[str, Any]:
-    """Makes one picture.
+    """Makes one image.
 
     Args:
         split: `"train"`, `"validation"` or `"test"`; decides which digits
             and which parts of the photos may appear.
-        index: Number of the picture in its split. The label is its last
+        index: Number of the image in its split. The label is its last
             decimal, so that the classes are balanced.
         seed: Another seed gives another data set.
 
