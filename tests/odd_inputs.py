@@ -252,6 +252,11 @@ KINDS = {
         "array as a weight": lambda _: {0: np.ones(2)},
         "none left": lambda _: dict.fromkeys(range(4), 0),
     },
+    # Which classes there are, it does not know yet.
+    "class weights of a recipe": {
+        key: NO_TEXT[key] for key in NO_TEXT if key != "dictionary"
+    }
+    | {"text": lambda _: "heavy", "no": lambda _: ""},
     "callbacks": NO_TEXT
     | NONE
     | {
@@ -790,6 +795,7 @@ def targets(folder):
         data=("cifar10", "text"),
         backbone=("ResNet20", "text"),
         image_size=((8, 8), "size"),
+        images=(8, "count"),
     )
     add(
         "Recipe",
@@ -808,6 +814,11 @@ def targets(folder):
         augmentation=(["flip"], "names"),
         resizing=("stretch", "word"),
         patience=(1, "count"),
+        monitor=("accuracy", "word"),
+        frozen_share=(0.5, "share"),
+        layer_decay=(0.5, "share"),
+        freeze_batch_norm=(False, "flag"),
+        class_weight=({0: 2.0}, "class weights of a recipe"),
     )
     add(
         "SGDWithL2",
@@ -1078,6 +1089,7 @@ ALLOWED = {
     ("Source.stream", "first_step", "zero"),
     ("Recipe", "decay_at", "empty"),
     ("Recipe", "patience", "None"),
+    ("recipe", "images", "None"),
     ("data.load", "image_size", "None"),
     # How many classes there are, it knows when training begins.
     ("HeatMaps", "class_names", "too few"),

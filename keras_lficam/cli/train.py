@@ -60,6 +60,7 @@ _RECIPE = (
     "label_smoothing",
     "ema_epochs",
     "augmentation",
+    "monitor",
     "patience",
 )
 
@@ -161,9 +162,9 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         choices=["paper", "modern", "fine_tune"],
         metavar="NAME",
         help="paper (what the authors of LFI-CAM released, 300 epochs), "
-        "modern (AdamW, cosine, EMA of the weights) or fine_tune (small steps "
-        "from trained weights) (default: fine_tune with --weights, else "
-        "modern)",
+        "modern (AdamW, cosine, EMA of the weights) or fine_tune (pretrained "
+        "weights: first the head alone, then all layers) (default: fine_tune "
+        "with --weights, else modern)",
     )
     group.add_argument(
         "--epochs",
@@ -213,8 +214,22 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         "--patience",
         type=whole_number(0, 1_000_000),
         metavar="N",
-        help="epochs without a better validation accuracy after which "
-        "training stops; 0 to go on to the end",
+        help="epochs without a better --monitor after which training stops; 0 "
+        "to go on to the end",
+    )
+    group.add_argument(
+        "--monitor",
+        choices=[
+            "accuracy",
+            "balanced_accuracy",
+            "macro_f1",
+            "roc_auc",
+            "average_precision",
+            "loss",
+        ],
+        metavar="METRIC",
+        help="what of the validation pictures chooses the epoch that is kept, "
+        "and stops training: %(choices)s",
     )
     group.add_argument(
         "--class-weight",
@@ -462,6 +477,8 @@ def _train(options: _Options, folder: pathlib.Path, resume: bool) -> int:
         f"{len(source.class_names)} classes; pictures: {counts}"
     )
 
+    say(_about_recipe(options, recipe))
+
     def keep_options(logs: Mapping[str, float] | None = None) -> None:
         if chief and not (folder / _OPTIONS).exists():
             text = json.dumps(options, indent=2)
@@ -560,14 +577,13 @@ def _recipe(
 
     from keras_lficam import training
 
-    name = options.get("recipe")
-    if name is None:
-        name = "fine_tune" if options.get("weights") else "modern"
     recipe = training.recipe(
-        name,
+        _name_of_recipe(options),
         data=source.name,
         backbone=options["backbone"],
         image_size=size,
+        # A number of epochs that is asked for is taken as it is.
+        images=None if "epochs" in options else source.count("train"),
     )
     changes = {key: options[key] for key in _RECIPE if key in options}
     if changes.get("patience") == 0:
@@ -575,13 +591,36 @@ def _recipe(
     return dataclasses.replace(recipe, **changes)
 
 
+def _name_of_recipe(options: _Options) -> str:
+    default = "fine_tune" if options.get("weights") else "modern"
+    return str(options.get("recipe") or default)
+
+
+def _about_recipe(options: _Options, recipe: "Recipe") -> str:
+    """Says how it is trained, and why so where that was not asked for."""
+    from keras_lficam.training import _stages
+
+    said = f"Recipe {_name_of_recipe(options)}"
+    if "recipe" not in options and options.get("weights"):
+        said += ", taken with --weights"
+    said += f": {'up to ' if recipe.patience else ''}{recipe.epochs} epochs"
+    frozen = _stages.frozen_epochs(recipe)
+    if frozen:
+        said += f", {frozen} with a frozen trunk, then all layers"
+    if recipe.freeze_batch_norm:
+        said += "; batch normalization of the trunk as in inference"
+    return said
+
+
 def _print_summary(folder: pathlib.Path, source: "Source") -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
+    monitor = metrics["monitor"].replace("_", " ")
+    by = "" if monitor == "accuracy" else f" by {monitor}"
     rows = [
         (
             "accuracy on the validation pictures",
             metrics["validation_accuracy"],
-            f"best of {metrics['epochs']} epochs: {metrics['best_epoch']}",
+            f"best of {metrics['epochs']} epochs{by}: {metrics['best_epoch']}",
         )
     ]
     if "test_accuracy" in metrics:

@@ -1,6 +1,7 @@
 """Labels in the form that the loss of a classifier takes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -12,7 +13,7 @@ def with_targets(
     *,
     shares_of: int | None = None,
     outputs: Sequence[str] = (),
-    class_weights: Sequence[float] | None = None,
+    class_weights: Sequence[float] | Sequence[Sequence[float]] | None = None,
 ) -> tf.data.Dataset:
     """Makes what `model.fit` takes of batches of images and labels.
 
@@ -25,12 +26,14 @@ def with_targets(
         outputs: Names of the outputs of a model with several, all of which
             learn the label.
         class_weights: A weight for each class, by which that of an image is
-            multiplied. Of shares of classes it is the mean.
+            multiplied. Of shares of classes it is the mean. Or a pair for
+            each, of labels that are absent and present: then weights are of
+            single labels, `(B, K)`.
 
     Returns:
-        Data set of `(images, labels)`, and of weights `(B,)` where there are
-        any. Instead of labels and weights a dictionary with them for each
-        output, where outputs are named.
+        Data set of `(images, labels)`, and of weights `(B,)` or `(B, K)` where
+        there are any. Instead of labels and weights a dictionary with them for
+        each output, where outputs are named.
 
     Examples:
         batches = source.batches("train", batch_size=2)
@@ -42,6 +45,8 @@ def with_targets(
     ) -> tuple[tf.Tensor, ...]:
         if class_weights is not None:
             of_labels = _of_labels(labels, class_weights)
+            if weights is not None and of_labels.shape.rank == 2:
+                weights = weights[:, tf.newaxis]
             weights = of_labels if weights is None else weights * of_labels
         if shares_of is not None and labels.dtype.is_integer:
             labels = tf.one_hot(labels, shares_of)
@@ -83,8 +88,10 @@ def with_weights(
     )
 
 
-def _of_labels(labels: tf.Tensor, class_weights: Sequence[float]) -> tf.Tensor:
+def _of_labels(labels: tf.Tensor, class_weights: Sequence[Any]) -> tf.Tensor:
     weights = tf.constant(class_weights, "float32")
+    if weights.shape.rank == 2:  # Of labels that are absent and present.
+        return (1 - labels) * weights[:, 0] + labels * weights[:, 1]
     if labels.dtype.is_integer:
         return tf.gather(weights, labels)
     return tf.linalg.matvec(labels, weights)

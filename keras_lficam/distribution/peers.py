@@ -76,6 +76,33 @@ def check_agreement(
             )
 
 
+def first_value(strategy: tf.distribute.Strategy | None, value: float) -> float:
+    """Gives all workers the number of the first.
+
+    Args:
+        strategy: The strategy; all its workers call this together.
+        value: The number, which may differ by what processors round.
+
+    Returns:
+        That of the first worker; of one worker its own.
+
+    Examples:
+        keras_lficam.distribution.peers.first_value(None, 0.5)
+    """
+    if strategy is None or strategy.cluster_resolver is None:
+        return value
+
+    def gathered() -> Any:
+        context = tf.distribute.get_replica_context()
+        own = tf.constant([value], "float64")
+        return context.all_gather(own, axis=0)
+
+    every = strategy.experimental_local_results(
+        strategy.run(tf.function(gathered))
+    )[0]
+    return float(every.numpy()[0])
+
+
 def is_lost_peer(error: BaseException) -> bool:
     """Tells whether an error means that another worker is gone.
 

@@ -12,6 +12,7 @@ from keras_lficam.surgery._cloning import (
     is_graph,
     is_plain,
     nodes_backwards,
+    outer_first,
     takes_training,
 )
 from keras_lficam.surgery._paths import Location, path
@@ -65,6 +66,7 @@ __all__ = [
     "linear_behind_pooling",
     "new_head",
     "nodes_backwards",
+    "outer_first",
     "path",
     "rebuilt",
     "seen_image",

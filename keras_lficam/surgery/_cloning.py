@@ -358,7 +358,7 @@ def copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     layer that is not, or the other way round, stays so.
     """
     copy.set_weights(layer.get_weights())
-    olds, news = _outer_first(layer), _outer_first(copy)
+    olds, news = outer_first(layer), outer_first(copy)
     if len(olds) != len(news):
         raise _not_made_again(layer)
     for old, new in zip(olds, news, strict=True):
@@ -370,7 +370,7 @@ def copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
             inner.finalize_state()  # It computes with what it derives.
 
 
-def _outer_first(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+def outer_first(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Lists a layer and all inside it, each before those that it holds."""
     order, seen = [], set()
 

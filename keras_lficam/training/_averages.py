@@ -40,6 +40,10 @@ class Shown(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
         self._statistics = BatchStatistics(self.model)
+        self._learning = self._identities()
+
+    def _identities(self) -> list[int]:
+        return [id(variable) for variable in self.model.trainable_variables]
 
     def on_epoch_begin(
         self, epoch: int, logs: Mapping[str, Any] | None = None
@@ -71,6 +75,10 @@ class Shown(keras.callbacks.Callback):
     def _show(self) -> None:
         if self._trained is not None:
             return
+        if self._learning != self._identities():
+            # A layer that was frozen learns now.
+            self._statistics = BatchStatistics(self.model)
+            self._learning = self._identities()
         self._trained = state.read(self._variables())
         if self._shown is None:
             weights = self.model.trainable_variables

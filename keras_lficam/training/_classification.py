@@ -30,7 +30,7 @@ def classification(
         classifier = Classifier(run.model, "softmax" if linear else None)
         labels, chances = predictions_of(classifier, batches)
         names = run.source.class_names
-        return measure(labels, chances, names, seed=run.seed).to_dict()
+        return measure(labels, chances, names, seed=int(run.seed)).to_dict()
     except ValueError as error:
         _LOG.warning("No metrics of the classification: %s", error)
         return None

@@ -9,6 +9,7 @@ import keras
 
 from keras_lficam import surgery
 from keras_lficam.data import Source, augmentation
+from keras_lficam.training import _stages
 from keras_lficam.training.recipes import Recipe
 
 
@@ -25,7 +26,13 @@ class Run:
     steps: int  # In an epoch.
     strategy: Any  # None on other backends than TensorFlow.
     writes: bool
-    class_weights: list[float] | None = None
+    # Of several labels a pair for each, see `_weights.class_weights`.
+    class_weights: list[float] | list[list[float]] | None = None
+
+    @property
+    def frozen_epochs(self) -> int:
+        """Epochs of the first stage, in which the trunk is frozen."""
+        return _stages.frozen_epochs(self.recipe)
 
     @property
     def classes(self) -> int:
@@ -40,6 +47,17 @@ class Run:
     @property
     def accuracy(self) -> str:
         return "predictions_accuracy" if self.outputs else "accuracy"
+
+    @property
+    def predicts(self) -> bool:
+        """Whether epochs are compared by all predictions together."""
+        return self.recipe.monitor not in ("accuracy", "loss")
+
+    @property
+    def monitor(self) -> str:
+        """Name in the logs of what epochs are compared by."""
+        name = self.recipe.monitor
+        return f"val_{self.accuracy if name == 'accuracy' else name}"
 
     @property
     def activation(self) -> Callable[..., Any]:

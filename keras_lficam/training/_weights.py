@@ -4,6 +4,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_lficam._checks import as_float
@@ -12,7 +13,39 @@ from keras_lficam.data import Source
 _MOST = float(np.finfo("float32").max)
 
 
-def class_weights(asked: Any, source: Source) -> list[float] | None:
+class EachLabel(keras.losses.Loss):
+    """Binary cross-entropy of each label, `(B, K)`.
+
+    That of Keras is the mean over the labels of an image, to which no weights
+    of single labels can be given.
+
+    Args:
+        label_smoothing: Share of the label that goes to its opposite, [0, 1).
+    """
+
+    def __init__(self, label_smoothing: float = 0.0):
+        super().__init__(name="binary_crossentropy")
+        self.label_smoothing = label_smoothing
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Any:
+        if sample_weight is not None and len(sample_weight.shape) == 1:
+            # Of images alone, as in validation.
+            sample_weight = keras.ops.expand_dims(sample_weight, -1)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return keras.losses.binary_crossentropy(
+            keras.ops.expand_dims(y_true, -1),
+            keras.ops.expand_dims(y_pred, -1),
+            label_smoothing=self.label_smoothing,
+        )
+
+
+def class_weights(
+    asked: Any, source: Source
+) -> list[float] | list[list[float]] | None:
     """Finds the weight of each class.
 
     Args:
@@ -20,26 +53,55 @@ def class_weights(asked: Any, source: Source) -> list[float] | None:
         source: The data.
 
     Returns:
-        A weight for each class, in their order; None for none.
+        A weight for each class, in their order; where images have several
+        labels, a pair for each: of its absence and its presence. None for
+        none.
 
     Raises:
-        ValueError: If a weight or a class is not possible, or images have
-            several labels.
+        ValueError: If a weight or a class is not possible, or a class has no
+            training images.
         TypeError: If it is neither a dictionary nor a string.
     """
     if asked is None:
         return None
-    if source.multi_label:
-        raise ValueError(
-            "Argument `class_weight` must be None where images have several "
-            "labels, for the weight of an image would hang on all of them. "
-            f"Received: class_weight={asked!r}. To fix this: give sample "
-            "weights, as the third part of the batches of "
-            "keras_lficam.data.from_datasets."
-        )
     if isinstance(asked, str) and asked == "balanced":
-        counts = np.maximum(source.class_counts("train"), 1)
-        return [float(w) for w in source.count("train") / counts / len(counts)]
+        return _balanced(source)
+    weights = _given(asked, source)
+    if source.multi_label:
+        return [[1.0, weight] for weight in weights]
+    return weights
+
+
+def _balanced(source: Source) -> list[float] | list[list[float]]:
+    counts = source.class_counts("train")
+    number = source.count("train")
+    _check_counts(counts, "no training images", source)
+    if not source.multi_label:
+        return [float(weight) for weight in number / counts / len(counts)]
+    # Each label is a problem of two classes.
+    _check_counts(number - counts, "all training images", source)
+    pairs = np.stack([number - counts, counts], axis=-1)
+    return [[float(w) for w in pair] for pair in number / pairs / 2]
+
+
+def _check_counts(counts: np.ndarray, what: str, source: Source) -> None:
+    names = [
+        name
+        for name, count in zip(source.class_names, counts, strict=True)
+        if count == 0
+    ]
+    if names:
+        raise ValueError(
+            "Argument `class_weight` must not be 'balanced' where a class has "
+            f"{what}, for its weight would be infinite. Received: {what} of "
+            f"{source.name} for {', '.join(map(repr, names[:5]))}"
+            f"{' and others' if len(names) > 5 else ''}. To fix this: leave "
+            "the class out of the data; or give the weights as a dictionary, "
+            "such as {0: 1.0, 1: 5.0}."
+        )
+
+
+def _given(asked: Any, source: Source) -> list[float]:
     if isinstance(asked, str) or not isinstance(asked, Mapping):
         kind = ValueError if isinstance(asked, str) else TypeError
         raise kind(

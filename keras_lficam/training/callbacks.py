@@ -4,6 +4,7 @@ import csv
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -341,27 +342,32 @@ def _plain(value: Any) -> float | str:
 class BestModel(keras.callbacks.Callback):
     """Keeps the weights of the best epoch, and the model with them in a file.
 
-    Best is the highest accuracy on the validation images; of equal ones the
-    lowest loss.
+    Best is the highest value of what is monitored; of equal ones the lowest
+    loss.
 
     Args:
         path: The `.keras` file.
-        accuracy: Name of the accuracy in the logs, such as `"val_accuracy"`.
+        monitor: Its name in the logs, such as `"val_accuracy"`. Of
+            `"val_loss"` the lowest is best.
         rows: Logs of the epochs before, if the run is resumed.
         write: Whether this process writes.
+        as_built: Makes a context in which the model is saved, with the flags
+            `trainable` that it came with.
     """
 
     def __init__(
         self,
         path: pathlib.Path,
         *,
-        accuracy: str,
+        monitor: str,
         rows: Sequence[dict[str, float | str]],
         write: bool,
+        as_built: Callable[[], AbstractContextManager[None]] = nullcontext,
     ):
         super().__init__()
+        self.as_built = as_built
         self.path = path
-        self.accuracy = accuracy
+        self.monitor = monitor
         self.write = write
         self.weights: list[np.ndarray] | None = None
         scores = [self._score(row) for row in rows]
@@ -375,13 +381,16 @@ class BestModel(keras.callbacks.Callback):
             self._best, self.epoch = score, epoch
             self.weights = self.model.get_weights()
             if self.write:
-                with atomic_write(self.path) as partial:
+                with atomic_write(self.path) as partial, self.as_built():
                     for_use(self.model).save(partial)
 
     def _score(self, logs: Mapping[str, Any]) -> tuple[float, float]:
-        loss = logs["val_loss"]
+        loss, value = -logs["val_loss"], logs[self.monitor]
+        if self.monitor == "val_loss":
+            value = loss
         # A comparison with NaN is always false: such an epoch is the worst.
-        return (logs[self.accuracy], -np.inf if np.isnan(loss) else -loss)
+        value, loss = (-np.inf if np.isnan(x) else x for x in (value, loss))
+        return value, loss
 
 
 class Replay(keras.callbacks.Callback):

@@ -1,6 +1,6 @@
 """Optimizers and learning rates of a recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -136,30 +136,101 @@ class SGDWithL2(_WarmedAverage, keras.optimizers.SGD):
         return {**super().get_config(), "l2": self.l2}
 
 
-def make_optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+class _LayerRates:
+    """Learns the variables with learning rates of their own.
+
+    Attributes:
+        factors: Factor of the learning rate of each variable, in the order in
+            which the optimizer is built with them; empty for 1.
+    """
+
+    factors: Sequence[float] = ()
+    # Of the optimizer.
+    _get_variable_index: Callable[[Any], int]
+
+    def _rate(self, variable: Any, learning_rate: Any) -> Any:
+        if not self.factors:
+            return learning_rate
+        factor = self.factors[self._get_variable_index(variable)]
+        return learning_rate * keras.ops.cast(factor, learning_rate.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return {**config, "factors": list(self.factors)}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> Any:
+        rest = {k: value for k, value in config.items() if k != "factors"}
+        optimizer = super().from_config(rest, custom_objects)  # type: ignore[misc]
+        optimizer.factors = tuple(config["factors"])
+        return optimizer
+
+
+@keras.saving.register_keras_serializable("keras_lficam")
+class _LayeredSGD(_LayerRates, SGDWithL2):
+    """`SGDWithL2` with learning rates of the variables' own."""
+
+    def update_step(
+        self, gradient: Any, variable: keras.Variable, learning_rate: Any
+    ) -> None:
+        rate = self._rate(variable, learning_rate)
+        super().update_step(gradient, variable, rate)
+
+
+@keras.saving.register_keras_serializable("keras_lficam")
+class _LayeredAdamW(_LayerRates, _AveragedAdamW):
+    """AdamW with learning rates of the variables' own, by which they decay."""
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        """Does nothing: Keras's knows one learning rate alone."""
+
+    def update_step(
+        self, gradient: Any, variable: keras.Variable, learning_rate: Any
+    ) -> None:
+        rate = self._rate(variable, learning_rate)
+        if self.weight_decay and self._use_weight_decay(variable):
+            share = keras.ops.cast(rate * self.weight_decay, variable.dtype)
+            self.assign_sub(variable, share * variable)
+        super().update_step(gradient, variable, rate)
+
+
+def make_optimizer(
+    recipe: Recipe, steps: int, factors: Sequence[float] = ()
+) -> keras.optimizers.Optimizer:
     """Makes the optimizer of a recipe.
 
     Args:
         recipe: The recipe.
         steps: Steps in an epoch.
+        factors: Factor of the learning rate of each variable, in the order in
+            which the optimizer is built with them; none for 1.
 
     Returns:
         A Keras optimizer whose learning rate follows the recipe.
     """
+    optimizer = _make_optimizer(recipe, steps, layered=bool(factors))
+    if factors:
+        optimizer.factors = tuple(factors)
+    return optimizer
+
+
+def _make_optimizer(recipe: Recipe, steps: int, *, layered: bool) -> Any:
     rate = _learning_rate(recipe, steps)
     averaging = recipe.ema_epochs > 0
     # Of weights that lie `window` steps apart the older counts 1/e as much.
     window = max(1.0, recipe.ema_epochs * steps)
     momentum = 1 - 1 / window
     if recipe.optimizer == "sgd":
-        return SGDWithL2(
+        return (_LayeredSGD if layered else SGDWithL2)(
             rate,
             recipe.weight_decay,
             _MOMENTUM,
             use_ema=averaging,
             ema_momentum=momentum,
         )
-    adamw = _AveragedAdamW(
+    adamw = (_LayeredAdamW if layered else _AveragedAdamW)(
         rate,
         weight_decay=recipe.weight_decay,
         use_ema=averaging,

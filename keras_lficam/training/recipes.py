@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_lficam._checks import (
@@ -17,6 +17,14 @@ from keras_lficam._checks import (
 from keras_lficam.data import augmentation as augmentations
 
 SMALL_SIDE = 64
+MONITORS = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "roc_auc",
+    "average_precision",
+    "loss",
+)
 # Data sets of signs that a mirror turns into others.
 _NOT_TO_BE_MIRRORED = frozenset(
     {"digits_in_photos", "emnist", "kmnist", "mnist", "svhn_cropped"}
@@ -63,6 +71,30 @@ def _check_numbers(name: str, values: Any) -> None:
             )
 
 
+def _checked_class_weight(class_weight: Any) -> Any:
+    """Makes of weights of classes what can be compared and hashed."""
+    if class_weight is None or (
+        isinstance(class_weight, str) and class_weight == "balanced"
+    ):
+        return class_weight
+    pairs = (
+        class_weight.items()
+        if isinstance(class_weight, Mapping)
+        else class_weight
+    )
+    if not isinstance(pairs, (str, bytes)):
+        try:
+            return tuple((key, weight) for key, weight in pairs)
+        except (TypeError, ValueError):
+            pass
+    kind = ValueError if isinstance(class_weight, str) else TypeError
+    raise kind(
+        "Argument `class_weight` must be 'balanced', or a dictionary from "
+        "numbers or names of classes to weights, such as {0: 1.0, 1: 5.0}. "
+        f"Received: class_weight={class_weight!r:.80}"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a classifier is trained.
@@ -93,8 +125,28 @@ class Recipe:
         augmentation: Names of `keras_lficam.data.augmentation`.
         resizing: How images for validation and test get their size,
             `"stretch"` or `"center_crop"`, as for `data.load`.
-        patience: Epochs without a better validation accuracy after which
-            training stops; None never stops it.
+        monitor: What chooses the epoch whose weights are kept, and stops
+            training: `"accuracy"` or `"loss"` of the validation images; or,
+            of all of them together, `"balanced_accuracy"`, `"macro_f1"`,
+            `"roc_auc"` or `"average_precision"`, the means over the classes
+            that `keras_lficam.metrics.classification` describes. Of equal
+            epochs the one of lower loss is kept.
+        patience: Epochs without a better `monitor` after which training
+            stops; None never stops it.
+        frozen_share: Share of the epochs, at the beginning, in which the trunk
+            of the model, the layers that make its feature map, is frozen, so
+            that the head and the branch learn alone; [0, 1). Their learning
+            rate is constant; then all layers learn by the schedule.
+        layer_decay: Factor of the learning rate from each stage of the trunk,
+            the layers of one size of the map, to the one below, in (0, 1]. The
+            head and the branch learn with the full rate; the last stage of the
+            trunk with this share of it, the one before with its square.
+        freeze_batch_norm: Whether batch normalization in the trunk keeps its
+            statistics, scale and shift, and normalizes in training as in
+            inference.
+        class_weight: Weights of the classes in the training loss, as `fit`
+            takes them: `"balanced"`, or a dictionary by numbers or names,
+            kept as a tuple of pairs; None for none.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -117,17 +169,30 @@ class Recipe:
     recompute_statistics: bool = False
     augmentation: tuple[str, ...] = ()
     resizing: str = "stretch"
+    monitor: str = "accuracy"
     patience: int | None = None
+    frozen_share: float = 0.0
+    layer_decay: float = 1.0
+    freeze_batch_norm: bool = False
+    class_weight: (
+        str
+        | Mapping[int | str, float]
+        | tuple[tuple[int | str, float], ...]
+        | None
+    ) = None
 
     def __post_init__(self) -> None:
         _check_numbers("decay_at", self.decay_at)
         augmentations.check(self.augmentation)
         object.__setattr__(self, "decay_at", tuple(self.decay_at))
         object.__setattr__(self, "augmentation", tuple(self.augmentation))
+        weights = _checked_class_weight(self.class_weight)
+        object.__setattr__(self, "class_weight", weights)
         for name, lowest in {"epochs": 1, "batch_size": 1}.items():
             check_integer(name, getattr(self, name), least=lowest)
         if self.patience is not None:
             check_integer("patience", self.patience, least=1)
+        check_choice("monitor", self.monitor, MONITORS)
         check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
         schedules = ("steps", "cosine", "constant")
         check_choice("schedule", self.schedule, schedules)
@@ -137,6 +202,14 @@ class Recipe:
         _check_number("warmup_epochs", self.warmup_epochs)
         _check_number("ema_epochs", self.ema_epochs)
         _check_number("label_smoothing", self.label_smoothing, below=1)
+        _check_number("frozen_share", self.frozen_share, below=1)
+        _check_number("layer_decay", self.layer_decay, above=0)
+        if self.layer_decay > 1:
+            raise ValueError(
+                "Argument `layer_decay` must be at most 1. "
+                f"Received: layer_decay={self.layer_decay}"
+            )
+        check_boolean("freeze_batch_norm", self.freeze_batch_norm)
         check_boolean("recompute_statistics", self.recompute_statistics)
         if self.warmup_epochs > 0 and self.schedule != "cosine":
             raise ValueError(
@@ -180,15 +253,20 @@ _MODERN = Recipe(
     ema_epochs=1,
 )
 _FINE_TUNE = Recipe(
-    epochs=20,
+    epochs=16,
     batch_size=32,
-    learning_rate=1e-4,
+    learning_rate=1e-3,
     weight_decay=1e-2,
     warmup_epochs=1,
     label_smoothing=0.1,
     recompute_statistics=True,
     patience=8,
+    frozen_share=0.2,
+    layer_decay=0.5,
+    freeze_batch_norm=True,
 )
+# Fewer steps are too few to learn from, however few the images are.
+_LEAST_STEPS = 800
 
 # By name, and for small and large images.
 RECIPES: dict[str, dict[str, Recipe]] = {
@@ -220,6 +298,7 @@ def recipe(
     data: str = "",
     backbone: str = "",
     image_size: tuple[int, int] = (224, 224),
+    images: int | None = None,
 ) -> Recipe:
     """Finds the recipe for a data set and a backbone.
 
@@ -227,7 +306,9 @@ def recipe(
     descent for 300 epochs, for each data set and model that they name, and for
     others by the size of the images. `"modern"` trains from random weights
     with AdamW, warm-up, cosine, label smoothing and an EMA of the weights.
-    `"fine_tune"` trains pretrained weights further with small steps.
+    `"fine_tune"` trains pretrained weights further: head and branch alone at
+    first, then all layers, the lower the slower, and the normalization of the
+    trunk stays as it is.
 
     Args:
         name: One of `RECIPES`.
@@ -237,13 +318,17 @@ def recipe(
             weight decay of a ResNet-110 is smaller than that of others.
         image_size: `(height, width)` of the images in pixels; up to 64 are
             small.
+        images: Number of training images. Where they are so few that
+            `"modern"` or `"fine_tune"` would make less than 800 steps, all
+            that is counted in epochs, `patience` too, is as many times as
+            long as makes them. None for many.
 
     Returns:
         The recipe. Change it with `dataclasses.replace`.
 
     Raises:
-        ValueError: If there is no recipe of this name, or `image_size` is no
-            pair of positive integers.
+        ValueError: If there is no recipe of this name, `image_size` is no
+            pair of positive integers, or `images` is less than 1.
         TypeError: If an argument is of the wrong type.
 
     Reference:
@@ -257,6 +342,8 @@ def recipe(
     check_text("data", data)
     check_text("backbone", backbone)
     check_size("image_size", image_size)
+    if images is not None:
+        check_integer("images", images, least=1)
     small = max(image_size) <= SMALL_SIDE
     found = RECIPES[name]["small" if small else "large"]
     if name == "paper" and small and "resnet110" in backbone.lower():
@@ -264,4 +351,21 @@ def recipe(
     if data in _NOT_TO_BE_MIRRORED:
         left = tuple(part for part in found.augmentation if part != "flip")
         found = dataclasses.replace(found, augmentation=left)
+    if images is not None and name != "paper":
+        found = _of_steps(found, math.ceil(images / found.batch_size))
     return found
+
+
+def _of_steps(recipe: Recipe, steps: int) -> Recipe:
+    """Makes a recipe longer whose epochs have so few steps."""
+    times = _LEAST_STEPS / (recipe.epochs * steps)
+    if times <= 1:
+        return recipe
+    patience = recipe.patience
+    return dataclasses.replace(
+        recipe,
+        epochs=math.ceil(times * recipe.epochs),
+        warmup_epochs=times * recipe.warmup_epochs,
+        ema_epochs=times * recipe.ema_epochs,
+        patience=None if patience is None else math.ceil(times * patience),
+    )

@@ -24,11 +24,12 @@ from keras_lficam._files import atomic_write
 from keras_lficam.classifier import grouped_gradients_explained
 from keras_lficam.data.loading import found_source
 from keras_lficam.data.targets import with_targets, with_weights
-from keras_lficam.training import _folder, _state as state
+from keras_lficam.training import _folder, _stages, _state as state
 from keras_lficam.training._averages import Shown, first_images
 from keras_lficam.training._classification import as_text, classification
+from keras_lficam.training._monitor import Monitored, check_monitor
 from keras_lficam.training._run import Run
-from keras_lficam.training._weights import class_weights
+from keras_lficam.training._weights import EachLabel, class_weights
 from keras_lficam.training.callbacks import (
     BestModel,
     Checkpoints,
@@ -66,8 +67,8 @@ def fit(
     """Trains a classifier after a recipe, in a folder that can be resumed.
 
     Loss, metrics and optimizer are the recipe's; the model is compiled here.
-    The validation images choose the best epoch; the test images, if there are
-    any, are looked at once, at the end.
+    The validation images choose the best epoch, by the recipe's `monitor`; the
+    test images, if there are any, are looked at once, at the end.
 
     The folder gets `model.keras`, the best model, with `labels.txt`; `log.csv`,
     a line for each epoch; `metrics.json`; `heat_maps/`; `tensorboard/`;
@@ -101,9 +102,12 @@ def fit(
         class_weight: Weights of the classes in the training loss, by their
             numbers or names, 1 where none is given; or `"balanced"`: N / (K
             N_k) for class k with N_k of the N training images of K classes.
+            Where images have several labels, a given weight is that of an
+            image's own labels, 1 that of the labels that it lacks, and
+            `"balanced"` weighs the two by N / (2 N_k) and N / (2 (N - N_k)).
             It multiplies sample weights that the data has. Where an
             augmentation mixes images, theirs is mixed, too. Validation is not
-            weighted.
+            weighted. None takes those of the recipe.
         callbacks: More callbacks. `keras_lficam.evaluation.MapQuality` is one.
         verbose: As for `model.fit`.
 
@@ -131,9 +135,13 @@ def fit(
     check_integer("heat_maps_every", heat_maps_every, least=0)
     check_integer("steps_per_execution", steps_per_execution, least=1)
     run = _plan(model, data, recipe, folder, seed, steps_per_execution)
+    asked = run.recipe.class_weight if class_weight is None else class_weight
+    if class_weight is None and isinstance(asked, tuple):
+        asked = dict(asked)
     run = dataclasses.replace(
-        run, class_weights=class_weights(class_weight, run.source)
+        run, class_weights=class_weights(asked, run.source)
     )
+    check_monitor(run)
     with _naming_images(run.folder), grouped_gradients_explained():
         _check_workers(run, [checkpoint_every, heat_maps_every])
         restored = _folder.begin(run, resume)
@@ -212,41 +220,82 @@ def _trained(
         log.path.unlink(missing_ok=True)
     elif run.writes:
         log.save()  # Of an epoch that is trained again the line is gone.
-    with run.strategy.scope() if run.strategy else contextlib.nullcontext():
-        _compile(run, compilation)
+    with _stages.Freezing(run.model, run.recipe) as freezing:
+        # The stage of the epoch that is trained next, of a run that has ended
+        # of the last.
+        done = restored.step - restored.finished if restored else 0
+        frozen = done // run.steps < run.frozen_epochs
+        _begin_stage(run, freezing, compilation, frozen=frozen)
         if restored is not None:
-            state.restore(run.model, restored, run.folder / _folder.STATE)
-    # Outside the scope, where callbacks can compute on this worker alone.
-    best = BestModel(
-        run.folder / _folder.MODEL,
-        accuracy=f"val_{run.accuracy}",
-        rows=[*rows],
-        write=run.writes,
-    )
-    before = [*rows]
-    if restored is not None and restored.finished:
-        history = keras.callbacks.History()
-        history.on_train_begin()
-        history.set_model(run.model)
-    else:
-        history = run.model.fit(
-            _training(run, restored),
-            validation_data=_evaluation(run, "validation"),
-            initial_epoch=restored.step // run.steps if restored else 0,
-            epochs=run.recipe.epochs,
-            steps_per_epoch=run.steps,
-            shuffle=False,  # The stream does.
-            callbacks=[
-                *_before(run, restored, rows, checkpoint_every),
-                *callbacks,
-                *_after(run, before, best, heat_maps_every),
-                log,
-            ],
-            verbose=verbose,
+            path = run.folder / _folder.STATE
+            with _scope(run):
+                state.restore(run.model, restored, path)
+        # Outside the scope, where callbacks compute on this worker alone.
+        best = BestModel(
+            run.folder / _folder.MODEL,
+            monitor=run.monitor,
+            rows=[*rows],
+            write=run.writes,
+            as_built=freezing.as_built,
         )
-    _put_first(before, history)
-    _finish(run, history, best)
+        before = [*rows]
+        validation = _kept(run, "validation")
+        if restored is not None and restored.finished:
+            history = keras.callbacks.History()
+            history.on_train_begin()
+            history.set_model(run.model)
+        else:
+            stages = _stages.Stages(
+                run.frozen_epochs,
+                frozen=frozen,
+                begin=functools.partial(
+                    _begin_stage, run, freezing, compilation, within=True
+                ),
+            )
+            history = run.model.fit(
+                _training(run, restored),
+                validation_data=_evaluation(run, "validation", validation),
+                initial_epoch=restored.step // run.steps if restored else 0,
+                epochs=run.recipe.epochs,
+                steps_per_epoch=run.steps,
+                shuffle=False,  # The stream does.
+                callbacks=[
+                    *_before(run, restored, rows, checkpoint_every, stages),
+                    # It predicts with the EMA, which the first one sets.
+                    *([Monitored(run, validation)] if run.predicts else []),
+                    *callbacks,
+                    *_after(run, before, best, heat_maps_every),
+                    log,
+                ],
+                verbose=verbose,
+            )
+        _put_first(before, history)
+        _finish(run, history, best)
     return history
+
+
+def _scope(run: Run) -> contextlib.AbstractContextManager[Any]:
+    scope: contextlib.AbstractContextManager[Any] = (
+        run.strategy.scope() if run.strategy else contextlib.nullcontext()
+    )
+    return scope
+
+
+def _begin_stage(
+    run: Run,
+    freezing: _stages.Freezing,
+    compilation: Mapping[str, Any],
+    *,
+    frozen: bool,
+    within: bool = False,
+) -> None:
+    """Makes the model ready for a stage, also within its `fit`."""
+    freezing.freeze(frozen)
+    with _scope(run):
+        _compile(run, compilation, freezing, frozen=frozen)
+        if within:  # Keras builds them before the first epoch alone.
+            _build_metrics(run)
+            run.model.make_train_function()
 
 
 @contextlib.contextmanager
@@ -285,6 +334,7 @@ def _plan(
             data=source.name,
             backbone=model.name,
             image_size=image_size,
+            images=source.count("train"),
         )
     elif not isinstance(recipe, Recipe):
         raise TypeError(
@@ -325,10 +375,19 @@ def _source(data: Any) -> data_sets.Source:
     return found_source(data, argument="data")
 
 
-def _compile(run: Run, compilation: Mapping[str, Any]) -> None:
+def _compile(
+    run: Run,
+    compilation: Mapping[str, Any],
+    freezing: _stages.Freezing,
+    *,
+    frozen: bool,
+) -> None:
     logits = run.activation is keras.activations.linear
     smoothing = run.recipe.label_smoothing
-    if run.activation is keras.activations.sigmoid:
+    loss: keras.losses.Loss
+    if run.source.multi_label and run.class_weights:
+        loss = EachLabel(label_smoothing=smoothing)
+    elif run.activation is keras.activations.sigmoid:
         loss = keras.losses.BinaryCrossentropy(label_smoothing=smoothing)
     elif run.shares_labels:
         loss = keras.losses.CategoricalCrossentropy(
@@ -339,7 +398,11 @@ def _compile(run: Run, compilation: Mapping[str, Any]) -> None:
     accuracy = _accuracy(run)
     names = run.outputs
     run.model.compile(
-        make_optimizer(run.recipe, run.steps),
+        make_optimizer(
+            _stages.of_stage(run.recipe, frozen=frozen),
+            run.steps,
+            freezing.factors(run.model.trainable_variables),
+        ),
         loss=dict.fromkeys(names, loss) if names else loss,
         metrics={"predictions": [accuracy]} if names else [accuracy],
         **compilation,
@@ -417,12 +480,19 @@ def _pass_over(model: keras.Model, steps: int) -> None:
     model.train_function = train_function
 
 
-def _evaluation(run: Run, split: str) -> Any:
+def _kept(run: Run, split: str) -> Any:
+    """Batches of images and labels, kept in memory if they fit."""
+    batch_size = distribution.evaluation_batch_size(
+        run.recipe.batch_size, run.source.count(split)
+    )
+    return _batches(run, split, batch_size, cache=split == "validation")
+
+
+def _evaluation(run: Run, split: str, batches: Any) -> Any:
     count = run.source.count(split)
     batch_size = distribution.evaluation_batch_size(
         run.recipe.batch_size, count
     )
-    batches = _batches(run, split, batch_size, cache=split == "validation")
     batches = with_weights(batches, run.source, split, batch_size)
     batches = _with_targets(run, batches)
     if run.strategy is None:
@@ -444,7 +514,7 @@ def _batches(
 
 
 def _with_targets(
-    run: Run, batches: Any, class_weights: Sequence[float] | None = None
+    run: Run, batches: Any, class_weights: Sequence[Any] | None = None
 ) -> Any:
     return with_targets(
         batches,
@@ -459,6 +529,7 @@ def _before(
     restored: state.State | None,
     rows: list[dict[str, float | str]],
     every: int,
+    stages: _stages.Stages,
 ) -> Iterator[keras.callbacks.Callback]:
     """Callbacks that stand before those of the caller."""
     averaged = run.recipe.ema_epochs > 0
@@ -467,6 +538,8 @@ def _before(
         # and the state at its beginning is saved without them.
         images = first_images(_stream(run), run.recipe.batch_size, run.steps)
         yield Shown(images, averaged=averaged)
+    # After the averages are gone, and before the state of a new stage is saved.
+    yield stages
     yield Checkpoints(
         run.folder / _folder.STATE,
         steps=run.steps,
@@ -488,7 +561,10 @@ def _after(
     yield best
     if run.recipe.patience is not None:
         stopping = keras.callbacks.EarlyStopping(
-            best.accuracy, mode="max", patience=run.recipe.patience
+            run.monitor,
+            mode="min" if run.recipe.monitor == "loss" else "max",
+            patience=run.recipe.patience,
+            start_from_epoch=run.frozen_epochs,
         )
         yield stopping
         yield Replay(stopping, rows)
@@ -559,12 +635,15 @@ def _finish(
     metrics = {
         "epochs": len(history.epoch),
         "best_epoch": epoch + 1,
-        "validation_accuracy": history.history[best.accuracy][epoch],
+        "monitor": run.recipe.monitor,
+        "validation_accuracy": history.history[f"val_{run.accuracy}"][epoch],
         "validation_loss": history.history["val_loss"][epoch],
     }
     if "test" in run.source.splits:
         tested = run.model.evaluate(
-            _evaluation(run, "test"), return_dict=True, verbose=0
+            _evaluation(run, "test", _kept(run, "test")),
+            return_dict=True,
+            verbose=0,
         )
         metrics["test_accuracy"] = tested[run.accuracy]
         metrics["test_loss"] = tested["loss"]

@@ -14,7 +14,7 @@ import processes
 import pytest
 from logs import rows
 
-from keras_lficam import cli
+from keras_lficam import cli, training
 from keras_lficam.training import _state as state
 
 OPTIONS = [
@@ -103,7 +103,10 @@ UNDRAWN = ["--heat-maps-every", "0"]
 # It learns its pictures; a flip leaves their stripes where they are.
 LEARNING = [*OPTIONS, *UNDRAWN, "--batch-size", "8", "--augmentation", "flip"]
 LEARNING += ["--epochs", "6", "--checkpoint-every", "4"]
-SHARED = [*OPTIONS, "--epochs", "3", "--checkpoint-every", "2"]
+# Of two stages: two epochs follow one with a frozen trunk.
+SHARED = [*OPTIONS, "--recipe", "fine_tune", "--class-weight", "balanced"]
+SHARED += ["--monitor", "macro_f1", "--epochs", "3"]
+SHARED += ["--checkpoint-every", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +332,19 @@ def test_the_command_hands_on_the_weights_of_classes(
     words = ["--data", pictures, "--output", tmp_path / "run", *OPTIONS]
     assert train(*words, "--class-weight", "balanced") == 2
     assert given["class_weight"] == "balanced"
+
+
+def test_the_command_says_how_it_trains():
+    said = cli.train._about_recipe(
+        {"weights": "imagenet"}, training.recipe("fine_tune")
+    )
+    assert said == (
+        "Recipe fine_tune, taken with --weights: up to 16 epochs, 3 with a "
+        "frozen trunk, then all layers; batch normalization of the trunk as "
+        "in inference"
+    )
+    modern = training.recipe("modern")
+    assert cli.train._about_recipe({}, modern) == "Recipe modern: 100 epochs"
 
 
 def test_damaged_options_are_named(tmp_path, capsys):

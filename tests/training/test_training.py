@@ -12,6 +12,7 @@ import processes
 import pytest
 import tensorflow as tf
 from logs import rows
+from sklearn.utils.class_weight import compute_class_weight
 from small_classifiers import normalized_backbone, pictures
 
 import keras_lficam
@@ -371,16 +372,123 @@ def test_wrong_class_weights_are_refused(source, class_weight, error, message):
         class_weights(class_weight, source)
 
 
-def test_several_labels_need_a_sigmoid_and_no_class_weights(tmp_path):
-    several = data.from_datasets(
-        weighted(9, 0, np.eye(3)[np.arange(9) % 3]),
-        weighted(9, 1, np.eye(3)[np.arange(9) % 3]),
+def of_labels(labels):
+    """Training images with these labels."""
+    count = len(labels)
+    return data.from_datasets(
+        weighted(count, 0, np.array(labels)),
+        weighted(count, 1, np.array(labels)),
         class_names=NAMES,
     )
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 2])
+    balanced = class_weights("balanced", of_labels(labels))
+    assert balanced == pytest.approx([8 / 15, 8 / 6, 8 / 3])
+    np.testing.assert_allclose(
+        balanced,
+        compute_class_weight("balanced", classes=np.arange(3), y=labels),
+    )
+    several = np.array([[1, 0, 1], [0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    pairs = class_weights("balanced", of_labels(several))
+    np.testing.assert_allclose(
+        pairs,
+        [
+            compute_class_weight("balanced", classes=np.arange(2), y=label)
+            for label in several.T
+        ],
+    )
+    assert pairs[1] == [5 / 8, 5 / 2]
+    given = class_weights({"dots": 3.0}, of_labels(several))
+    assert given == [[1, 1], [1, 3], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 2, 2], "has no training images.* for 'dots'. To fix this"),
+        ([[1, 0, 0], [0, 1, 0]], "no training images.* for 'plain'"),
+        ([[1, 1, 0], [0, 1, 1]], "has all training images.* for 'dots'"),
+    ],
+)
+def test_a_class_without_images_cannot_be_balanced(tmp_path, labels, message):
+    with pytest.raises(ValueError, match=message):
+        class_weights("balanced", of_labels(labels))
+
+
+def test_weights_of_a_recipe_are_those_of_fit(tmp_path, source):
+    recipe = dataclasses.replace(
+        STILL, class_weight={"dots": np.float32(2.0), 0: 0.5}
+    )
+    assert recipe.class_weight == (("dots", 2.0), (0, 0.5))
+    hash(recipe)
+    again = Recipe(**json.loads(json.dumps(dataclasses.asdict(STILL))))
+    assert again == STILL
+    run(tmp_path / "run", source, recipe)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["class_weights"] == [0.5, 2.0, 1.0]
+    # An argument of `fit` counts before the recipe's.
+    run(tmp_path / "other", source, recipe, class_weight={0: 3.0})
+    about = json.loads((tmp_path / "other" / "run.json").read_text())
+    assert about["class_weights"] == [3.0, 1.0, 1.0]
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("of_images", [False, True])
+def test_the_loss_of_several_labels_is_weighted(tmp_path, of_images):
+    rng = np.random.default_rng(4)
+    labels, held_out = rng.integers(0, 2, (41, 3)), rng.integers(0, 2, (13, 3))
+    training = weighted(NUMBER, 0, labels)
+    if not of_images:
+        training = training.map(lambda images, labels, _: (images, labels))
+    several = data.from_datasets(
+        training, weighted(13, 1, held_out), class_names=NAMES
+    )
+    options = {
+        "architecture": "abn",
+        "classifier_activation": "sigmoid",
+        "dropout": None,
+    }
+    model, by_hand = classifier(**options), classifier(**options)
+    recipe = dataclasses.replace(
+        STILL, label_smoothing=0.2, class_weight="balanced"
+    )
+    run(tmp_path / "run", several, recipe, model=model)
+    (row,) = rows(tmp_path / "run")
+
+    def losses(images, labels, **training):
+        """Binary cross-entropy of each label of both outputs, `(B, K)`."""
+        target = labels * 0.8 + 0.1
+        found = [
+            np.array(value, "float64")
+            for value in by_hand(images, **training).values()
+        ]
+        return -sum(
+            target * np.log(p) + (1 - target) * np.log(1 - p) for p in found
+        )
+
+    present = labels.sum(0)
+    total = []
+    stream = several.stream(
+        "train", image_size=(16, 16), batch_size=HALF, seed=3
+    )
+    for images, some, *weight in stream.take(2).as_numpy_iterator():
+        weights = np.where(some == 1, 41 / 2 / present, 41 / 2 / (41 - present))
+        if of_images:
+            weights = weights * weight[0][:, np.newaxis]
+        total.append((weights * losses(images, some, training=True)).mean())
+    assert row["loss"] == pytest.approx(np.mean(total), rel=1e-4)
+    # In validation there are the weights of images alone.
+    by_hand.set_weights(model.get_weights())
+    each = losses(pictures(13, 1)[0], held_out, training=False).mean(-1)
+    weight = np.random.default_rng(1).uniform(0, 3, 13)
+    assert row["val_loss"] == pytest.approx((weight * each).mean(), rel=1e-4)
+
+
+def test_several_labels_need_a_sigmoid(tmp_path):
     with pytest.raises(ValueError, match="sigmoid.*To fix this"):
-        run(tmp_path / "run", several)
-    with pytest.raises(ValueError, match="several labels.*sample weights"):
-        class_weights("balanced", several)
+        run(tmp_path / "run", of_labels(np.eye(3)[np.arange(9) % 3]))
     assert not (tmp_path / "run").exists()
 
 
@@ -419,6 +527,10 @@ def test_the_weight_of_a_mixed_image_is_the_mean_of_its_classes():
     ).as_numpy_iterator()
     assert labels.keys() == weights.keys() == {"one", "two"}
     assert weights["two"].tolist() == [3.5, 5.0]
+    ((_, _, weights),) = with_targets(
+        batches, class_weights=[[1.0, 2.0], [1.0, 4.0], [2.0, 5.0]]
+    ).as_numpy_iterator()
+    assert weights.tolist() == [[1.25, 3.25, 2.0], [1.0, 1.0, 5.0]]
 
 
 class Recorded(keras.callbacks.Callback):
@@ -616,7 +728,15 @@ def test_a_run_that_was_killed_goes_on_on_other_backends(tmp_path, backend):
             t.batches(41, 0), t.batches(13, 1), class_names=t.NAMES
         )
         one, other = (pathlib.Path(sys.argv[1]) / name for name in "ab")
-        recipe = t.dataclasses.replace(t.RECIPE, epochs=2)
+        # Killed in the second of two stages.
+        recipe = t.dataclasses.replace(
+            t.RECIPE,
+            epochs=2,
+            class_weight="balanced",
+            frozen_share=0.5,
+            layer_decay=0.5,
+            freeze_batch_norm=True,
+        )
 
         def run(folder, **options):
             # On PyTorch dropout draws from a generator outside of the model.
@@ -772,7 +892,7 @@ def test_an_interrupted_save_of_the_model_leaves_the_one_before(
     monkeypatch.setattr(keras.Model, "save", interrupted)
     best = training.callbacks.BestModel(
         path,
-        accuracy="val_accuracy",
+        monitor="val_accuracy",
         rows=[],
         write=True,
     )
