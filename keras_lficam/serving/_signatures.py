@@ -99,18 +99,18 @@ class Served(tf.Module):
         images = tf.TensorSpec(pixels, tf.float32, "images")
         small = tf.TensorSpec(pixels, tf.uint8, "images")
         encoded = tf.TensorSpec([None], tf.string, "image_bytes")
-        asked = tf.TensorSpec([None, None], tf.int32, "classes")
+        several = tf.TensorSpec([None, None], tf.int32, "classes")
         one_each = tf.TensorSpec([None], tf.int32, "classes")
         found: dict[str, tuple[Answering, *tuple[Any, ...]]] = {
             "serving_default": (self.explain, images),
             "uint8_images": (self.explain, small),
             "classify": (self.classify, images),
-            "images_and_classes": (self.explain, images, asked),
+            "images_and_classes": (self.explain, images, several),
             "encoded_images": (self.explain_encoded, encoded),
             "encoded_images_and_classes": (
                 self.explain_encoded,
                 encoded,
-                asked,
+                several,
             ),
         }
         for name, explainer in self._explainers:

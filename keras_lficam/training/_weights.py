@@ -44,12 +44,12 @@ class EachLabel(keras.losses.Loss):
 
 
 def class_weights(
-    asked: Any, source: Source
+    class_weight: Any, source: Source
 ) -> list[float] | list[list[float]] | None:
     """Finds the weight of each class.
 
     Args:
-        asked: What `fit` takes as `class_weight`.
+        class_weight: What `fit` takes as `class_weight`.
         source: The data.
 
     Returns:
@@ -62,11 +62,11 @@ def class_weights(
             training images.
         TypeError: If it is neither a dictionary nor a string.
     """
-    if asked is None:
+    if class_weight is None:
         return None
-    if isinstance(asked, str) and asked == "balanced":
+    if isinstance(class_weight, str) and class_weight == "balanced":
         return _balanced(source)
-    weights = _given(asked, source)
+    weights = _given(class_weight, source)
     if source.multi_label:
         return [[1.0, weight] for weight in weights]
     return weights
@@ -101,17 +101,17 @@ def _check_counts(counts: np.ndarray, what: str, source: Source) -> None:
         )
 
 
-def _given(asked: Any, source: Source) -> list[float]:
-    if isinstance(asked, str) or not isinstance(asked, Mapping):
-        kind = ValueError if isinstance(asked, str) else TypeError
+def _given(class_weight: Any, source: Source) -> list[float]:
+    if isinstance(class_weight, str) or not isinstance(class_weight, Mapping):
+        kind = ValueError if isinstance(class_weight, str) else TypeError
         raise kind(
             "Argument `class_weight` must be 'balanced', or a dictionary from "
             "numbers or names of classes to weights, such as {0: 1.0, 1: 5.0}."
-            f" Received: class_weight={asked!r}"
+            f" Received: class_weight={class_weight!r}"
         )
     names = list(source.class_names)
     weights: list[float | None] = [None] * len(names)
-    for key, weight in asked.items():
+    for key, weight in class_weight.items():
         number = names.index(key) if key in names else key
         known = isinstance(number, numbers.Integral) and not isinstance(
             number, bool
@@ -135,13 +135,13 @@ def _given(asked: Any, source: Source) -> list[float]:
             raise ValueError(
                 "Argument `class_weight` must give a class one weight. "
                 f"Received: two for {names[number]!r}, by name and by number, "
-                f"in class_weight={asked!r}"
+                f"in class_weight={class_weight!r}"
             )
         weights[number] = float(weight)
     found = [1.0 if weight is None else weight for weight in weights]
     if not any(found):
         raise ValueError(
             "Argument `class_weight` must leave a weight above 0. Received: "
-            f"class_weight={asked!r}"
+            f"class_weight={class_weight!r}"
         )
     return found

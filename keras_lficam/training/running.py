@@ -135,11 +135,11 @@ def fit(
     check_integer("heat_maps_every", heat_maps_every, least=0)
     check_integer("steps_per_execution", steps_per_execution, least=1)
     run = _plan(model, data, recipe, folder, seed, steps_per_execution)
-    asked = run.recipe.class_weight if class_weight is None else class_weight
-    if class_weight is None and isinstance(asked, tuple):
-        asked = dict(asked)
+    chosen = run.recipe.class_weight if class_weight is None else class_weight
+    if class_weight is None and isinstance(chosen, tuple):
+        chosen = dict(chosen)
     run = dataclasses.replace(
-        run, class_weights=class_weights(asked, run.source)
+        run, class_weights=class_weights(chosen, run.source)
     )
     check_monitor(run)
     with _naming_images(run.folder), grouped_gradients_explained():
@@ -322,7 +322,7 @@ def _plan(
     seed: int,
     steps_per_execution: int,
 ) -> Run:
-    """Checks what was asked, and finds what follows from it."""
+    """Checks the arguments, and finds what follows from it."""
     _check_model(model)
     if isinstance(recipe, str):
         check_choice("recipe", recipe, RECIPES)
@@ -686,7 +686,7 @@ def _image_size(
     model: keras.Model, source: data_sets.Source
 ) -> tuple[int, int]:
     sizes = zip(model.input_shape[1:3], source.image_shape[:2], strict=True)
-    height, width = (asked or given for asked, given in sizes)
+    height, width = (own or of_data for own, of_data in sizes)
     if height is None or width is None:
         raise ValueError(
             "Argument `model` must take images of one size where those of the "

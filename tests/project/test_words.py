@@ -47,12 +47,10 @@ BANNED_NAMES = {
 }
 # What `fit`, a source or a comparison is asked for, in modules of before.
 BEFORE = {
-    "_weights.py",
     "comparison.py",
     "explain.py",
     "files.py",
     "folder.py",
-    "running.py",
     "train.py",
 }
 # Where a word is right all the same: file, word and reason.
