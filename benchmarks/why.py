@@ -43,7 +43,8 @@ def main():
     rows = [np.concatenate(cells[:2], 1), np.concatenate(cells[2:], 1)]
     mosaic = np.concatenate(rows).astype("float32")[np.newaxis]
     explanation = keras_lficam.explain(model, mosaic, CLASSES)
-    explanation.plot().savefig(FIGURE, dpi=110, bbox_inches="tight")
+    figure = explanation.plot(wrap=3)
+    figure.savefig(FIGURE, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Chain:
         image: Input tensor of the image. All other inputs are held.
         beside: Locations whose tensors are asked for as well, by a name;
             those that do not lie on the way are left out.
+        held: Location of a tensor that is held, whatever it depends on.
 
     Raises:
         ValueError: If a path from the image goes around `start`.
@@ -35,11 +36,12 @@ class Chain:
         goal: Location,
         image: keras.KerasTensor,
         beside: Mapping[str, Location] = types.MappingProxyType({}),
+        held: Location | None = None,
     ) -> None:
         frames = [*start.frames, *goal.frames]
         images = {id(tensor) for tensor in (image, *(f.begin for f in frames))}
         self._parts = [
-            _Part(begin, finish, images)
+            _Part(begin, finish, images, held)
             for begin, finish in path(start, goal)
             if begin is not finish
         ]
@@ -71,10 +73,15 @@ class _Part:
     """The calls of one graph between two of its tensors."""
 
     def __init__(
-        self, begin: keras.KerasTensor, finish: keras.KerasTensor, images: Any
+        self,
+        begin: keras.KerasTensor,
+        finish: keras.KerasTensor,
+        images: set[int],
+        held: Location | None,
     ) -> None:
         self._begin, self.finish = begin, id(finish)
-        self._nodes = nodes_backwards(begin, finish)[::-1]
+        ends = set() if held is None else {id(held.tensor)}
+        self._nodes = nodes_backwards(begin, finish, ends)[::-1]
         self.known = known = {id(begin)}.union(
             id(tensor) for node in self._nodes for tensor in node.outputs
         )
@@ -84,7 +91,7 @@ class _Part:
             for tensor in (*needed, finish)
             if id(tensor) not in known
         }
-        if images & self._held.keys():
+        if images & (self._held.keys() - ends):
             raise ValueError(
                 f"Another path goes around the tensor {begin.name!r}."
             )

@@ -26,6 +26,13 @@ def holding(values: Mapping[str, Any]) -> Iterator[None]:
         _held.reset(token)
 
 
+@contextlib.contextmanager
+def holding_also(values: Mapping[str, Any]) -> Iterator[None]:
+    """Holds tensors `(B, ...)`, by name, beside those that are held."""
+    with holding({**_held.get(), **values}):
+        yield
+
+
 def held_value(name: str) -> Any:
     """The value that an input beside the image is held at."""
     return _held.get()[name]

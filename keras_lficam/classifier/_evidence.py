@@ -1,6 +1,7 @@
 """Signed evidence of a class at each location of the last feature map."""
 
 import math
+import operator
 from typing import Any
 
 import keras
@@ -25,18 +26,25 @@ class Evidence:
     location alone is left, less that of a feature map of zeros. It needs no
     gradient, but as many passes of the head as there are locations.
 
+    A classifier that shows probabilities and no logits, because it ends with an
+    unusual activation, is asked for those: its evidence is in their unit, and
+    never exact.
+
     Args:
-        classifier: The classifier, which must show its logits.
+        classifier: The classifier, which must show its logits, or
+            probabilities.
         layer: Name of the layer whose output is the feature map; by default
             what the last global pooling or flattening takes.
 
     Attributes:
         split: The classifier, split at the feature map.
         exact: Whether the mean of the evidence and the bias are the logit.
+        scores_of: Takes a `SplitFunctions`, and gives the one from a feature
+            map: to logits, or probabilities if they are all that is shown.
 
     Raises:
-        ValueError: If the classifier does not show its logits, or there is no
-            such feature map.
+        ValueError: If the classifier shows neither logits nor probabilities,
+            or there is no such feature map.
 
     Reference:
         Zhou et al., 2016, https://arxiv.org/abs/1512.04150; Byun and Lee,
@@ -44,10 +52,16 @@ class Evidence:
     """
 
     def __init__(self, classifier: Classifier, layer: str | None = None):
-        classifier.check_logits()
+        in_logits = classifier.shows_logits
+        if classifier.gives != "probabilities":
+            classifier.check_logits()
         self._classifier = classifier
         self.split = classifier.split(layer)
-        self.exact = self.split.linear is not None
+        self.scores_of = operator.attrgetter(
+            "logits" if in_logits else "scores"
+        )
+        self._scores = self.scores_of(self.split)
+        self.exact = in_logits and self.split.linear is not None
 
     @property
     def kernel(self) -> Any:
@@ -61,7 +75,7 @@ class Evidence:
     def bias(self) -> Any:
         """The bias of each class `(K,)`, float32; None if not exact."""
         linear = self.split.linear
-        if linear is None:
+        if linear is None or not self.exact:
             return None
         if not linear.use_bias:
             return np.zeros(self._classifier.num_classes, "float32")
@@ -84,7 +98,7 @@ class Evidence:
             # In half precision the sum would be rounded.
             wide = ops.cast(features, "float32")
             return functional.class_evidence(wide, self.kernel, classes)
-        nothing = self.split.logits(ops.zeros_like(features[:1]))
+        nothing = self._scores(ops.zeros_like(features[:1]))
         maps = self._of_all_classes(features) - nothing
         return maps if classes is None else _of_classes(maps, classes)
 
@@ -111,7 +125,7 @@ class Evidence:
             # its one location, divided by the number of locations.
             count = ops.cast(height * width, features.dtype)
             alone = ops.reshape(features / count, (-1, 1, 1, channels))
-            logits = self.split.logits(alone)
+            logits = self._scores(alone)
         else:
             logits = self._by_masks(features)
         return ops.reshape(logits, (batch, height, width, logits.shape[-1]))
@@ -131,7 +145,7 @@ class Evidence:
             mask = ops.eye(count, dtype=features.dtype)[start : start + size]
             masked = flat * mask[None, :, :, None]  # (B, n, h w, C)
             masked = ops.reshape(masked, (-1, height, width, channels))
-            logits = self.split.logits(masked)
+            logits = self._scores(masked)
             shape = (-1, ops.shape(mask)[0], logits.shape[-1])
             parts.append(ops.reshape(logits, shape))
         return ops.concatenate(parts, axis=1)

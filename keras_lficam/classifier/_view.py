@@ -1,9 +1,16 @@
 """A read-only view of a trained classifier: its scores and feature maps."""
 
+import contextlib
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any
 
 import keras
@@ -17,7 +24,7 @@ from keras_lficam._checks import (
     real_array,
 )
 from keras_lficam.classifier._chain import Chain
-from keras_lficam.classifier._compiled import CompiledFunction
+from keras_lficam.classifier._compiled import CompiledFunction, holding_also
 from keras_lficam.classifier._geometry import Geometry
 from keras_lficam.functional import Tensor
 from keras_lficam.surgery import (
@@ -147,13 +154,15 @@ class Classifier:
     def _logits_of_images(self) -> Callable[[Any], Any]:
         return self._logits_from(self._begin)
 
-    def _logits_from(self, location: Location) -> Callable[[Any], Any]:
+    def _logits_from(
+        self, location: Location, held: Location | None = None
+    ) -> Callable[[Any], Any]:
         """A function from the tensor at a location to the logits.
 
         Raises:
             ValueError: If another path goes around the location.
         """
-        steps = self._steps_to_logits(location)
+        steps = self._steps_to_logits(location, held)
 
         def logits(x: Tensor) -> Tensor:
             self.check_logits()
@@ -161,7 +170,9 @@ class Classifier:
 
         return logits
 
-    def _steps_to_logits(self, location: Location) -> Callable[[Any], Any]:
+    def _steps_to_logits(
+        self, location: Location, held: Location | None = None
+    ) -> Callable[[Any], Any]:
         """The same, of the classes that the model has; it holds no model.
 
         Raises:
@@ -171,12 +182,12 @@ class Classifier:
         steps: list[Callable[[Any], Any]]
         if self._found in _PROBABILITIES and end.can_be_reached:
             steps = [
-                Chain(location, end.call.before, self._image),
+                Chain(location, end.call.before, self._image, held=held),
                 _without_activation(end.call.operation),
                 Chain(end.call.after, self._finish, self._image),
             ]
         else:
-            steps = [Chain(location, self._finish, self._image)]
+            steps = [Chain(location, self._finish, self._image, held=held)]
 
         def in_turn(x: Tensor) -> Tensor:
             for step in steps:
@@ -313,7 +324,7 @@ class Classifier:
             ValueError: If it is not known how.
         """
         self.check_probabilities()
-        if self.activation is None:
+        if self.activation not in _PROBABILITIES:
             return self.as_probabilities(logits)
         return _PROBABILITIES[self.activation](logits)
 
@@ -334,20 +345,24 @@ class Classifier:
                 "activation='linear' if its scores are probabilities already."
             )
 
+    @property
+    def shows_logits(self) -> bool:
+        """Whether the scores before a softmax or sigmoid can be seen."""
+        if self._found in _PROBABILITIES:
+            return self._graph.end.can_be_reached
+        return self.gives == "logits"
+
     def check_logits(self) -> None:
         """Raises a ValueError unless the model shows its logits."""
-        end = self._graph.end
-        if self._found in _PROBABILITIES:
-            shows = end.can_be_reached
-        else:
-            shows = self.gives == "logits"
-        if not shows:
+        if not self.shows_logits:
             raise ValueError(
                 f"Model {self.model.name!r} ends with the layer "
-                f"{end.call.operation.name!r}, which does not show the logits "
-                "of its classes. To fix this: a model that ends with a softmax "
-                "or a sigmoid; or activation='softmax' or 'sigmoid', if its "
-                "scores are logits."
+                f"{self._graph.end.call.operation.name!r}, which does not show "
+                "the logits of its classes. To fix this: a model that ends "
+                "with a softmax or a sigmoid; or activation='softmax' or "
+                "'sigmoid', if its scores are logits; or keras_lficam.explain "
+                "and explainers.ReciproCAM with activation='linear', which "
+                "take probabilities for what they are."
             )
 
     def checked_images(self, images: Any) -> np.ndarray:
@@ -519,7 +534,7 @@ class Classifier:
             if not learns or isinstance(call.operation, _BORDERS):
                 continue
             try:
-                Chain(call.after, self._finish, self._image)
+                self._way_on(call.after, hold_image=True)
                 found = Geometry(path(self._begin, call.after)).stride
             except ValueError:
                 continue  # Another path goes around it, or it moves pixels.
@@ -553,13 +568,46 @@ class Classifier:
                 found.setdefault("features", call.before)
         return found if "attention_map" in found else {}
 
-    def split(self, layer: str | None = None) -> "SplitFunctions":
+    def _way_on(
+        self, location: Location, *, hold_image: bool
+    ) -> tuple[Chain, Location | None]:
+        """Finds the way from a location to the scores, and what is held.
+
+        Raises:
+            ValueError: If another path goes around the location.
+        """
+        try:
+            return Chain(location, self._finish, self._image), None
+        except ValueError:
+            held = self._seen_by_importance if hold_image else None
+            if held is None:
+                raise
+            chain = Chain(location, self._finish, self._image, held=held)
+            return chain, held
+
+    @property
+    def _seen_by_importance(self) -> Location | None:
+        """The image as the importance network of LFI-CAM takes it."""
+        if "importance" not in self.outputs_beside():
+            return None
+        for call in self._graph.calls:
+            if call.operation.name == "importance":
+                return call.before
+        return None
+
+    def split(
+        self, layer: str | None = None, *, hold_image: bool = False
+    ) -> "SplitFunctions":
         """Splits the classifier at a feature map.
 
         Args:
             layer: Name of the layer whose output is the feature map; by
                 default that is what the last global pooling or flattening
                 takes.
+            hold_image: Whether a layer will do that the importance network
+                of LFI-CAM goes around, which looks at the image, too. What it
+                sees of the image must then be held: see
+                `SplitFunctions.holding`.
 
         Returns:
             A `SplitFunctions`.
@@ -573,8 +621,8 @@ class Classifier:
             trunk = Chain(
                 self._begin, location, self._image, self.outputs_beside()
             )
-            to_finish = Chain(location, self._finish, self._image)
-            logits = self._logits_from(location)
+            to_finish, held = self._way_on(location, hold_image=hold_image)
+            logits = self._logits_from(location, held)
         except ValueError as error:
             raise self._graph.around(layer) from error
 
@@ -594,6 +642,9 @@ class Classifier:
                 operations, self._graph.end.call.operation
             ),
             geometry=Geometry(path(self._begin, location)),
+            held=None
+            if held is None
+            else (held.tensor.name, Chain(self._begin, held, self._image)),
         )
 
 
@@ -627,6 +678,7 @@ class SplitFunctions:
         linear: The dense layer, or 1x1 convolution, of a head whose logits
             are linear in the average of the map; None of any other head.
         geometry: Where the cells of the map lie in the images.
+        held: Name of what `holding` holds, and the function that gives it.
     """
 
     shape: tuple[int | None, int | None, int]
@@ -639,6 +691,21 @@ class SplitFunctions:
     operations: tuple[keras.Operation, ...]
     linear: keras.layers.Layer | None
     geometry: Geometry
+    held: tuple[str, Callable[[Any], Any]] | None = None
+
+    @contextlib.contextmanager
+    def holding(self, images: Any) -> Iterator[None]:
+        """Holds what goes around the feature map, while it is used.
+
+        Args:
+            images: Images `(B, H, W, C)` that the feature maps are of.
+        """
+        if self.held is None:
+            yield
+            return
+        name, function = self.held
+        with holding_also({name: function(images)}):
+            yield
 
     def dense_behind_pooling(self) -> keras.layers.Dense | None:
         """Finds the one dense layer of a head that a CAM can be read off.

@@ -212,7 +212,7 @@ def explanation_view_of(
     model: "keras.Model",
     path: pathlib.Path,
     *,
-    top: int,
+    top: int | None,
     activation: str | None = None,
     layer: str | None = None,
 ) -> "ExplanationView":
@@ -234,15 +234,6 @@ def explanation_view_of(
             "channels, and image files have 3, or 1 if they are gray. To fix "
             "this: explain it in Python, keras_lficam.explain(model, images)"
         )
-    try:
-        classifier.check_logits()
-    except ValueError:
-        raise ValueError(
-            f"{path}: this model does not show the logits of its classes, in "
-            "whose unit evidence is measured. To fix this: a model that ends "
-            "with a softmax or a sigmoid; or --activation softmax or "
-            "--activation sigmoid, if its scores are logits"
-        ) from None
     try:
         return ExplanationView(
             model, top=top, activation=activation, layer=layer

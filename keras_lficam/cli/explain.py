@@ -397,6 +397,7 @@ def _about(
 ) -> str:
     """Says which model it is, what it knows, and what the columns mean."""
     lines = []
+    unit = "logit" if task.view.in_logits else "probability"
     names, labels = task.names, model.with_name("labels.txt")
     if model == arguments.files[0]:
         known = ", ".join(names[:_SHOWN])
@@ -409,8 +410,8 @@ def _about(
         lines += [
             "evidence inside: how much of the evidence for a class lies in the "
             "brightest",
-            "region of the attention map; attention added: to the logit of "
-            "the class",
+            "region of the attention map; attention added: to the "
+            f"{unit} of the class",
         ]
     else:
         lines += [
@@ -435,20 +436,23 @@ def _table(explanation: "Explanation") -> "Table":
     table = Table(box=None, padding=(0, 0, 0, 2))
     table.add_column("class", overflow="fold")
     titles = ["probability", "logit", "evidence inside"]
+    if not explanation.view.in_logits:
+        titles.remove("logit")
     if explanation.attention_logits is not None:
         titles.append("attention added")
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for row in explanation.rows():
         inside = row["evidence_inside"]
-        cells = [
-            row["class"],
-            f"{100 * row['probability']:.1f} %",
-            f"{row['logit']:.2f}",
-            "none" if math.isnan(inside) else f"{100 * inside:.0f} %",
-            f"{row['attention']:+.2f}",
-        ]
-        table.add_row(*cells[: len(titles) + 1])
+        cells = {
+            "probability": f"{100 * row['probability']:.1f} %",
+            "logit": f"{row['logit']:.2f}",
+            "evidence inside": (
+                "none" if math.isnan(inside) else f"{100 * inside:.0f} %"
+            ),
+            "attention added": f"{row['attention']:+.2f}",
+        }
+        table.add_row(row["class"], *(cells[title] for title in titles))
     return table
 
 

@@ -63,12 +63,12 @@ def add(commands: "_words.Commands") -> None:
     )
     export.add_argument(
         "--top",
-        type=whole_number(1, 1_000_000),
+        type=_number_or_all,
         default=5,
         metavar="N",
-        help="classes that evidence is given of, and that are named for a "
-        "picture (default: %(default)s, or "
-        "all if there are fewer)",
+        help="classes that evidence is given of, the likeliest, and that are "
+        "named for a picture; `all` for all classes in their order (default: "
+        "%(default)s, or all if there are fewer)",
     )
     export.add_argument(
         "--calibration",
@@ -80,6 +80,10 @@ def add(commands: "_words.Commands") -> None:
     _words.add_activation_option(export)
     _words.add_import_option(export)
     export.set_defaults(run=run)
+
+
+def _number_or_all(text: str) -> int | None:
+    return None if text == "all" else whole_number(1, 1_000_000)(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -136,7 +140,7 @@ def _export(arguments: argparse.Namespace) -> int:
             formats=arguments.formats,
             version=arguments.version,
             image_size=size,
-            top=min(arguments.top, len(names)),
+            top=arguments.top and min(arguments.top, len(names)),
             calibration=calibration,
             activation=arguments.activation,
             bits=bits,

@@ -99,7 +99,8 @@ class EigenCAM(Explainer):
         chunk_size: int = 32,
     ):
         super().__init__(model, chunk_size=chunk_size)
-        split = self.classifier.split(layer)
+        # The head, which may take what is held, is never called.
+        split = self.classifier.split(layer, hold_image=True)
         self._geometry = split.geometry
 
         def look(images: Tensor) -> Tensor:

@@ -142,8 +142,11 @@ class IntegratedGradients(_PixelGradients):
 
     at the midpoints of `m` steps; `c` counts the channels of a pixel. The
     attributions `a` are complete: they sum to `f(x) - f(x0)`, up to an error
-    of the steps. `attributions` gives them as they are. A map shows what
-    speaks for the class alone, so it is not complete; zero stays zero.
+    of the steps. `completeness_error` measures it. At 50 steps it is above 1 %
+    where the two logits are close, for the share is that of a small number, or
+    where the gradient changes much on the way; take more steps then.
+    `attributions` gives them as they are. A map shows what speaks for the
+    class alone, so it is not complete; zero stays zero.
 
     What is like the baseline has no attribution: with a black one, nothing
     black is seen. A model made by `build` takes 0 to 255, where 0 is black; in
@@ -200,6 +203,60 @@ class IntegratedGradients(_PixelGradients):
         self.baseline = pixels_of(
             "baseline", baseline, self.classifier.image_shape
         )
+
+    def completeness_error(
+        self,
+        images: Tensor,
+        classes: Tensor | None = None,
+        *,
+        context: Mapping[str, Tensor] | None = None,
+    ) -> np.ndarray:
+        """Measures how far the attributions are from complete.
+
+        Args:
+            images: As in a call.
+            classes: As in a call.
+            context: As in a call.
+
+        Returns:
+            Array `(B,)`, float32, at least 0: the difference between the sum
+            of the attributions and that of the logits of image and baseline,
+            as a share of the latter. 0.01 is 1 %; more steps make it less. It
+            is infinite where the two logits are equal and the sum is not 0.
+
+        Raises:
+            TypeError: As in a call.
+            ValueError: As in a call.
+
+        Examples:
+            explain = IntegratedGradients(model, steps=20)
+            worst = explain.completeness_error(images).max()
+        """
+        checked = self._checked(images, classes)
+        attributions = self.attributions(*checked, context=context)
+        sums = attributions.sum(axis=(1, 2, 3), dtype="float64")
+        parts = self._of_chunks(self._differences, *checked, context)
+        expected = np.concatenate(list(parts)).astype("float64")
+        errors = np.abs(sums - expected)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = np.where(errors == 0, 0.0, errors / np.abs(expected))
+        return shares.astype("float32")
+
+    def _differences(
+        self, images: np.ndarray, classes: np.ndarray | None
+    ) -> np.ndarray:
+        """Logits of images less those of the baseline, `(B,)`."""
+        if classes is None:
+            classes = self._predicted.run(images)
+        baseline = np.broadcast_to(self.baseline, images.shape)
+        seen, unseen = (
+            self.classifier.predicted_logits(x.astype("float32"))
+            for x in (images, baseline)
+        )
+        difference: np.ndarray = np.take_along_axis(
+            seen - unseen, classes[:, None], axis=1
+        )[:, 0]
+        return difference
 
     def _parts(self, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         pixels_of("baseline", self.baseline, shape)  # Models of any size.

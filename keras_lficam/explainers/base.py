@@ -128,9 +128,13 @@ class Explainer(abc.ABC):
     @property
     @abc.abstractmethod
     def passes(self) -> tuple[int | None, int]:
-        """Forward and backward passes of the model for an image, at most.
+        """Forward and backward passes for an image, at most.
 
-        None where that depends on the size of the image.
+        A forward pass is counted whenever the model, or the part of it behind
+        the feature map, computes scores: of an image, a changed one, or a
+        changed feature map. A backward pass is counted for each gradient of a
+        score. Float16 differentiates twice, which counts once. None where the
+        number depends on the size of the image.
         """
 
     @abc.abstractmethod
@@ -172,7 +176,7 @@ class OneCallExplainer(Explainer):
         self._maps = CompiledFunction(self.model, maps)
 
     @property
-    def passes(self) -> tuple[int, int]:
+    def passes(self) -> tuple[int | None, int]:
         return 1, 0
 
     def tensors(self, images: Tensor, classes: Tensor | None = None) -> Tensor:

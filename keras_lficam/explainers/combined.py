@@ -44,17 +44,14 @@ class RefineCAM(Explainer):
         TypeError: If `model` is no `keras.Model`, or `layers` no list of
             names.
         ValueError: If there is no such layer, or another path goes around it,
-            as the importance network's around all layers of LFI-CAM, or fewer
-            than two are named or found, or the model does not show its logits.
+            or fewer than two are named or found, or the model does not show
+            its logits.
 
     Reference:
         Domeniconi et al., 2026, https://arxiv.org/abs/2605.14641.
 
     Examples:
-        trained = keras_lficam.build(
-            "ResNet8", 10, input_shape=(32, 32, 3), architecture="plain"
-        )
-        maps = RefineCAM(trained)(images)
+        maps = RefineCAM(model)(images)
     """
 
     class_specific = True

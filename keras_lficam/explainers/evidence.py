@@ -31,12 +31,20 @@ class _OfLocations(OneCallExplainer):
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
             features = split.features(images)
             if classes is None:
-                classes = ops.argmax(split.logits(features), axis=-1)
+                scores = evidence.scores_of(split)(features)
+                classes = ops.argmax(scores, axis=-1)
             classes = ops.expand_dims(classes, axis=-1)  # (B, 1)
             coarse = self._coarse(evidence, features, classes)
             return split.geometry.upsample(coarse, ops.shape(images)[1:3])
 
         self._compile(maps)
+
+    def _passes_of_locations(self, others: int) -> tuple[int | None, int]:
+        """One for each location, and others; None for images of any size."""
+        height, width, _ = self._evidence.split.shape
+        if height is None or width is None:
+            return None, 0
+        return others + height * width, 0
 
     @staticmethod
     @abc.abstractmethod
@@ -90,6 +98,11 @@ class ClassEvidence(_OfLocations):
     def exact(self) -> bool:
         return self._evidence.exact
 
+    @property
+    def passes(self) -> tuple[int | None, int]:
+        # Of the image; of an empty map; and of each location.
+        return (1, 0) if self.exact else self._passes_of_locations(2)
+
     @staticmethod
     def _coarse(
         evidence: Evidence, features: Tensor, classes: Tensor
@@ -131,6 +144,10 @@ class ReciproCAM(_OfLocations):
     Examples:
         maps = ReciproCAM(model)(images)
     """
+
+    @property
+    def passes(self) -> tuple[int | None, int]:
+        return self._passes_of_locations(1)
 
     @staticmethod
     def _coarse(

@@ -42,6 +42,11 @@ class GradientExplainer(OneCallExplainer):
 
     of the weights, with the min-max normalization `s`.
 
+    The gradient is the partial derivative by the feature map: whatever does
+    not depend on the map is held. So `layer` may be any layer of a model with
+    LFI-CAM that the features go through, although the importance network looks
+    at the image as well.
+
     Args:
         model: Functional or Sequential classifier, flat or nested.
         layer: Name of the layer whose output is the feature map. By default
@@ -78,18 +83,19 @@ class GradientExplainer(OneCallExplainer):
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
         self.classifier.check_logits()
-        split = self.classifier.split(layer)
+        split = self.classifier.split(layer, hold_image=True)
 
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
             features = split.features(images)
             half = keras.backend.standardize_dtype(features.dtype) == "float16"
-            gradients = gradients_of_logits(
-                split.logits,
-                features,
-                classes,
-                half=half,
-                objective=self._objective,
-            )
+            with split.holding(images):
+                gradients = gradients_of_logits(
+                    split.logits,
+                    features,
+                    classes,
+                    half=half,
+                    objective=self._objective,
+                )
             # In float16 the small numbers below would count as no contrast.
             features = ops.cast(features, "float32")
             weights = self.weights(features, gradients)

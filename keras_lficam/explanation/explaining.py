@@ -35,7 +35,8 @@ def explain(
             all images, or `(B, n)`; None for the `top` of each image.
         top: Number of classes to compute evidence for.
         activation: What turns the model's scores into probabilities, if its
-            last layer does not tell: `"softmax"` or `"sigmoid"`.
+            last layer does not tell: `"softmax"` or `"sigmoid"`; or
+            `"linear"` if they are probabilities.
         class_names: Name of each class; by default its number.
         layer: Name of the layer whose output is the feature map; by default
             what the last global pooling or flattening takes.

@@ -224,7 +224,9 @@ class Explanation:
             ) from error
         return pandas.DataFrame(self.rows())
 
-    def plot(self, *, columns: int | None = None) -> "Figure":
+    def plot(
+        self, *, columns: int | None = None, wrap: int | None = None
+    ) -> "Figure":
         """Renders image, attention map and evidence of the classes.
 
         The evidence of an image's classes is on one symmetric scale: red
@@ -233,13 +235,15 @@ class Explanation:
         Args:
             columns: Number of classes to show; by default all that evidence
                 was computed for.
+            wrap: Number of panels side by side at most, for a narrow page; by
+                default all of an image.
 
         Returns:
             A matplotlib figure, a row for each image; none of pyplot's.
 
         Raises:
-            TypeError: If `columns` is no integer.
-            ValueError: If it is less than 1.
+            TypeError: If `columns` or `wrap` is no integer.
+            ValueError: If one of them is less than 1.
 
         Examples:
             figure = keras_lficam.explain(model, images[:2], top=3).plot()
@@ -265,6 +269,7 @@ class Explanation:
                 )
             ],
             attention=self.attention_map,
+            wrap=wrap,
         )
 
     def _brightest_region(self) -> np.ndarray:

@@ -44,11 +44,14 @@ class ExplanationView:
         exact: Whether the mean of a class's evidence over the map, and its
             bias, are the logit. If not, the evidence is Recipro-CAM's.
         bias: The bias of each class `(K,)`, float32; None if not exact.
+        in_logits: Whether `logits` and evidence are in the unit of logits. Of
+            a model that ends with an unusual activation, which hides its
+            logits, they are its probabilities, and nothing is exact.
 
     Raises:
         TypeError: If an argument is of another type.
         ValueError: If an argument is out of range, or the model has no
-            feature map, or does not show its logits or probabilities.
+            feature map, or shows neither logits nor probabilities.
 
     Examples:
         view = ExplanationView(model, top=2)
@@ -74,6 +77,7 @@ class ExplanationView:
         self._evidence = Evidence(self.classifier, layer)
         self._split = self._evidence.split
         self.exact = self._evidence.exact
+        self.in_logits = self.classifier.shows_logits
         # The part of the model behind the attention, mostly its head.
         self._behind = None
         if "features" in self._split.beside:
@@ -105,7 +109,8 @@ class ExplanationView:
             Dictionary of tensors:
 
             - `probabilities`, `logits`: `(B, K)`, float32. A model with one
-              score has two classes, no and yes.
+              score has two classes, no and yes. Where not `in_logits` both
+              are the probabilities.
             - `top_classes`: `(B, n)`, int32, the classes of the evidence: the
               likeliest first; all in their order if `top` is None.
             - `class_evidence`: `(B, h, w, n)`, float32, signed, in the unit
@@ -116,7 +121,7 @@ class ExplanationView:
               attention added to each logit.
         """
         features, beside = self._split.features_and_beside(images)
-        logits = self._split.logits(features)
+        logits = self._evidence.scores_of(self._split)(features)
         chosen = classes
         if classes is not None:
             classes = ops.cast(classes, "int32")
@@ -127,7 +132,11 @@ class ExplanationView:
         else:
             classes = chosen = ops.cast(ops.top_k(logits, self.top)[1], "int32")
         shown = {
-            "probabilities": self.classifier.probabilities_of(logits),
+            "probabilities": (
+                self.classifier.probabilities_of(logits)
+                if self.in_logits
+                else logits
+            ),
             "logits": logits,
             "top_classes": classes,
             "class_evidence": self._evidence(features, chosen),
@@ -137,7 +146,8 @@ class ExplanationView:
                 shown[name] = ops.cast(beside[name], "float32")
         if self._behind is not None:
             # What the same model says with an attention map of zeros.
-            without = self._behind.logits(beside["features"])
+            of_head = self._evidence.scores_of(self._behind)
+            without = of_head(beside["features"])
             shown["attention_logits"] = ops.take_along_axis(
                 logits - without, classes, axis=1
             )
@@ -311,7 +321,9 @@ def explanation_view(
         E_ijc = H(F * onehot_ij)_c - H(0)_c
 
     the logit of what the head `H` says of one location alone, less that of an
-    empty map; it needs no gradient, and does not add up to the logit.
+    empty map; it needs no gradient, and does not add up to the logit. A model
+    that ends with an activation other than softmax and sigmoid hides its
+    logits; with `activation="linear"` its probabilities take their place.
 
     Args:
         model: Functional or Sequential classifier, flat or nested, ours or
@@ -319,9 +331,9 @@ def explanation_view(
         top: Number of classes to compute evidence for, the likeliest of each
             image; None for all, in their order.
         activation: What turns the model's scores into probabilities:
-            `"softmax"` or `"sigmoid"` if it gives logits. By default it is
-            found out from the last layer, and asked for where that does not
-            tell.
+            `"softmax"` or `"sigmoid"` if it gives logits, `"linear"` if it
+            gives probabilities. By default it is found out from the last
+            layer, and asked for where that does not tell.
         layer: Name of the layer whose output is the feature map; by default
             what the last global pooling or flattening takes.
 
@@ -333,7 +345,7 @@ def explanation_view(
     Raises:
         TypeError: If an argument is of another type.
         ValueError: If an argument is out of range, or the model has no
-            feature map, or does not show its logits or probabilities.
+            feature map, or shows neither logits nor probabilities.
 
     Reference:
         Zhou et al., 2016, https://arxiv.org/abs/1512.04150; Brendel and

@@ -121,7 +121,8 @@ def export(
     a line, and `export.json` the version of keras_lficam, the formats, the
     activation, the size and range of the images, the limits, the bits, and
     whether the evidence is exact: then its mean and the `bias` of a class,
-    which stands there, are the logit.
+    which stands there, are the logit. Its `unit` is that of the logits, or the
+    probability of a model that shows nothing else.
 
     Beside the folder of the model, `models.config`, `batching.config` and
     `compose.yaml` start TF Serving with all models that are there.
@@ -165,8 +166,8 @@ def export(
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If the model has no feature map, does not show its logits,
-            or gives them and there is no `activation`, an argument is out of
+        ValueError: If the model has no feature map, or there is no
+            `activation` and its last layer does not tell, an argument is out of
             range, or a version without a SavedModel would follow one that has
             it.
         ExportError: If a format cannot be written.
@@ -281,6 +282,7 @@ def export(
             "bits": bits,
             "evidence": {
                 "exact": view.exact,
+                "unit": "logit" if view.in_logits else "probability",
                 "bias": None if view.bias is None else view.bias.tolist(),
             },
         }

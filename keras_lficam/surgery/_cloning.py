@@ -1,7 +1,7 @@
 """Copies the graph of a model, weights and all, and changes it meanwhile."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -120,14 +120,17 @@ def check_one(
 
 
 def nodes_backwards(
-    begin: keras.KerasTensor, finish: keras.KerasTensor
+    begin: keras.KerasTensor,
+    finish: keras.KerasTensor,
+    ends: Collection[int] = (),
 ) -> list[Any]:
     """Lists the calls between two tensors, each before those it needs.
 
     They are followed from tensor to tensor: a layer that is called more than
-    once, or in several graphs, tells the tensors of its first call only.
+    once, or in several graphs, tells the tensors of its first call only. At
+    tensors with identities in `ends` they are followed no further.
     """
-    order, seen, stack = [], {id(begin)}, [(finish, False)]
+    order, seen, stack = [], {id(begin), *ends}, [(finish, False)]
     while stack:
         tensor, is_done = stack.pop()
         node = node_of(tensor)

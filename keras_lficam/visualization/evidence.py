@@ -1,12 +1,13 @@
 """Shows signed evidence of classes over the images."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_lficam._checks import check_number, numbers_of
+from keras_lficam._checks import check_integer, check_number, numbers_of
 from keras_lficam.visualization._checks import check_lines, check_within
 from keras_lficam.visualization.overlays import overlay
 
@@ -81,6 +82,7 @@ def evidence_grid(
     titles: Sequence[Sequence[str]],
     *,
     attention: npt.ArrayLike | None = None,
+    wrap: int | None = None,
 ) -> "Figure":
     """Shows image, attention map, and evidence of classes, a row an image.
 
@@ -90,13 +92,16 @@ def evidence_grid(
         evidence: Signed maps `(B, H, W, n)` of `n` classes.
         titles: For each image a line for each class.
         attention: Attention maps `(B, H, W, 1)` in [0, 1], or None.
+        wrap: Number of panels side by side at most, at least 1: the others go
+            on below, as for a narrow page. By default all are side by side.
 
     Returns:
-        A matplotlib figure. The evidence of a row is on one symmetric scale,
-        which the bar at its end shows in the unit of the logits.
+        A matplotlib figure. The evidence of an image is on one symmetric scale,
+        which the bar beside it shows in the unit of the logits.
 
     Raises:
-        ValueError: If the shapes do not match.
+        TypeError: If `wrap` is no integer.
+        ValueError: If the shapes do not match, or `wrap` is less than 1.
 
     Examples:
         evidence_grid(images[:1], maps[:1] - 0.5, [["cat (98 %)"]])
@@ -117,17 +122,23 @@ def evidence_grid(
         check_lines("titles", lines)
     heat = None if attention is None else overlay(pixels, attention)
     fixed = 1 if heat is None else 2
+    panels = number + fixed
+    if wrap is not None:
+        check_integer("wrap", wrap, least=1)
+    across = panels if wrap is None else min(wrap, panels)
+    lines_of_image = math.ceil(panels / across)
     side = 1.9
     figure = Figure(
         (
-            side * (number + fixed) + 0.9,
-            (side * height / width + 0.3) * count + 0.1,
+            side * across + 0.9,
+            (side * height / width + 0.3) * count * lines_of_image + 0.1,
         )
     )
-    axes = figure.subplots(count, number + fixed, squeeze=False)
+    axes = figure.subplots(count * lines_of_image, across, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for row, shown in enumerate(axes):
+    for row, every in enumerate(axes.reshape(count, -1)):
+        shown = every[:panels]
         limit = float(np.abs(signed[row]).max()) or 1.0
         shown[0].imshow(pixels[row].astype("uint8"))
         shown[0].set_title("image", fontsize=8)
@@ -145,7 +156,12 @@ def evidence_grid(
             matplotlib.colors.Normalize(-limit, limit), SIGNED_COLORMAP
         )
         bar = figure.colorbar(
-            scale, ax=list(shown[fixed:]), shrink=0.9, aspect=14, pad=0.01
+            scale,
+            # Of the lines where evidence is, to their ends.
+            ax=list(every[fixed // across * across :]),
+            shrink=0.9,
+            aspect=14 * lines_of_image,
+            pad=0.01,
         )
         bar.set_ticks([-limit, 0, limit])
         bar.ax.set_yticklabels(

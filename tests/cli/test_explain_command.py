@@ -389,11 +389,7 @@ def odd_model(kind):
     ("kind", "words", "message"),
     [
         ("logits", [], "this model gives logits.*--activation softmax if"),
-        (
-            "unknown scores",
-            ["--activation", "linear"],
-            "does not show the logits.*--activation sigmoid, if its",
-        ),
+        ("unknown scores", [], "gives scores.*--activation linear if they"),
         ("no map", [], "no feature map of at least 2x2.*larger images"),
         ("attended", ["--layer", "x"], "--layer must be the name of a layer"),
         ("attended", ["--layer", "x"], "Received: --layer 'x'$"),
@@ -422,6 +418,18 @@ def test_odd_models_and_words_are_told_the_way_out(
     assert error.startswith("keras-lficam explain: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_probabilities_take_the_place_of_hidden_logits(
+    folder, tmp_path, capsys
+):
+    path = folder / "unknown scores.keras"
+    odd_model("unknown scores").save(path)
+    words = [path, folder / "a.png", "--activation", "linear"]
+    assert explain(*words, "--output", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "logit" not in said
+    assert re.search(r"class +probability +evidence inside", said)
 
 
 @pytest.mark.parametrize("size", [(600, 1), (1, 600)])

@@ -131,6 +131,11 @@ def test_gradients_are_taken_at_the_midpoints(steps, expected):
     explain = IntegratedGradients(model, steps=steps, chunk_size=400)
     signed = explain.attributions(np.full((2, 2, 1), 4.0), 0)
     np.testing.assert_allclose(signed, expected / 4, rtol=1e-5)
+    # Of a black image the logit is 0, so the truth is 3.
+    error = explain.completeness_error(np.full((2, 2, 1), 4.0))
+    np.testing.assert_allclose(error, [abs(expected - 3) / 3], atol=1e-5)
+    # Class 1 has the logit 0 always, and nothing is attributed to it.
+    assert explain.completeness_error(np.full((2, 2, 1), 4.0), 1) == [0]
 
 
 def test_integrated_gradients_agree_with_a_rewrite(rng):

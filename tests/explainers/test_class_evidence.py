@@ -22,9 +22,11 @@ def test_maps_behind_a_pooling_by_hand():
     model = small_classifiers.of_channels([[1, 0], [-1, 2], [0, 0]])
     evidence, recipro = ClassEvidence(model), ReciproCAM(model)
     assert evidence.exact
-    for explainer in (evidence, recipro):
-        assert explainer.passes == (1, 0)
-        assert explainer.class_specific
+    assert evidence.class_specific
+    assert recipro.class_specific
+    # Every use of the head counts: four locations, beside the image.
+    assert evidence.passes == (1, 0)
+    assert recipro.passes == (5, 0)
     found = evidence(IMAGE, 0)[0, ..., 0]
     np.testing.assert_allclose(found, [[0, 2 / 3], [1, 1]], atol=1e-6)
     # Without a ReLU the lowest logit, not zero, is what is black.
@@ -45,6 +47,8 @@ def test_maps_behind_a_flattening_by_hand():
     # Each pixel alone gives [[-2, 2], [7, -1]].
     evidence = ClassEvidence(model)
     assert not evidence.exact
+    # Of an empty map, too.
+    assert evidence.passes == (6, 0)
     found = evidence(IMAGE, 0)[0, ..., 0]
     np.testing.assert_allclose(found, [[0, 2 / 7], [1, 0]], atol=1e-6)
     found = ReciproCAM(model)(IMAGE, 0)[0, ..., 0]

@@ -11,8 +11,10 @@ import small_classifiers
 from explainer_contract import without_graphs
 
 import keras_lficam
+from keras_lficam.classifier import Classifier
 from keras_lficam.explainers import (
     CAM,
+    AblationCAM,
     FinerCAM,
     GradCAM,
     GradCAMPlusPlus,
@@ -688,3 +690,50 @@ def test_grouped_convolution_run_eagerly_says_what_is_set(rng):
                 explainer(images, 0)
     finally:
         tf.config.run_functions_eagerly(False)
+
+
+def test_of_an_earlier_layer_what_lfi_cam_sees_of_the_image_is_held(rng):
+    """Against differences of the logit, along a step of each channel."""
+    backbone = small_classifiers.backbone()
+    model = keras_lficam.build(backbone, 4, input_shape=(16, 12, 3))
+    for weight in model.trainable_weights:
+        weight.assign(rng.normal(0, 0.5, weight.shape))
+    images = rng.uniform(0, 255, (2, 16, 12, 3)).astype("float32")
+    by_name = {layer.name: layer for layer in model.layers}
+    early = next(
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D) and layer.filters == 8
+    )
+    kernel, bias = (
+        keras.ops.convert_to_numpy(weight).astype("float64")
+        for weight in by_name["head"].weights
+    )
+    seen, features = map(
+        keras.ops.convert_to_numpy,
+        keras.Model(
+            model.input, [by_name["importance"].input[0], early.output]
+        )(images),
+    )
+
+    def logits(features):
+        x = by_name["features"](by_name["last_convolution"](features))
+        heat = by_name["attention_map"]([x, by_name["importance"]([seen, x])])
+        x = keras.ops.convert_to_numpy(by_name["attention"]([x, heat]))
+        return x.astype("float64").mean(axis=(1, 2)) @ kernel + bias
+
+    step = 0.004 * np.eye(8, dtype="float32")[:, None, None, None]
+    weights = np.stack(
+        [logits(features + one) - logits(features - one) for one in step]
+    )
+    summed = np.einsum("bhwc,cbk->bhwk", features, weights)
+    split = Classifier(model).split(early.name, hold_image=True)
+    found = []
+    for category in range(4):
+        coarse = reference.stretch(np.maximum(summed[..., [category]], 0))
+        expected = split.geometry.upsample(coarse.astype("float32"), (16, 12))
+        found.append(GradCAM(model, layer=early.name)(images, category))
+        np.testing.assert_allclose(found[-1], expected, atol=5e-3)
+    assert 0.05 < np.mean(found) < 0.9
+    with pytest.raises(ValueError, match="around which another path"):
+        AblationCAM(model, layer=early.name)

@@ -143,10 +143,12 @@ def test_default_is_the_last_finer_map(name, layer):
 
 
 @pytest.mark.usefixtures("shapes_alone")
-def test_model_whose_importance_network_sees_the_image_is_refused():
-    model = keras_lficam.build("ResNet8", 4, input_shape=(32, 32, 3))
-    with pytest.raises(ValueError, match="finer.*everything goes through"):
-        RefineCAM(model)
+def test_default_layers_of_lfi_cam_are_those_of_its_backbone():
+    model = keras_lficam.build("ResNet20", 4, input_shape=(32, 32, 3))
+    assert Classifier(model).finer_layer() == "stage2_block2_relu"
+    assert RefineCAM(model).passes == (3, 2)
+    nested = keras.Sequential([keras.Input((32, 32, 3)), model])
+    assert Classifier(nested).finer_layer() == "stage2_block2_relu"
 
 
 @pytest.mark.usefixtures("untraced")

@@ -131,6 +131,26 @@ def test_plot_shows_each_class_on_one_scale(attended, images):
         assert high == -low == pytest.approx(np.abs(maps).max())
 
 
+def test_plot_goes_on_below_where_it_is_to_be_narrow(attended, images):
+    explanation = keras_lficam.explain(attended, images[:2], top=3)
+    wide, narrow = explanation.plot(), explanation.plot(wrap=3)
+    titles = [axis.get_title() for axis in narrow.axes[:12]]
+    # Five panels of an image in two lines of three, the last of them empty.
+    positions = [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert [titles[n] for n in positions] == [
+        axis.get_title() for axis in wide.axes[:10]
+    ]
+    assert (titles[5], titles[11]) == ("", "")
+    assert [len(narrow.axes), len(wide.axes)] == [12 + 2, 10 + 2]
+    assert narrow.get_figwidth() < 0.7 * wide.get_figwidth()
+    widest = explanation.plot(wrap=7)
+    assert widest.get_figwidth() == wide.get_figwidth()
+    with pytest.raises(
+        ValueError, match="`wrap` must be an integer of at least 1"
+    ):
+        explanation.plot(wrap=0)
+
+
 def test_to_frame_has_the_rows(attended, images):
     explanation = keras_lficam.explain(attended, images, top=2)
     frame = explanation.to_frame()

@@ -160,3 +160,51 @@ def test_layers_of_others_may_have_our_names(images):
     np.testing.assert_allclose(
         shown["probabilities"], model.predict_on_batch(images), atol=1e-6
     )
+
+
+def test_probabilities_are_explained_where_logits_are_hidden(images):
+    """A hard sigmoid of `x` is `(x + 3) / 6`, clipped to [0, 1]."""
+    scores = keras_lficam.build(
+        backbone((32, 32, 3)),
+        3,
+        input_shape=(32, 32, 3),
+        classifier_activation=None,
+    )
+    odd = keras.layers.Activation("hard_sigmoid")
+    model = keras.Model(scores.input, odd(scores.output))
+    dense = dense_of(model)
+    dense.kernel.assign(20 * dense.kernel)
+    with pytest.raises(ValueError, match="activation='linear' if its scores"):
+        keras_lficam.explanation_view(model)
+    view = keras_lficam.explanation_view(model, top=None, activation="linear")
+    assert not view.in_logits
+    assert not view.exact
+    assert view.bias is None
+    shown = view.predict(images)
+    features, heat, _, kernel, bias = parts_of(model, images)
+
+    def head(pooled):
+        return np.clip((pooled @ kernel + bias + 3) / 6, 0, 1)
+
+    probabilities = head(features.mean(axis=(1, 2)))
+    for name in ("probabilities", "logits"):
+        np.testing.assert_allclose(shown[name], probabilities, atol=1e-5)
+    alone = head(features / features[0, ..., 0].size) - head(
+        np.zeros(len(kernel))
+    )
+    np.testing.assert_allclose(shown["class_evidence"], alone, atol=1e-5)
+    without = head((features / (1 + heat)).mean(axis=(1, 2)))
+    np.testing.assert_allclose(
+        shown["attention_logits"], probabilities - without, atol=1e-5
+    )
+    assert np.abs(shown["attention_logits"]).max() > 1e-3
+    assert np.abs(alone).max() > 1e-3
+    np.testing.assert_array_equal(
+        keras_lficam.explain(model, images, activation="linear").logits,
+        shown["logits"],
+    )
+    # Gradients are those of logits.
+    with pytest.raises(ValueError, match="does not show the logits"):
+        keras_lficam.explainers.GradCAM(model, activation="linear")
+    maps = keras_lficam.explainers.ReciproCAM(model, activation="linear")
+    assert maps(images).max() == 1

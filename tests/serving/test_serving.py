@@ -452,7 +452,9 @@ def test_explainers_that_cannot_be_served_are_refused(tmp_path, small):
 
 
 def test_any_classifier_is_exported(tmp_path, rng, monkeypatch):
-    with_signatures(monkeypatch, "serving_default", "encoded_images")
+    with_signatures(
+        monkeypatch, "serving_default", "images_and_classes", "encoded_images"
+    )
     layers = keras.layers
     base = keras.Sequential(
         [
@@ -468,26 +470,48 @@ def test_any_classifier_is_exported(tmp_path, rng, monkeypatch):
             layers.Dense(3, "softmax"),
         ]
     )
-    formats = ["saved_model", "onnx", "litert"]
+    formats = ["saved_model", "onnx", "openvino", "litert"]
+    class_names = ["cat", "dog", "owl"]
     folder = keras_lficam.export(
-        model, tmp_path / "plain", formats=formats, top=None
+        model,
+        tmp_path / "plain",
+        formats=formats,
+        top=None,
+        class_names=class_names,
     )
     images = rng.uniform(0, 255, (3, 16, 16, 3)).astype("float32")
     shown = keras_lficam.explanation_view(model, top=None).predict(images)
-    for run in (by_saved_model, by_onnx, by_litert("")):
+    # Classes by their names, as somebody without Keras names them.
+    known = (folder / "labels.txt").read_text().splitlines()
+    chosen = [known.index("owl"), known.index("cat")]
+    expected = keras_lficam.explain(
+        model, images, ["owl", "cat"], class_names=class_names
+    ).coarse_evidence
+    served = Loaded(folder).run(
+        "images_and_classes",
+        {"images": images, "classes": np.array([chosen] * 3, "int32")},
+    )["class_evidence"]
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(served, expected, atol=1e-4 * scale)
+    for run in (by_saved_model, by_onnx, by_openvino, by_litert("")):
         answer = run(folder, images)
         np.testing.assert_array_equal(
             answer["evidence_classes"], [[0, 1, 2]] * 3
         )
-        scale = np.abs(shown["class_evidence"]).max()
+        evidence = np.asarray(answer["class_evidence"])
         np.testing.assert_allclose(
-            answer["class_evidence"],
-            shown["class_evidence"],
-            atol=1e-4 * scale,
+            evidence, shown["class_evidence"], atol=1e-4 * scale
+        )
+        np.testing.assert_allclose(
+            evidence[..., chosen], expected, atol=1e-4 * scale
         )
         assert "attention_map" not in answer
     described = json.loads((folder / "export.json").read_text())
-    assert described["evidence"] == {"exact": False, "bias": None}
+    assert described["evidence"] == {
+        "exact": False,
+        "unit": "logit",
+        "bias": None,
+    }
     encoded = Loaded(folder).run(
         "encoded_images",
         {"image_bytes": np.array([file_of(photo(), "PNG")], object)},
@@ -1533,7 +1557,7 @@ def test_one_score_has_two_classes_and_one_channel(
             "images": 256,
         },
         "bits": None,
-        "evidence": {"exact": True, "bias": [0.0, 0.0]},
+        "evidence": {"exact": True, "unit": "logit", "bias": [0.0, 0.0]},
     }
     session = Loaded(folder)
     pixels = np.zeros((2, 4, 4, 1), "float32")

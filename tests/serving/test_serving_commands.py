@@ -122,6 +122,24 @@ def test_the_next_version_is_exported(exported, model_file, tmp_path, capsys):
     assert "this version is there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "top"), [([], 3), (["--top", "2"], 2), (["--top", "all"], None)]
+)
+def test_evidence_of_so_many_classes_is_exported(
+    words, top, model_file, tmp_path, monkeypatch
+):
+    given = {}
+
+    def export(model, path, **options):
+        given.update(options)
+        raise ImportError("nothing is written here")
+
+    monkeypatch.setattr(keras_lficam.serving, "export", export)
+    output = ["--output", str(tmp_path / "animals")]
+    assert cli.main(["export", str(model_file), *output, *words]) == 2
+    assert given["top"] == top
+
+
 def test_int8_is_calibrated_with_a_folder_of_pictures(
     model_file, tmp_path, rng, capsys
 ):
