@@ -139,10 +139,13 @@ class Evidence:
             chunks = math.ceil(count**2 * channels / _VALUES_AT_ONCE)
             size = math.ceil(count / min(chunks, count))
         starts = range(0, count, size) if isinstance(count, int) else [0]
+        # Constants where they can be: OpenVINO reads no graph that makes one.
+        eye = np.eye(count) if isinstance(count, int) else ops.eye(count)
+        identity = ops.cast(eye, features.dtype)
         flat = ops.reshape(features, (-1, 1, count, channels))
         parts = []
         for start in starts:
-            mask = ops.eye(count, dtype=features.dtype)[start : start + size]
+            mask = identity[start : start + size]
             masked = flat * mask[None, :, :, None]  # (B, n, h w, C)
             masked = ops.reshape(masked, (-1, height, width, channels))
             logits = self._scores(masked)
