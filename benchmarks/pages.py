@@ -223,7 +223,16 @@ def serving():
 
 def agreement():
     return table(
-        ["format", "probability", "map", "same class", "rank correlation"],
+        [
+            "format",
+            "probability",
+            "map",
+            "same class",
+            "rank correlation",
+            "evidence",
+            "its rank correlation",
+            "mean and bias off the logit",
+        ],
         (
             [
                 row["format"],
@@ -231,6 +240,9 @@ def agreement():
                 row["map"],
                 f"{float(row['same_class']):.1%}",
                 row["rank_correlation"],
+                row["evidence"],
+                row["evidence_rank_correlation"],
+                row["exactness"],
             ]
             for row in rows_of("serving_agreement")
         ),

@@ -670,6 +670,9 @@ def test_page_on_serving_shows_the_costs_of_the_table():
             assert float(row["map_over_class"]) <= 1.05
 
 
+FLOAT32 = ("saved_model", "onnx", "openvino, float32", "litert")
+
+
 def test_page_on_serving_shows_how_formats_agree():
     rows = rows_of("serving_agreement")
     lines = table_of("serving", "agreement")
@@ -680,11 +683,16 @@ def test_page_on_serving_shows_how_formats_agree():
             row["map"],
             f"{float(row['same_class']):.1%}",
             row["rank_correlation"],
+            row["evidence"],
+            row["evidence_rank_correlation"],
+            row["exactness"],
         ]
         assert row["images"] == "200"
-        if row["format"] in ("saved_model", "onnx", "openvino, float32"):
-            assert float(row["probabilities"]) <= 1e-4
-            assert float(row["map"]) <= 1e-4
+        ranks = float(row["evidence_rank_correlation"])
+        assert ranks > (0.8 if row["format"] == "litert_int8" else 0.999)
+        if row["format"] in FLOAT32:
+            for name in ("probabilities", "map", "evidence", "exactness"):
+                assert float(row[name]) <= 1e-4
 
 
 def test_page_on_backbones_shows_the_figures_of_the_table():
