@@ -11,6 +11,7 @@ from . import (
     layers as layers,
     metrics as metrics,
     pretrained as pretrained,
+    reporting as reporting,
     serving as serving,
     training as training,
     visualization as visualization,

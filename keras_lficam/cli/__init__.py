@@ -16,6 +16,7 @@ from keras_lficam.cli import (
     explain,
     export,
     predict,
+    report,
     serve_check,
     train,
 )
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (
         demo,
         train,
+        report,
         explain,
         evaluate,
         compare,

@@ -37,9 +37,10 @@ _FREE = {
     "checkpoint_every",
     "heat_maps_every",
     "data_dir",
+    "report",
 }
 # What may be another on each of the workers that train together.
-_OWN = {"strategy", "wait", "data_dir"}
+_OWN = {"strategy", "wait", "data_dir", "report"}
 _DEFAULTS = {
     "architecture": "lfi_cam",
     "importance_network": "bottleneck",
@@ -50,6 +51,7 @@ _DEFAULTS = {
     "seed": 0,
     "checkpoint_every": 500,
     "heat_maps_every": 5,
+    "report": "on",
 }
 # Options that change a recipe, by the names of its fields.
 _RECIPE = (
@@ -93,11 +95,12 @@ Examples:
       --output runs/cifar10
   keras-lficam train --output runs/cifar10 --resume
 
-What is in the output: model.keras, the best model, and labels.txt; log.csv, a
-line for each epoch; metrics.json, accuracy and the like with their intervals,
-confusions and values of each class; heat_maps/; tensorboard/; options.json and
-run.json, what is needed to do it again; damaged.txt, pictures that could not
-be read; checkpoint.npz, from which --resume starts.""",
+What is in the output: report.html, a page about the run; model.keras, the best
+model, and labels.txt; log.csv, a line for each epoch; metrics.json, accuracy
+and the like with intervals, confusions and values of each class; heat_maps/;
+tensorboard/; options.json and run.json, what is needed to do it again;
+damaged.txt, images that could not be read; checkpoint.npz, from which
+--resume starts.""",
     )
     _add_what(train.add_argument_group("what is trained"))
     _add_how(train.add_argument_group("how", "(default: the recipe's)"))
@@ -316,6 +319,11 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         help="epochs between two drawings of heat maps; 0 for none "
         "(default: 5)",
     )
+    group.add_argument(
+        "--report",
+        choices=["on", "off"],
+        help="write report.html at the end, a page about the run (default: on)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -505,8 +513,27 @@ def _train(options: _Options, folder: pathlib.Path, resume: bool) -> int:
         verbose=verbose,
     )
     if chief:
-        _print_summary(folder, source)
+        is_reported = options["report"] == "on" and _reported(folder, source)
+        _print_summary(folder, source, is_reported)
     return 0
+
+
+def _reported(folder: pathlib.Path, source: "Source") -> bool:
+    """Writes the page about the run; the run is whole without it, too."""
+    from keras_lficam import reporting
+
+    print(f"Writing {folder / 'report.html'}", flush=True)
+    try:
+        reporting.report(folder, data=source)
+    except Exception as error:  # The run is complete, whatever it was.
+        print(
+            f"keras-lficam train: the report was not written ({error}). The "
+            "run is complete; to try again: keras-lficam report "
+            f"{folder}",
+            file=sys.stderr,
+        )
+        return False
+    return True
 
 
 def _strategy(
@@ -612,7 +639,9 @@ def _about_recipe(options: _Options, recipe: "Recipe") -> str:
     return said
 
 
-def _print_summary(folder: pathlib.Path, source: "Source") -> None:
+def _print_summary(
+    folder: pathlib.Path, source: "Source", is_reported: bool
+) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     monitor = metrics["monitor"].replace("_", " ")
     by = "" if monitor == "accuracy" else f" by {monitor}"
@@ -642,9 +671,11 @@ def _print_summary(folder: pathlib.Path, source: "Source") -> None:
             f"Damaged pictures that were left out: {len(source.damaged)}, "
             f"named in {folder}/damaged.txt"
         )
+    page = "  report.html   all of this as a page: open it first\n"
     print(
         "\n"
         f"Written to {folder}:\n\n"
+        f"{page if is_reported else ''}"
         "  model.keras   the best model, with labels.txt\n"
         "  metrics.json  these numbers, and the confusion matrix\n"
         "  heat_maps/    validation pictures and their heat maps\n"

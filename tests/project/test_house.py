@@ -62,6 +62,15 @@ ARROWS = {
     "functional": {"_checks"},
     "layers": {"_checks", "functional"},
     "metrics": {"_checks", "classifier", "functional"},
+    "reporting": {
+        "_checks",
+        "_files",
+        "classifier",
+        "data",
+        "explanation",
+        "metrics",
+        "visualization",
+    },
     "serving": {
         "_checks",
         "_files",
@@ -218,6 +227,7 @@ def test_public_surface():
         "layers",
         "metrics",
         "pretrained",
+        "reporting",
         "serving",
         "training",
         "visualization",

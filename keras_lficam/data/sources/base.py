@@ -52,6 +52,7 @@ class Source(abc.ABC):
         has_masks: Whether `batches` can add the mask of the object.
         multi_label: Whether an image can be of several classes at once: then
             labels are 0 or 1 for each of them, float32 `(batch, K)`.
+        license: What the data says of its license; None if it says nothing.
 
     Examples:
         assert source.count("train") > 0
@@ -66,6 +67,7 @@ class Source(abc.ABC):
     bits: int | None = None
     has_masks: bool = False
     multi_label: bool = False
+    license: str | None = None
     # What a message says that there is instead of masks.
     _contents: str
     # How many encoded examples may be in memory to be shuffled.
@@ -358,6 +360,25 @@ class Source(abc.ABC):
             else:
                 counts += np.bincount(batch, minlength=len(counts))
         return counts
+
+    def files(self, split: str) -> list[str] | None:
+        """Names the files of a split.
+
+        Args:
+            split: As for `count`.
+
+        Returns:
+            Paths in the order of `batches`, unshuffled; None where images are
+            no files.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        examples = self._examples(self._own(split), None)
+        if "path" not in examples.element_spec:
+            return None
+        paths = examples.map(lambda example: example["path"])
+        return [os.fsdecode(path) for path in paths.as_numpy_iterator()]
 
     def digest(self) -> str:
         """Tells apart data that has as many images of as many classes.

@@ -95,6 +95,11 @@ class TFDSSource(Source):
         return list(self._on_disk.info.features["label"].names)
 
     @functools.cached_property
+    def license(self) -> str | None:  # type: ignore[override]
+        told = self._builder.info.redistribution_info
+        return (told.license if told else "") or None
+
+    @functools.cached_property
     def _parts(self) -> tuple[str, ...]:
         parts = _PARTS.get(self._builder.name)
         if parts is None:

@@ -1,0 +1,247 @@
+"""The report of runs of all kinds, written, parsed and compared."""
+
+import json
+
+import numpy as np
+import pytest
+from report_runs import EVIL, Page, classifier, source_of, write_run
+
+import keras_lficam
+from keras_lficam import reporting
+from keras_lficam.reporting._reading import Images
+from keras_lficam.reporting.running import _classifier
+
+# A model explains a handful of images: to trace it takes longer.
+pytestmark = pytest.mark.usefixtures("eagerly")
+NAMES = ["cat", EVIL, "x" * 200]
+LABELS = {
+    "train": [0, 1, 2, 0, 1, 2, 0, 0],
+    "validation": [0, 1, 2, 0],
+    "test": [0, 1, 2, 0, 1],
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A run with LFI-CAM, and its page."""
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    source = source_of(LABELS, NAMES)
+    metrics = write_run(folder, source, classifier())
+    path = reporting.report(folder, data=source)
+    assert path == folder / "report.html"
+    return folder, metrics, path.read_text(encoding="utf-8")
+
+
+def check(text):
+    """What holds for each page."""
+    page = Page(text)
+    assert not page.faults
+    assert text.startswith("<!DOCTYPE html>")
+    assert not page.all("script")
+    assert not page.all("link")
+    for tag, attributes in page.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href"):
+                assert value.startswith(("data:image/", "#")), value
+    assert "url(" not in text
+    assert "@import" not in text
+    (root,) = page.all("html")
+    assert root["lang"] == "en"
+    assert all(image["alt"] for image in page.all("img"))
+    assert all(drawn["aria-label"] for drawn in page.all("svg"))
+    levels = [int(t[1]) for t, _ in page.elements if t in ("h1", "h2", "h3")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    names = [x["id"] for _, x in page.elements if "id" in x]
+    assert len(names) == len(set(names))
+    for _, attributes in page.elements:
+        if "aria-labelledby" in attributes:
+            assert attributes["aria-labelledby"] in names
+        if attributes.get("href", "").startswith("#"):
+            assert attributes["href"][1:] in names
+    return page
+
+
+def test_the_page_is_sound_and_names_are_escaped(written):
+    _, _, text = written
+    page = check(text)
+    assert "<script" not in text
+    assert EVIL in page.text
+    assert "&lt;script&gt;" in text
+    assert len(text) < 5_000_000
+    for heading in ("Findings", "Metrics", "Calibration", "Images"):
+        assert heading in page.text
+
+
+def test_its_numbers_are_those_of_the_metrics(written):
+    _, metrics, text = written
+    page = Page(text)
+    cells = {
+        x["data-metric"]: x["data-value"]
+        for x in page.all("td")
+        if "data-metric" in x
+    }
+    for split in ("validation", "test"):
+        found = metrics[split]
+        assert (
+            float(cells[f"{split}.majority_accuracy"])
+            == (found["majority_accuracy"])
+        )
+        for name in keras_lficam.metrics.classification.SCORES:
+            assert float(cells[f"{split}.{name}"]) == found[name]["value"]
+            if name not in ("log_loss",):
+                low, high = found[name]["interval"]
+                shown = f"{found[name]['value']:.1%} {100 * low:.1f} to "
+                assert f"{shown}{high:.1%}" in page.text
+    assert len(cells) == 16
+    for row in metrics["test"]["confusion"]:
+        for count in row:
+            assert f">{count}</td>" in text
+
+
+def test_it_shows_attention_evidence_and_contrast(written):
+    folder, _, text = written
+    page = Page(text)
+    alts = [image["alt"] for image in page.all("img")]
+    for words in ("Image ", "Attention map ", "Evidence for ", "Contrast in "):
+        assert any(alt.startswith(words) for alt in alts), words
+    assert "the bias of the class are its logit" in page.text
+    # It is written again over itself, and elsewhere never over another.
+    source = source_of(LABELS, NAMES)
+    reporting.report(folder, data=source, images=0)
+    fewer = Page((folder / "report.html").read_text())
+    assert len(fewer.all("img")) < len(page.all("img"))
+    other = folder / "other.html"
+    other.write_text("mine")
+    with pytest.raises(ValueError, match="`output` must be a new file"):
+        reporting.report(folder, data=source, output=other)
+    assert other.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "shown", "not_shown"),
+    [
+        ({"architecture": "abn"}, "Attention map ", "nothing"),
+        ({"architecture": "plain"}, "Evidence for ", "Attention map "),
+        ({"classifier_activation": "sigmoid"}, "Attention map ", "nothing"),
+        ({"classifier_activation": None}, "Evidence for ", "nothing"),
+    ],
+    ids=["abn", "plain", "sigmoid", "logits"],
+)
+def test_other_models(options, shown, not_shown, tmp_path):
+    source = source_of(
+        {k: v for k, v in LABELS.items() if k != "test"}, ["a", "b", "c"]
+    )
+    write_run(tmp_path / "run", source, classifier(**options), measured=False)
+    page = check(reporting.report(tmp_path / "run", data=source).read_text())
+    alts = [image["alt"] for image in page.all("img")]
+    assert any(alt.startswith(shown) for alt in alts)
+    assert not any(alt.startswith(not_shown) for alt in alts)
+    assert "4 validation images" in page.text
+
+
+def test_one_channel_and_two_classes(tmp_path):
+    labels = {"train": [0, 1] * 3, "validation": [0, 1, 1], "test": [1, 1]}
+    source = source_of(labels, ["fine", "broken"])
+    write_run(tmp_path / "run", source, classifier(2, channels=1), channels=1)
+    page = check(reporting.report(tmp_path / "run", data=source).read_text())
+    assert "1 class without test images" in page.text
+    assert "fine: the numbers on the test images say nothing" in page.text
+
+
+def test_several_labels(tmp_path):
+    labels = {
+        "train": [[1, 0], [0, 1], [1, 1], [0, 0]],
+        "validation": [[1, 0], [0, 1]],
+        "test": [[1, 1], [0, 0], [1, 0]],
+    }
+    source = source_of(labels, ["a", "b"])
+    assert source.multi_label
+    model = classifier(2, classifier_activation="sigmoid")
+    write_run(tmp_path / "run", source, model)
+    page = check(reporting.report(tmp_path / "run", data=source).read_text())
+    assert "All labels right" in page.text
+    assert "False alarms" in page.text
+    assert not any(x["alt"].startswith("Contrast") for x in page.all("img"))
+
+
+@pytest.mark.end_to_end
+def test_a_thousand_classes_have_no_matrix_and_few_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    names = [f"name {k}" for k in range(1000)]
+    labels = {
+        "train": np.arange(1000),
+        "validation": rng.integers(1000, size=40),
+        "test": rng.integers(1000, size=60),
+    }
+    source = source_of(labels, names)
+    write_run(tmp_path / "run", source, classifier(1000))
+    path = reporting.report(tmp_path / "run", data=source)
+    page = check(path.read_text())
+    assert "Most confused pairs" in page.text
+    assert not [x for x in page.all("table") if x.get("class") == "matrix"]
+    assert "Of 1000 classes these are the 50 with the lowest F1" in page.text
+    assert path.stat().st_size < 5_000_000
+
+
+def test_images_in_two_splits_are_found(tmp_path):
+    source = source_of(LABELS, ["a", "b", "c"])
+    images = Images(source, _classifier(classifier()), (16, 12), "stretch")
+    alone = images.twins()
+    assert (alone.across, alone.within, alone.contradicting) == ([], 0, 0)
+    assert alone.compared == 17
+
+    class Repeated(Images):
+        """Its test images 1 and 3 are training image 2."""
+
+        def batches(self, split, *, with_masks=False):
+            first = next(iter(super().batches("train")))
+            for pixels, labels in super().batches(split):
+                pixels = pixels.copy()
+                if split == "test":
+                    pixels[[1, 3]] = first[0][2]
+                yield pixels, labels
+
+    found = Repeated(
+        source, _classifier(classifier()), (16, 12), "stretch"
+    ).twins()
+    assert found.across == [["train image 2", "test image 1"]]
+    assert found.within == 1
+    assert found.contradicting == 1  # Of classes 2, 1 and 0.
+
+
+def test_a_model_that_diverged_is_reported(tmp_path):
+    model = classifier()
+    model.set_weights(
+        [np.full_like(value, np.nan) for value in model.get_weights()]
+    )
+    source = source_of(LABELS, ["a", "b", "c"])
+    write_run(tmp_path / "run", source, model, measured=False)
+    page = check(reporting.report(tmp_path / "run", data=source).read_text())
+    assert "no probabilities that could be measured" in page.text
+    assert not page.all("img")
+
+
+def test_what_is_no_run_is_refused(written, tmp_path):
+    folder, _, _ = written
+    source = source_of(LABELS, NAMES)
+    with pytest.raises(ValueError, match="`run` must be the folder of a run"):
+        reporting.report(tmp_path, data=source)
+    (tmp_path / "run.json").write_text(json.dumps({}))
+    with pytest.raises(ValueError, match="the run has not ended"):
+        reporting.report(tmp_path, data=source)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="the file is damaged"):
+        reporting.report(tmp_path, data=source)
+    with pytest.raises(ValueError, match="with its 3 classes"):
+        reporting.report(folder, data=source_of(LABELS, ["a", "b", "c"]))
+    with pytest.raises(ValueError, match="`split` must be one of"):
+        reporting.report(folder, data=source, split="exam")
+    with pytest.raises(ValueError, match="`images` must be"):
+        reporting.report(folder, data=source, images=-1)
+    with pytest.raises(TypeError, match="`model` must be a keras.Model"):
+        reporting.report(folder, data=source, model="model")
+    with pytest.raises(ValueError, match="`data` must be the data of the run"):
+        reporting.report(folder, data=tmp_path / "nothing")
