@@ -793,7 +793,7 @@ def test_images_of_other_shapes(name, shape, weights, said, tmp_path):
 )
 def test_families_refused_before_anything_is_built(name):
     family = getattr(keras_hub.models, name)
-    with pytest.raises(ValueError, match=f"is a {name}, .* To fix this: "):
+    with pytest.raises(ValueError, match=f"a {name}, .* To fix this: "):
         _shape_argument(family, "some_preset")
 
 
