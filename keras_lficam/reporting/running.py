@@ -154,7 +154,7 @@ def _model(folder: RunFolder) -> keras.Model:
 
 
 def _classifier(model: keras.Model) -> Classifier:
-    """Looks through a model; `fit` trains logits with a softmax."""
+    """What a model predicts; `fit` trains logits with a softmax."""
     classifier = Classifier(model)
     if classifier.gives == "logits":
         classifier = Classifier(model, "softmax")
