@@ -104,8 +104,8 @@ def _of_several_labels(
 
     def choices(order: np.ndarray) -> Iterator[Choice]:
         seen = set()  # An image is shown once.
-        for place in order:
-            index, k = np.unravel_index(place, chances.shape)
+        for flat in order:
+            index, k = np.unravel_index(flat, chances.shape)
             if index not in seen:
                 seen.add(index)
                 yield Choice(int(index), int(k), None)
