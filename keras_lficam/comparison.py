@@ -61,7 +61,9 @@ def compare(
 ) -> Evaluation:
     """Measures explainers of a model by metrics, on images of a data set.
 
-    The class that the model predicts is explained. The standard metrics are
+    The class that the model predicts is explained; where images have several
+    labels, the likeliest of those of the image, and of an image without a
+    label the likeliest of all. The standard metrics are
     those of `standard_metrics`. `evaluation.evaluate` does the work and takes
     other explainers, metrics and classes, too.
 
@@ -130,7 +132,8 @@ class Comparison:
         explainers: Names and explainers of the model.
         metrics: Names and metrics, with the counterparts of the explainers.
         batches: Images with labels and, where there are some, masks.
-        classes: Function of images: the classes that the model predicts.
+        classes: Function of images and labels: the classes that are explained,
+            those that the model predicts, or the likeliest of several labels.
         left_out: Names of explainers that cannot explain the model, and why;
             those of the other model begin with `"other: "`.
         source: The images that were drawn, with `counts` and `absent`; None
@@ -144,7 +147,7 @@ class Comparison:
     explainers: Mapping[str, Callable[..., Any]]
     metrics: Mapping[str, Any]
     batches: Iterable[Sequence[Any]]
-    classes: Callable[[Any], np.ndarray]
+    classes: Callable[..., np.ndarray]
     left_out: Mapping[str, str]
     source: Any
 
@@ -222,6 +225,7 @@ def plan(
             image_size=size,
             batch_size=batch_size,
             with_masks=source.has_masks,
+            channels=classifier.image_shape[-1] or 3,
         )
     options = {"samples": samples, "seed": seed}
     makers = _makers(explainers, options | {"activation": activation})
@@ -251,7 +255,7 @@ def plan(
         explainers=made,
         metrics=asked,
         batches=batches,
-        classes=functools.partial(_predicted, classifier),
+        classes=functools.partial(_explained, classifier),
         left_out=left_out,
         source=drawn,
     )
@@ -332,10 +336,19 @@ def _of_boxes(metric: Any) -> Metric:
     )
 
 
-def _predicted(classifier: Classifier, images: Any) -> np.ndarray:
+def _explained(
+    classifier: Classifier, images: Any, labels: Any = None
+) -> np.ndarray:
+    """The classes that are predicted, of several labels among these."""
     scores = classifier.scores(np.asarray(images, "float32"))
-    labels: np.ndarray = keras.ops.convert_to_numpy(scores).argmax(axis=-1)
-    return labels
+    scores = keras.ops.convert_to_numpy(scores)
+    if np.ndim(labels) == 2:
+        present = np.asarray(labels) > 0
+        # Of an image without a label all count.
+        present |= ~present.any(axis=-1, keepdims=True)
+        scores = np.where(present, scores, -np.inf)
+    classes: np.ndarray = scores.argmax(axis=-1)
+    return classes
 
 
 def _makers(explainers: Any, options: Any) -> dict[str, Maker]:
@@ -429,11 +442,11 @@ def _image_size(
 ) -> tuple[int, int] | None:
     """Size of the images for a model, which must fit the data."""
     *size, channels = classifier.image_shape
-    if channels not in (3, None):
+    if channels not in (1, 3, None):
         raise ValueError(
-            "Argument `model` must take images of 3 channels, as the data has "
-            f"them. Received: {classifier.model.name!r}, which takes "
-            f"{channels}"
+            "Argument `model` must take images of 3 channels, or 1 for gray "
+            "ones, as the data has them. Received: "
+            f"{classifier.model.name!r}, which takes {channels}"
         )
     known, names = classifier.num_classes, source.class_names
     if len(names) != known:

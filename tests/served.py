@@ -157,6 +157,12 @@ def of_many_scans():
 KIND = "the file is neither a JPEG nor a PNG picture"
 
 
+TIFF = (
+    "the file is a TIFF, which is not decoded here; save it as PNG, of 8 or 16 "
+    "bits"
+)
+
+
 BROKEN = "the {} picture is damaged or cut off"
 
 
@@ -177,6 +183,8 @@ DAMAGED = {
     "gif": (file_of(photo(), "GIF"), KIND),
     "webp": (file_of(photo(), "WEBP"), KIND),
     "bmp": (file_of(photo(), "BMP"), KIND),
+    "tiff": (file_of(photo(), "TIFF"), TIFF),
+    "base64_of_tiff": (base64.b64encode(file_of(photo(), "TIFF")), TIFF),
     "zeros": (bytes(1000), KIND),
     "empty": (b"", "the file is empty"),
     "header_of_24_megapixels": (declared(), BROKEN.format("JPEG")),

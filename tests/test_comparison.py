@@ -101,6 +101,37 @@ def test_a_source_is_sampled_with_its_classes_in_proportion(model):
     assert (row.metric, row.images) == ("average_drop", 5)
 
 
+def test_of_several_labels_the_likeliest_is_explained(batch):
+    model = keras_lficam.build(
+        backbone((32, 32, 3)),
+        3,
+        input_shape=(32, 32, 3),
+        classifier_activation="sigmoid",
+    )
+    images, _, masks = batch
+    scores = model.predict_on_batch(images)
+    best, middle, worst = np.argsort(-scores, axis=-1).T
+    labels = np.zeros((6, 3), "float32")
+    rows = np.arange(6)
+    labels[rows, worst] = 1
+    labels[rows[:4], middle[:4]] = 1
+    labels[0] = 0  # An image of no class.
+    found = comparison.compare(
+        model,
+        [(images, labels, masks)],
+        explainers=["GradCAM"],
+        metrics=["average_drop"],
+    )
+    expected = [best[0], *middle[1:4], *worst[4:]]
+    np.testing.assert_array_equal(found.classes, expected)
+    maps = explainers.GradCAM(model)(images, found.classes)
+    np.testing.assert_allclose(
+        found.values["GradCAM"]["average_drop"],
+        metrics.average_drop(model, images, maps, found.classes),
+        atol=2e-3,
+    )
+
+
 def test_explainers_that_cannot_are_left_out_unless_named(model, batch):
     plain = keras_lficam.build(
         backbone((32, 32, 3)),

@@ -58,12 +58,13 @@ def sentence(found: Mapping[str, Any], split: str) -> str:
 
     value = found["accuracy"]["value"]
     majority = found["majority_accuracy"]
-    always = (
-        "always answering the most frequent class, "
-        f"{_short(found['majority_class'])}, gives {majority:.1%}"
-    )
     if found["multi_label"]:
         always = f"the most frequent answer of each label gives {majority:.1%}"
+    else:
+        always = (
+            "always answering the most frequent class, "
+            f"{_short(found['majority_class'])}, gives {majority:.1%}"
+        )
     means = {
         "above": f"The accuracy of {value:.1%} is above that of the majority "
         f"class: {always}.",

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import shlex
 import sys
@@ -93,7 +94,7 @@ def measure(
         flush=True,
     )
     bits = arguments.bits
-    if pathlib.Path(arguments.data).is_dir():
+    if os.path.exists(arguments.data):  # A folder or a CSV file.
         bits = _models.bits(arguments.model, bits)
     source = _models.source(arguments.data, bits)
     planned = comparison.plan(
@@ -146,6 +147,12 @@ def accuracy(measured: Measured) -> str:
     """Words how often the model is right on the pictures."""
     found = measured.found
     assert found.classes is not None  # They are those of the plan.
+    if found.labels.ndim == 2:
+        return (
+            f"The {len(found.labels)} pictures can have several labels. Of "
+            "each the likeliest of its labels is explained, of one without a "
+            "label the likeliest of all."
+        )
     right = (found.classes == found.labels).mean()
     return (
         f"The model is right on {right:.1%} of the {len(found.labels)} "

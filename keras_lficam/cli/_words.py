@@ -110,9 +110,10 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        metavar="NAME",
-        help="data set by its TensorFlow Datasets name, or digits_in_photos "
-        "or elpv; with masks of the objects, localization is measured too",
+        metavar="NAME|FOLDER|FILE",
+        help="data set by its TensorFlow Datasets name, digits_in_photos, "
+        "elpv, a folder of pictures, or a CSV file that lists some; with "
+        "masks of the objects, localization is measured too",
     )
     parser.add_argument(
         "--split",

@@ -70,7 +70,7 @@ def _write_grid(measured: _measuring.Measured, partial: pathlib.Path) -> None:
     images, labels, *masks = map(np.stack, zip(*rows, strict=True))
     scores = measured.classifier.probabilities(images.astype("float32"))
     predictions = keras.ops.convert_to_numpy(scores)
-    classes = predictions.argmax(axis=-1)
+    classes = measured.planned.classes(images, labels)
     visualization.comparison_grid(
         images,
         {
@@ -80,7 +80,7 @@ def _write_grid(measured: _measuring.Measured, partial: pathlib.Path) -> None:
         titles=visualization.prediction_titles(
             predictions, measured.class_names, labels
         ),
-        masks=metrics.box_masks(masks[0]) if masks else None,
+        masks=metrics.box_masks(np.nan_to_num(masks[0])) if masks else None,
     ).savefig(partial, dpi=130)
 
 

@@ -296,6 +296,7 @@ def _explain_image(
     import PIL.Image
     import tensorflow as tf
 
+    from keras_lficam.data._images import to_gray
     from keras_lficam.data.pictures import read_picture
 
     for target in targets.values():
@@ -313,7 +314,7 @@ def _explain_image(
         _pixels(picture), (height, width), "bilinear", antialias=True
     )
     if channels == 1:
-        pixels = tf.image.rgb_to_grayscale(pixels)
+        pixels = to_gray(pixels)
     size = _fitted(picture.size, _OVERLAY_SIDE, enlarge=True)
     enlarged = _pixels(picture.resize(size, PIL.Image.Resampling.LANCZOS))
     explanation = task.view.explain(
@@ -423,10 +424,22 @@ def _about(
 
 
 def _title(explanation: "Explanation") -> str:
-    """Words the prediction, also where other classes are explained."""
-    best = int(explanation.logits[0].argmax())
-    percent = 100 * explanation.probabilities[0, best]
-    return f"{explanation.class_names[best]} ({percent:.0f} %)"
+    """Words the prediction, also where other classes are explained.
+
+    Where an image can have several labels, those of 50 % or more.
+    """
+    chances = explanation.probabilities[0]
+    shown = [int(explanation.logits[0].argmax())]
+    view = explanation.view
+    several = view.model.outputs[0].shape[-1] > 1
+    if several and view.classifier.activation == "sigmoid":
+        in_order = sorted(range(len(chances)), key=lambda c: -chances[c])
+        shown = [index for index in in_order if chances[index] >= 0.5]
+    names = explanation.class_names
+    words = [
+        f"{names[index]} ({100 * chances[index]:.0f} %)" for index in shown
+    ]
+    return ", ".join(words) or "no class"
 
 
 def _table(explanation: "Explanation") -> "Table":

@@ -131,6 +131,7 @@ def _export(arguments: argparse.Namespace) -> int:
             arguments.calibration,
             size if None in given else given,
             bits,
+            gray=model.input_shape[-1] == 1,
         )
     try:
         folder = serving.export(
@@ -158,13 +159,18 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _pictures(
-    folder: pathlib.Path, size: tuple[int, int], bits: int | None
+    folder: pathlib.Path,
+    size: tuple[int, int],
+    bits: int | None,
+    *,
+    gray: bool,
 ) -> "np.ndarray":
     """Reads some pictures below a folder at a size, as training reads them."""
     import numpy as np
     import tensorflow as tf
 
     from keras_lficam.data import read_picture
+    from keras_lficam.data._images import to_gray
     from keras_lficam.data._listing import images_below
 
     if not folder.is_dir():
@@ -178,7 +184,8 @@ def _pictures(
         except ValueError as error:
             print(f"Left out: {error}", file=sys.stderr)
             continue
-        images.append(tf.image.resize(picture, size, antialias=True))
+        image = tf.image.resize(picture, size, antialias=True)
+        images.append(to_gray(image) if gray else image)
     if not images:
         raise ValueError(f"{folder}: there is no picture that can be read")
     return np.stack(images)

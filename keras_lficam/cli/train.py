@@ -72,14 +72,14 @@ def add(commands: "_words.Commands") -> None:
     train = commands.add_parser(
         "train",
         help="train a classifier that shows what it looks at",
-        usage="keras-lficam train --data NAME|FOLDER --backbone NAME "
+        usage="keras-lficam train --data NAME|FOLDER|FILE --backbone NAME "
         "--output FOLDER\n       [options]\n"
         "       keras-lficam train --output FOLDER --resume",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Trains a classifier on a data set of TensorFlow Datasets "
-        "or on a folder of\npictures, and draws heat maps of validation "
-        "pictures on the way. The validation\npart chooses the best epoch; "
-        "the test part is looked at once, at the end.",
+        description="Trains a classifier on a data set of TensorFlow Datasets, "
+        "a folder of pictures\nor a CSV file, and draws heat maps of "
+        "validation pictures on the way. The\nvalidation part chooses the "
+        "best epoch; the test part is looked at once, at the\nend.",
         epilog="""\
 A folder of pictures has a folder for each class, with or without train,
 validation and test above them:
@@ -87,10 +87,18 @@ validation and test above them:
   my/folder/cat/1.jpg            my/folder/train/cat/1.jpg
   my/folder/dog/2.png            my/folder/validation/dog/2.png
 
+A CSV file begins with image,label and may have the columns split and mask, too.
+Paths begin at its folder. With a | between labels each picture can have several
+or none, and the model answers yes or no for each class:
+
+  image,label
+  1.jpg,cat|dog
+
 Examples:
 
   keras-lficam train --data my/folder --backbone EfficientNetB0 \\
       --weights imagenet --output runs/mine
+  keras-lficam train --data labels.csv --backbone ResNet18 --output runs/list
   keras-lficam train --data cifar10 --backbone ResNet110 --recipe paper \\
       --output runs/cifar10
   keras-lficam train --output runs/cifar10 --resume
@@ -112,9 +120,9 @@ damaged.txt, images that could not be read; checkpoint.npz, from which
 def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--data",
-        metavar="NAME|FOLDER",
+        metavar="NAME|FOLDER|FILE",
         help="name of a data set of TensorFlow Datasets, digits_in_photos, "
-        "elpv, or a folder of pictures",
+        "elpv, a folder of pictures, or a CSV file that lists some",
     )
     add_bits_option(group, "those of the highest number in the folder")
     group.add_argument(
@@ -149,6 +157,13 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         metavar=("HEIGHT", "WIDTH"),
         help="size that pictures get (default: that of the data set if it has "
         "one, else 224 224)",
+    )
+    group.add_argument(
+        "--channels",
+        type=int,
+        choices=[1, 3],
+        help="3 for a model of RGB images, gray ones as well; 1 for one of "
+        "gray images, to which colors are brought (default: 3)",
     )
     group.add_argument(
         "--output-stride",
@@ -372,7 +387,8 @@ def _stopped(folder: pathlib.Path) -> str:
 
 def _check_data(name: str) -> None:
     """Refuses data that is not there, before TensorFlow starts."""
-    if pathlib.Path(name).is_dir():
+    path = pathlib.Path(name)
+    if path.is_dir() or (path.suffix.lower() == ".csv" and path.is_file()):
         return
     import tensorflow_datasets as tfds
 
@@ -386,8 +402,8 @@ def _check_data(name: str) -> None:
     near = nearest(name, known)
     hint = f"; the nearest names: {', '.join(near)}" if near else ""
     raise ValueError(
-        f"--data {name}: there is no such folder, and TensorFlow Datasets "
-        f"knows no data set of this name{hint}"
+        f"--data {name}: there is no such folder or CSV file, and TensorFlow "
+        f"Datasets knows no data set of this name{hint}"
     )
 
 
@@ -586,11 +602,12 @@ def _model(
     model = keras_lficam.build(
         options["backbone"],
         source.class_names,
-        input_shape=(*size, 3),
+        input_shape=(*size, options.get("channels", 3)),
         weights=options.get("weights"),
         architecture=options["architecture"],
         output_stride=options.get("output_stride"),
         importance_network=options["importance_network"],
+        classifier_activation="sigmoid" if source.multi_label else "softmax",
     )
     if options["synchronize_batch_norm"]:
         distribution.synchronize_batch_normalization(model)

@@ -18,7 +18,7 @@ from keras_lficam.data.loading import load, source
 from keras_lficam.data.pictures import read_picture
 from keras_lficam.data.sampling import sample
 from keras_lficam.data.sources.base import Damaged, Source
-from keras_lficam.data.sources.folder import changed_file
+from keras_lficam.data.sources.files import changed_file
 from keras_lficam.data.sources.tf_data import from_datasets
 
 __all__ = [

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+# Gray as Pillow makes it of colors, by ITU-R BT.601.
+_LUMA = (0.299, 0.587, 0.114)
 # ImageNet is evaluated on the middle 224 pixels of a shorter side of 256.
 _MARGIN = 256 / 224
 
@@ -31,6 +33,13 @@ def resized_mask(
         size_before = _size_before_crop(tf.shape(mask), size)
         return _middle(tf.image.resize(mask, size_before, "nearest"), size)
     return tf.image.resize(mask, size, "nearest")
+
+
+def to_gray(image: tf.Tensor) -> tf.Tensor:
+    """Makes gray `(..., 1)` of RGB `(..., 3)`; uint8 stays uint8."""
+    colors = tf.cast(image, tf.float32)
+    gray = tf.reduce_sum(colors * _LUMA, axis=-1, keepdims=True)
+    return as_bytes(gray) if image.dtype == tf.uint8 else gray
 
 
 def common_shape(

@@ -16,7 +16,8 @@ _NOT_IMAGES = {
     ".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".iim", ".mpeg", ".mpg",
     ".ps", ".wmf",
 }  # fmt: skip
-_WORDS = {
+# What a split is called, in lower case.
+SPLIT_WORDS = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -225,7 +226,7 @@ def _split_of(name: str) -> str | None:
         split
         for word in words
         for short in (word, _SUFFIX.sub("", word))
-        if (split := _WORDS.get(short))
+        if (split := SPLIT_WORDS.get(short))
     }
     return found.pop() if len(found) == 1 else None
 
@@ -252,7 +253,7 @@ def _are_splits(
 
 
 def _is_exact(folder: pathlib.Path) -> bool:
-    return folder.name.lower() in _WORDS
+    return folder.name.lower() in SPLIT_WORDS
 
 
 def _innermost(folder: pathlib.Path, split: str) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""Finds images with labels by the name of a data set or of a folder."""
+"""Finds images with labels by the name of a data set, folder or CSV file."""
 
 import os
 import pathlib
@@ -9,6 +9,7 @@ from keras_lficam._checks import check_text, path_of
 from keras_lficam.data._listing import holds_images
 from keras_lficam.data.pictures import check_bits
 from keras_lficam.data.sources.base import Source
+from keras_lficam.data.sources.csv_file import CSVSource
 from keras_lficam.data.sources.folder import FolderSource
 from keras_lficam.data.sources.tfds import TFDSSource
 
@@ -31,6 +32,15 @@ def source(
     `train` alone a tenth of it is for validation; a test that is not there is
     not made.
 
+    A CSV file, UTF-8, names the columns `image` and `label` in its first line,
+    and may name `split` and `mask`; others are not looked at. Paths begin at
+    its folder. Several labels of an image stand in one cell, `cat|dog`: with a
+    `|` anywhere every image can have several or none, and labels are 0 or 1
+    for each class. The split is train, validation or test, in every line or in
+    none; what is not given is set aside as of a folder, of an image with
+    several labels by the rarest. A mask is an image of the same size, not 0 on
+    the object.
+
     Every file is read that Pillow reads, also behind a link, but for hidden
     ones. Each is read once; images that cannot be are named in the log and
     left out, and files that are none are counted there. Images of 16 bits
@@ -42,19 +52,20 @@ def source(
     split besides, that is the test, for the test never chooses a model.
 
     Args:
-        name: Folder of pictures, or TFDS name such as `"cifar10"` or
-            `"digits_in_photos"`. A folder of that name comes first.
+        name: Folder of images; CSV file, whose name ends in `.csv`; or TFDS
+            name such as `"cifar10"` or `"digits_in_photos"`. A folder of that
+            name comes first.
         data_dir: Folder of the prepared data sets; that of TFDS by default.
-        bits: Bits that pictures of 16 bits use, 8 to 16, where their files do
-            not say it; by default those of the highest number in the folder.
+        bits: Bits that images of 16 bits use, 8 to 16, where their files do
+            not say it; by default those of the highest number in all files.
 
     Returns:
         The source. What TFDS has not on disk yet is downloaded and prepared
         when it is first needed.
 
     Raises:
-        ValueError: If there is no such data set or folder, or if it cannot be
-            used to train a classifier.
+        ValueError: If there is no such data set, folder or file, or if it
+            cannot be used to train a classifier.
         TypeError: If `name` is neither a string nor a path.
 
     Examples:
@@ -90,14 +101,16 @@ def found_source(
     if data_dir is not None:
         path_of("data_dir", data_dir)
     check_bits(bits)
+    if _is_csv_file(name):
+        return CSVSource(path_of(argument, name), bits=bits)
     if _is_folder(name):
         return FolderSource(path_of(argument, name), bits=bits)
     check_text(argument, name)
     if bits is not None:
         raise ValueError(
-            "Argument `bits` must be None but for a folder, whose files may "
-            f"have 16 bits. Received: bits={bits!r} for {argument}={name!r}. "
-            "To fix this: leave it out."
+            "Argument `bits` must be None but for a folder or a CSV file, "
+            f"whose images may have 16 bits. Received: bits={bits!r} for "
+            f"{argument}={name!r}. To fix this: leave it out."
         )
     return TFDSSource(str(name), data_dir, argument)
 
@@ -114,6 +127,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     resizing: str = "stretch",
     cache: bool = False,
+    channels: int = 3,
 ) -> tf.data.Dataset:
     """Loads a data set for training, evaluation or scoring heat maps.
 
@@ -122,7 +136,7 @@ def load(
 
     Args:
         name: TFDS name such as `"cifar10"`, or `"digits_in_photos"`, or a
-            folder of pictures, as for `source`.
+            folder of images or a CSV file, as for `source`.
         split: As for `Source.batches`.
         image_size: As for `Source.batches`.
         batch_size: As for `Source.batches`.
@@ -132,6 +146,7 @@ def load(
         data_dir: Folder of the prepared data sets; that of TFDS by default.
         resizing: As for `Source.batches`.
         cache: As for `Source.batches`.
+        channels: As for `Source.batches`.
 
     Returns:
         Batches as those of `Source.batches`.
@@ -155,6 +170,16 @@ def load(
         with_masks=with_masks,
         resizing=resizing,
         cache=cache,
+        channels=channels,
+    )
+
+
+def _is_csv_file(name: object) -> bool:
+    """Says whether a name is that of a CSV file, by its ending."""
+    return (
+        isinstance(name, (str, os.PathLike))
+        and pathlib.PurePath(os.fsdecode(name)).suffix.lower() == ".csv"
+        and not os.path.isdir(name)
     )
 
 

@@ -1,9 +1,11 @@
 """Reads image files of any kind into RGB pixels."""
 
+import contextlib
 import logging
 import os
 import pathlib
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,10 +45,12 @@ class Read(NamedTuple):
         pixels: `(H, W, 3)`, uint8.
         highest: The highest number of 16 bits, where the file does not say
             how many of them it uses; else None.
+        pages: Pages of a TIFF, of which the first was read.
     """
 
     pixels: np.ndarray
     highest: int | None
+    pages: int = 1
 
 
 def read_picture(
@@ -56,7 +60,8 @@ def read_picture(
 
     The image is turned upright by its EXIF orientation. Gray, palette and CMYK
     images become RGB, transparency is laid on white, and of an animation the
-    first frame is read.
+    first frame is read, of a TIFF the first page, with a warning if there are
+    more.
 
     Images of 16 bits a channel become 8 bits: `2 ** bits - 1` and all above
     it becomes 255. How many bits are used, the file may say by BitsPerSample
@@ -84,7 +89,13 @@ def read_picture(
     """
     check_bits(bits)
     path_of("path", path)
-    pixels, highest = read(path, bits)
+    pixels, highest, pages = read(path, bits)
+    if pages > 1:
+        _LOG.warning(
+            "%s: the file has %d pages, of which the first is read",
+            os.fspath(path),
+            pages,
+        )
     if highest is not None and bits is None and highest < 2**12:
         _LOG.warning(
             "%s: the file holds 16-bit numbers of %d at most, and is dark; "
@@ -154,27 +165,77 @@ def read(path: str | os.PathLike[str], bits: int | None) -> Read:
     import PIL.ImageOps
 
     path = os.fspath(path)
+    with _opened(path) as opened:
+        pages = _pages(opened)
+        deep = _deep_color(path, opened)
+        if deep is None:
+            PIL.ImageOps.exif_transpose(opened, in_place=True)
+            if opened.mode.startswith("I"):
+                deep = _deep_gray(opened)
+        else:
+            deep = _upright(deep, opened.getexif().get(0x0112, 1))
+        if deep is not None:
+            declared = _declared(path, opened, deep)
+            found = _from_16_bits(deep, declared, bits)._replace(pages=pages)
+            # Which Pillow does for 8 bits, and not for 16.
+            if opened.format == "TIFF" and opened.tag_v2.get(262) == 0:
+                found = found._replace(pixels=255 - found.pixels)
+            return found
+        if opened.mode == "F":
+            raise _RefusedError(
+                "the picture holds floating point numbers, whose range is not "
+                "known; save it with 8 or 16 bits"
+            )
+        picture: PIL.Image.Image = opened
+        if picture.has_transparency_data:
+            white = PIL.Image.new("RGBA", picture.size, "white")
+            white.alpha_composite(picture.convert("RGBA"))
+            picture = white
+        if picture.mode != "RGB":
+            picture = picture.convert("RGB")
+        return Read(np.asarray(picture), None, pages)
+
+
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads an image file as the mask of an object.
+
+    The object is where any channel is not 0, whatever its number; of a
+    palette the numbers count, not their colors. Opacity is not looked at.
+
+    Args:
+        path: File in a format that Pillow reads.
+
+    Returns:
+        Array `(H, W, 1)`, bool.
+
+    Raises:
+        ValueError: If the file is missing, damaged, too large or no image.
+        TypeError: If `path` is neither a string nor a path.
+    """
+    import PIL.ImageOps
+
+    with _opened(os.fspath(path_of("path", path))) as opened:
+        PIL.ImageOps.exif_transpose(opened, in_place=True)
+        colors = [band for band in opened.getbands() if band not in "Aa"]
+        values = np.asarray(opened)
+        if values.ndim == 2:
+            values = values[..., None]
+        mask: np.ndarray = np.any(
+            values[..., : len(colors)] != 0, axis=-1, keepdims=True
+        )
+        return mask
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """Opens an image file; what goes wrong inside is said of the file."""
+    import PIL.Image
+
     _check_file(path)
-    opened: Any
-    picture: Any
     try:
         with PIL.Image.open(path) as opened:
             _check_pixels(opened)
-            deep = _deep_color(path, opened)
-            if deep is None:
-                PIL.ImageOps.exif_transpose(opened, in_place=True)
-                picture = opened
-            else:
-                deep = _upright(deep, opened.getexif().get(0x0112, 1))
-            if deep is None and picture.mode.startswith("I"):
-                deep = _deep_gray(picture)
-            if deep is not None:
-                declared = _declared(path, opened, deep)
-                found = _from_16_bits(deep, declared, bits)
-                # Which Pillow does for 8 bits, and not for 16.
-                if opened.format == "TIFF" and opened.tag_v2.get(262) == 0:
-                    found = found._replace(pixels=255 - found.pixels)
-                return found
+            yield opened
     except _RefusedError as error:
         raise ValueError(f"{path}: {error}") from None
     except PIL.UnidentifiedImageError:
@@ -184,18 +245,17 @@ def read(path: str | os.PathLike[str], bits: int | None) -> Read:
     except Exception as error:  # Decoders of damaged files raise anything.
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: the file is damaged ({reason})") from None
-    if picture.mode == "F":
-        raise ValueError(
-            f"{path}: the picture holds floating point numbers, whose range "
-            "is not known; save it with 8 or 16 bits"
-        )
-    if picture.has_transparency_data:
-        white = PIL.Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture.convert("RGBA"))
-        picture = white
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    return Read(np.asarray(picture), None)
+
+
+def _pages(opened: Any) -> int:
+    """Counts the pages of a TIFF."""
+    if opened.format != "TIFF":
+        return 1
+    try:
+        pages: int = opened.n_frames
+    except Exception:  # Behind a page that can be read.
+        return 1
+    return pages
 
 
 class _RefusedError(Exception):
@@ -274,11 +334,15 @@ def _deep_color(path: str, opened: Any) -> np.ndarray | None:
     if opened.format == "PNG":
         with open(path, "rb") as file:
             depth, color = file.read(26)[24:26]
-        if depth == 16 and color != 0:
+        see_through = depth == 16 and _chunk(path, b"tRNS") is not None
+        if depth == 16 and (color != 0 or see_through):
             import tensorflow as tf
 
             content = tf.io.read_file(path)
-            return np.asarray(tf.io.decode_png(content, dtype=tf.uint16))
+            # One color that stands for nothing becomes opacity of 0.
+            channels = 4 if see_through else 0
+            decoded = tf.io.decode_png(content, channels, tf.uint16)
+            return np.asarray(decoded)
     if opened.format == "TIFF" and opened.mode in ("RGB", "RGBA"):
         sizes = opened.tag_v2.get(258, ())
         if len(sizes) >= 3 and set(sizes) == {16}:
@@ -351,12 +415,18 @@ def _declared_by_png(path: str, values: np.ndarray) -> int | None:
 
 
 def _significant_bits(path: str) -> int | None:
+    significant = _chunk(path, b"sBIT")
+    return None if significant is None else max(significant, default=None)
+
+
+def _chunk(path: str, wanted: bytes) -> bytes | None:
+    """Reads a chunk of a PNG that stands in front of its pixels."""
     with open(path, "rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
             length, name = struct.unpack(">I4s", head)
-            if name == b"sBIT":
-                return max(file.read(length), default=None)
+            if name == wanted:
+                return file.read(length)
             if name == b"IDAT":
                 return None
             file.seek(length + 4, os.SEEK_CUR)

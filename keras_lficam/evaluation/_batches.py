@@ -1,5 +1,6 @@
 """Batches as arrays, and the classes that are explained in them."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ def unpacked(batch: Any) -> dict[str, np.ndarray]:
 
 
 def chosen_classes(
-    classes: str | Callable[[np.ndarray], Any],
+    classes: str | Callable[..., Any],
     images: np.ndarray,
     labels: np.ndarray,
 ) -> np.ndarray | None:
@@ -55,15 +56,26 @@ def chosen_classes(
         return None
     found = labels
     if not isinstance(classes, str):
-        found = np.asarray(keras.ops.convert_to_numpy(classes(images)))
+        known = {"labels": labels} if _takes_labels(classes) else {}
+        answer = classes(images, **known)
+        found = np.asarray(keras.ops.convert_to_numpy(answer))
     if found.shape != (len(images),) or found.dtype.kind not in "iu":
         raise ValueError(
             "Argument `classes` must lead to an integer for each of the "
             f"{len(images)} images. Received: classes={classes!r}, that is "
             f"shape {found.shape} and type {found.dtype}. To fix this: "
-            "scores.argmax(axis=-1) of scores or of one-hot labels."
+            "scores.argmax(axis=-1) of scores or of one-hot labels; for "
+            "several labels an image, a function of `images` and `labels` "
+            "that chooses one."
         )
     return found
+
+
+def _takes_labels(classes: Callable[..., Any]) -> bool:
+    try:
+        return "labels" in inspect.signature(classes).parameters
+    except ValueError:  # It does not tell, as a function of C.
+        return False
 
 
 def check_batches(data: object) -> None:

@@ -1,7 +1,7 @@
 """Metrics with their names, and what of a batch they are called with."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -38,17 +38,50 @@ class NamedMetric:
             other = self.others[explainer]
             maps = other(given["images"], given["classes"])
             given = {**given, "other_maps": maps}
-        values = self._function(
-            **{key: given[key] for key in self._wanted if key in given}
-        )
+        asked = {key: given[key] for key in self._wanted if key in given}
         count = len(given["images"])
+        if "masks" not in asked:
+            return self._values(asked, count)
+        without = np.isnan(asked["masks"]).all(axis=(1, 2, 3))
+        if not without.any():
+            return self._values(asked, count)
+        if without.all():
+            return np.full(count, np.nan)
+        there = {
+            key: None if values is None else np.asarray(values)[~without]
+            for key, values in asked.items()
+        }
+        found = self._values(there, int((~without).sum()))
+        values = np.full((count, *found.shape[1:]), np.nan)
+        values[~without] = found
+        return values
+
+    def _values(self, asked: Mapping[str, Any], count: int) -> np.ndarray:
+        values = self._function(**asked)
         return self._checked(values, count, self._reduction is not None)
 
-    def reduce(self, values: np.ndarray) -> np.ndarray:
-        """Values of all images, `(N,)`, float64."""
-        if self._reduction is not None:
-            values = self._checked(self._reduction(values), len(values), False)
-        return values.astype("float64")
+    def reduce(self, batches: Sequence[np.ndarray]) -> np.ndarray:
+        """Values of all images, `(N,)`, float64; NaN without a mask."""
+        if self._reduction is None:
+            return np.concatenate(batches).astype("float64")
+        shape = max((values.shape[1:] for values in batches), key=len)
+        values = np.concatenate(
+            [
+                values
+                if values.shape[1:] == shape
+                else np.full((len(values), *shape), np.nan)
+                for values in batches
+            ]
+        )
+        # Only those that are there: the reduction is over all images.
+        axes = tuple(range(1, values.ndim))
+        there = ~np.isnan(values).all(axis=axes)
+        reduced = np.full(len(values), np.nan)
+        if there.any():
+            reduced[there] = self._checked(
+                self._reduction(values[there]), int(there.sum()), False
+            )
+        return reduced
 
     def _checked(
         self, values: Any, count: int, may_be_many: bool

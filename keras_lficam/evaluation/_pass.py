@@ -22,7 +22,7 @@ def measured(
     explainers: Mapping[str, Callable[..., Any]],
     named: Sequence[NamedMetric],
     data: Iterable[Any],
-    classes: str | Callable[[np.ndarray], Any],
+    classes: str | Callable[..., Any],
     progress: bool,
 ) -> tuple[
     dict[str, dict[str, np.ndarray]],
@@ -75,7 +75,7 @@ def measured(
         )
     values = {
         name: {
-            metric.name: metric.reduce(np.concatenate(found[name][metric.name]))
+            metric.name: metric.reduce(found[name][metric.name])
             for metric in named
             if metric.name in found[name]
         }

@@ -156,7 +156,7 @@ class Evaluation:
 
         A line is an explainer and an image: its number in the data, from 0
         on, its label, the class that was explained if that is known, and a
-        column for each metric.
+        column for each metric. Several labels of an image are `0|2`.
 
         Args:
             path: File to make. It appears when it is complete.
@@ -173,6 +173,10 @@ class Evaluation:
 
     def _lines(self, metrics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         labels = self.labels.tolist()
+        if self.labels.ndim == 2:
+            labels = [
+                "|".join(map(str, np.flatnonzero(row))) for row in self.labels
+            ]
         classes = [""] * len(labels)
         if self.classes is not None:
             classes = self.classes.tolist()

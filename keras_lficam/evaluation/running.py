@@ -19,7 +19,7 @@ def evaluate(
     metrics: Mapping[str, Callable[..., Any] | Metric],
     data: Iterable[Sequence[Any]],
     *,
-    classes: str | Callable[[np.ndarray], Any] = "predicted",
+    classes: str | Callable[..., Any] = "predicted",
     progress: bool = False,
 ) -> Evaluation:
     """Measures explainers by metrics.
@@ -31,7 +31,8 @@ def evaluate(
     - `images`: `(B, H, W, 3)`;
     - `maps`: what the explainer gave, `(B, H, W, 1)`;
     - `classes`: the explained classes, `(B,)`, or None for the predicted ones;
-    - `masks`: masks of the objects, `(B, H, W, 1)`, if the data has them;
+    - `masks`: masks of the objects, `(B, H, W, 1)`, if the data has them; an
+      image whose mask is all NaN has none, and NaN as the value of the metric;
     - `other_maps`: what the explainer's counterpart gave, of a `Metric` that
       names it in `others`.
 
@@ -52,8 +53,9 @@ def evaluate(
             `data.load` gives.
         classes: Which class is explained: `"predicted"`, the one that each
             explainer's model predicts itself; `"label"`; or a function of
-            the images that gives classes `(B,)`. With the function, an
-            explainer of another model explains the same class.
+            the images, and of their labels if it has a parameter `labels`,
+            that gives classes `(B,)`. With the function, an explainer of
+            another model explains the same class.
         progress: Whether to show a bar with the remaining time.
 
     Returns:

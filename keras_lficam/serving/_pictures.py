@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_lficam.data._images import to_gray
 from keras_lficam.serving import Limits
 
 # Bytes at the start of a JPEG in which its frame is searched.
@@ -20,12 +21,12 @@ _PIXELS_OF_A_JPEG_BYTE = 8 * 64
 _BYTES_OF_A_PNG_BYTE = 1032
 # Pixels that are scaled and laid on white at once.
 _PIXELS_AT_ONCE = 2**20
-# Gray as Pillow and TensorFlow make it of colors, by ITU-R BT.601.
-_LUMA = (0.299, 0.587, 0.114)
 # The longer side of an overlay, at most.
 OVERLAY_SIDE = 1024
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
+# Of both orders of bytes, BigTIFF as well, and their base64.
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"SUkq", b"TU0A", b"SUkr")
 # Markers of frames, which hold the size of a JPEG. C4, C8 and CC are others.
 _FRAMES = [*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC)]
 _FRAMES += range(0xCD, 0xD0)
@@ -92,6 +93,11 @@ def decoded(
     for condition, words in [
         (too_long, f"the file has more than {limits.file_bytes:,} bytes"),
         (_length(encoded) == 0, "the file is empty"),
+        (
+            _begins_with(encoded, _TIFF),
+            "the file is a TIFF, which is not decoded here; save it as PNG, "
+            "of 8 or 16 bits",
+        ),
         (kinds == 0, "the file is neither a JPEG nor a PNG picture"),
         (
             pixels > limits.pixels,
@@ -122,7 +128,7 @@ def decoded(
         picture = _upright(picture, orientations[index])
         image = tf.image.resize(picture, image_size, "bilinear", antialias=True)
         if channels == 1:
-            image = tf.reduce_sum(image * _LUMA, axis=-1, keepdims=True)
+            image = to_gray(image)
         return index, image, tf.io.serialize_tensor(_canvas(picture))
 
     # The errors of decoding cannot be caught in a graph, but a data set can
@@ -149,6 +155,11 @@ def decoded(
     damaged = (errors == "") & (canvases == "")
     errors = tf.where(damaged, broken, errors)
     return Pictures(tf.ensure_shape(images, (None, *shape)), canvases, errors)
+
+
+def _begins_with(files: tf.Tensor, starts: Collection[bytes]) -> tf.Tensor:
+    heads = tf.strings.substr(files, 0, 4)
+    return tf.reduce_any(heads[:, None] == [[*starts]], axis=-1)
 
 
 def _length(files: tf.Tensor) -> tf.Tensor:

@@ -40,6 +40,8 @@ def about_run(run: Run) -> dict[str, Any]:
         # Of no interest to other data, and to runs of before.
         | ({"bits": run.source.bits} if run.source.bits else {}),
         "image_size": run.image_size,
+        "channels": run.channels,
+        "activation": getattr(run.activation, "__name__", None),
         "parameters": run.model.count_params(),
         "recipe": dataclasses.asdict(run.recipe),
         "seed": run.seed,

@@ -39,6 +39,11 @@ class Run:
         return len(self.source.class_names)
 
     @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for gray images."""
+        return self.model.input_shape[-1] or 3
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs where there are several, all for the label."""
         output = self.model.output

@@ -187,6 +187,8 @@ def _checked_images(images: npt.ArrayLike) -> np.ndarray:
 
 def _checked_labels(labels: npt.ArrayLike, count: int) -> np.ndarray:
     labels = array_of("labels", labels)
+    if labels.ndim == 2 and len(labels) == count:
+        return labels  # Of several classes; the titles check them.
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(
             "Argument `labels` must hold integers. "

@@ -79,8 +79,8 @@ def fit(
     replicas; see `keras_lficam.distribution`.
 
     Args:
-        model: Classifier of images `(B, H, W, 3)` in 0 to 255, one of its
-            outputs for each class.
+        model: Classifier of images `(B, H, W, 3)`, or gray `(B, H, W, 1)`,
+            in 0 to 255, one of its outputs for each class.
         data: Name or folder, as for `data.source`, or what it or
             `data.from_datasets` gives. Where its images have several labels,
             the model must end with a sigmoid; the accuracy is then that of
@@ -454,6 +454,7 @@ def _stream(run: Run, **part: Any) -> Any:
         batch_size=run.recipe.batch_size,
         seed=run.seed,
         augmentation=run.recipe.augmentation,
+        channels=run.channels,
         **part,
     )
 
@@ -510,6 +511,7 @@ def _batches(
         batch_size=batch_size,
         resizing=run.recipe.resizing,
         cache=cache,
+        channels=run.channels,
     )
 
 
@@ -593,12 +595,13 @@ def _heat_maps(run: Run, every: int) -> Iterator[HeatMaps]:
         shuffle=True,
         seed=run.seed,
         resizing=run.recipe.resizing,
+        channels=run.channels,
     )
     images, labels = next(chosen.as_numpy_iterator())
     yield HeatMaps(
         explainer,
         images,
-        None if run.source.multi_label else labels,
+        labels,
         class_names=run.source.class_names,
         every=every,
         folder=run.folder / "heat_maps",
@@ -658,17 +661,17 @@ def _finish(
 
 
 def _check_model(model: keras.Model) -> None:
-    """Refuses what is no classifier of RGB images, or not built."""
+    """Refuses what is no classifier of images, or not built."""
     surgery.check_graph(model)
     surgery.check_one("input", model, model.inputs)
     surgery.check_images(model, model.inputs[0])
-    if model.inputs[0].shape[-1] not in (3, None):
+    if model.inputs[0].shape[-1] not in (1, 3, None):
         raise ValueError(
-            "Argument `model` must take images of 3 channels, as the data has "
-            f"them. Received: {model.name!r} with the input shape "
-            f"{model.input_shape}. To fix this: put a layer in front that "
-            "makes its channels of red, green and blue; or compile the model "
-            "and train it by model.fit."
+            "Argument `model` must take images of 3 channels, or 1 for gray "
+            f"ones, as the data has them. Received: {model.name!r} with the "
+            f"input shape {model.input_shape}. To fix this: put a layer in "
+            "front that makes its channels of red, green and blue; or compile "
+            "the model and train it by model.fit."
         )
     output = model.output
     named = isinstance(output, dict) and "predictions" in output

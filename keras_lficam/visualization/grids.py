@@ -179,11 +179,13 @@ def prediction_titles(
         predictions: Probabilities `(B, K)`.
         names: Name of each class; the default is its number.
         labels: True classes `(B,)`; where one differs from the prediction it
-            is named too.
+            is named too. Or 0 or 1 for each class `(B, K)`, where an image can
+            have several: then all classes of 50 % or more are named.
 
     Returns:
         A line for each prediction, such as `"7 (98 %)"` or
-        `"7 (61 %), label: 1"`.
+        `"7 (61 %), label: 1"`; of several labels `"7 (98 %), 1 (61 %)"` or
+        `"none, labels: 1"`.
 
     Raises:
         ValueError: If the predictions are no such probabilities, or `names`
@@ -209,6 +211,8 @@ def prediction_titles(
         )
     best = rows.argmax(axis=-1)
     true = best if labels is None else numbers_of("labels", labels)
+    if true.ndim == 2:
+        return _titles_of_several(rows, names, true)
     if true.shape != best.shape or (
         true.dtype.kind not in "iu"
         or (true.size and not 0 <= true.min() <= true.max() < len(names))
@@ -223,6 +227,33 @@ def prediction_titles(
         title = f"{names[guess]} ({100 * row[guess]:.0f} %)"
         if guess != truth:
             title += f", label: {names[truth]}"
+        titles.append(title)
+    return titles
+
+
+def _titles_of_several(
+    rows: np.ndarray, names: Sequence[str], labels: np.ndarray
+) -> list[str]:
+    if labels.shape != rows.shape or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            "Argument `labels` must hold 0 or 1 for each class of each of the "
+            f"predictions, {rows.shape}. Received: labels.shape="
+            f"{labels.shape}, and values from {labels.min()} to {labels.max()}"
+        )
+    titles = []
+    for row, truth in zip(rows, labels == 1, strict=True):
+        guessed = row >= 0.5
+        title = ", ".join(
+            f"{name} ({100 * chance:.0f} %)"
+            for name, chance in zip(names, row, strict=True)
+            if chance >= 0.5
+        )
+        title = title or "none"
+        if (guessed != truth).any():
+            true = [
+                name for name, is_it in zip(names, truth, strict=True) if is_it
+            ]
+            title += f", labels: {', '.join(true) or 'none'}"
         titles.append(title)
     return titles
 

@@ -157,6 +157,26 @@ def test_overlay_is_attention_or_else_evidence(folder, tmp_path):
         assert height == round(150 * (1.9 / 2 + 0.4))
 
 
+def test_of_several_labels_all_likely_ones_are_named(folder, tmp_path, capsys):
+    import tensorflow as tf
+
+    words = [folder / "logits.keras", "--activation", "sigmoid"]
+    images = [folder / "a.png", folder / "b.png"]
+    assert explain(words[0], *images, *words[1:], "--output", tmp_path) == 0
+    told = capsys.readouterr().out
+    model = keras.models.load_model(words[0])
+    for image in images:
+        pixels = data.read_picture(image)[np.newaxis]
+        pixels = tf.image.resize(pixels, (32, 32), "bilinear", antialias=True)
+        chances = 1 / (1 + np.exp(-model(pixels).numpy()[0]))
+        named = [NAMES[c] for c in np.argsort(-chances) if chances[c] >= 0.5]
+        (line,) = (x for x in told.splitlines() if x.startswith(str(image)))
+        title = line.removeprefix(f"{image}: ")
+        title = title.removesuffix(f", {tmp_path / image.stem}_overlay.png")
+        found = [word.split(" (")[0] for word in title.split(", ")]
+        assert found == (named or ["no class"])
+
+
 @pytest.mark.parametrize("model", ["attended", "plain"])
 def test_table_is_readable_in_80_columns(
     model, folder, tmp_path, capsys, monkeypatch

@@ -85,7 +85,7 @@ def test_16_bit_gray_is_scaled(tmp_path):
     np.testing.assert_array_equal(actual[0, :, 1], [0, 1, 128, 255])
 
 
-def write_png16(path, values, bits=None):
+def write_png16(path, values, bits=None, clear=()):
     """Writes 16-bit color by hand, for Pillow writes no such file."""
 
     def chunk(name, data):
@@ -104,6 +104,7 @@ def write_png16(path, values, bits=None):
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
         + (chunk(b"sBIT", bytes([bits] * channels)) if bits else b"")
+        + (chunk(b"tRNS", np.array(clear, ">u2").tobytes()) if clear else b"")
         + chunk(b"IDAT", zlib.compress(b"".join(lines)))
         + chunk(b"IEND", b"")
     )
@@ -192,6 +193,18 @@ def test_16_bits_with_opacity_and_with_white_as_zero(tmp_path):
     assert read_picture(tmp_path / "a.tif")[0, :, 0].tolist() == [255, 0]
 
 
+def test_a_color_that_stands_for_nothing_is_white_also_of_16_bits(tmp_path):
+    """Gray 258 and the color (1, 2, 3) are transparent by a chunk tRNS."""
+    gray = [[[258], [257], [65535]]]
+    write_png16(tmp_path / "gray.png", gray, clear=(258,))
+    color = [[[1, 2, 3], [1, 2, 4]]]
+    write_png16(tmp_path / "color.png", color, clear=(1, 2, 3))
+    found = read_picture(tmp_path / "gray.png")
+    assert found[0].tolist() == [[255] * 3, [1] * 3, [255] * 3]
+    found = read_picture(tmp_path / "color.png")
+    assert found[0].tolist() == [[255] * 3, [0] * 3]
+
+
 def test_16_bit_color_is_turned_upright(tmp_path):
     values = np.arange(18, dtype="uint16").reshape(2, 3, 3) * 257
     upright = {
@@ -235,6 +248,44 @@ def test_formats_that_pillow_lacks_are_named(name, content, kind, tmp_path):
     message = f"{name}: the file is {kind}, which .* convert it to PNG or JPEG"
     with pytest.raises(ValueError, match=message):
         read_picture(tmp_path / name)
+
+
+def test_first_page_of_a_tiff_with_a_warning(tmp_path, caplog):
+    pages = np.stack([np.full((4, 4), level, "uint8") for level in (9, 200)])
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "b.tif", pages[0])
+    assert (read_picture(tmp_path / "b.tif") == 9).all()
+    assert not caplog.text
+    assert (read_picture(tmp_path / "a.tif") == 9).all()
+    assert "a.tif: the file has 2 pages, of which the first" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "expected"),
+    [
+        ([[0, 1, 255]], "L", [0, 1, 1]),
+        ([[0, 1, 65535]], "I;16", [0, 1, 1]),
+        ([[[0, 0, 0], [0, 0, 3]]], "RGB", [0, 1]),
+        ([[[0, 255], [7, 0]]], "LA", [0, 1]),
+        ([[False, True]], "1", [0, 1]),
+    ],
+)
+def test_a_mask_is_where_anything_is(values, mode, expected, tmp_path):
+    kind = {"I;16": "uint16", "1": bool}.get(mode, "uint8")
+    PIL.Image.fromarray(np.array(values, kind)).save(tmp_path / "a.png")
+    found = pictures.read_mask(tmp_path / "a.png")
+    assert found.dtype == bool
+    assert found[0, :, 0].tolist() == expected
+
+
+def test_a_mask_of_a_palette_is_its_numbers(tmp_path):
+    """The color of number 0 is white here, that of 1 is black."""
+    mask = PIL.Image.new("P", (2, 1))
+    mask.putpalette([255] * 3 + [0] * 3)
+    mask.putpixel((1, 0), 1)
+    mask.save(tmp_path / "a.png")
+    found = pictures.read_mask(tmp_path / "a.png")
+    assert found[0, :, 0].tolist() == [False, True]
 
 
 def test_first_frame_of_an_animation(tmp_path):

@@ -209,6 +209,62 @@ def test_class_that_is_explained(classes, expected):
         np.testing.assert_array_equal(found.classes, np.concatenate(expected))
 
 
+def test_classes_that_are_chosen_among_several_labels(tmp_path):
+    labels = np.array([[0, 1, 1], [0, 0, 0]])
+    asked = []
+
+    def last(images, labels):
+        asked.append(len(images))
+        return np.where(labels, [0, 1, 2], 0).max(axis=-1)
+
+    found = evaluate(
+        {"gray": gray},
+        {"distance": level_against_label},
+        [(pictures([0.0, 1.0]), labels)],
+        classes=last,
+    )
+    assert asked == [2]
+    np.testing.assert_array_equal(found.classes, [2, 0])
+    np.testing.assert_array_equal(found.values["gray"]["distance"], [2, 1])
+    found.values_to_csv(tmp_path / "images.csv")
+    with (tmp_path / "images.csv").open(newline="") as file:
+        assert [row["label"] for row in csv.DictReader(file)] == ["1|2", ""]
+
+
+def test_images_without_a_mask_have_no_value():
+    """The reduction, too, sees only those that have one."""
+    masks = np.ones((5, 2, 2, 1))
+    masks[[0, 2, 3]] = np.nan
+    asked = []
+
+    def size(maps, masks):
+        asked.append(maps[:, 0, 0, 0].tolist())
+        return level(maps) + masks.sum(axis=(1, 2, 3))
+
+    def both(maps, masks):
+        return np.stack([level(maps), level(masks)], axis=-1)
+
+    images = pictures([0.0, 1.0, 3.0, 4.0, 7.0])
+    batches = [
+        (images[part], np.zeros(len(masks[part]), int), masks[part])
+        for part in (slice(2), slice(2, 4), slice(4, 5))
+    ]
+    found = evaluate(
+        {"gray": gray},
+        {
+            "size": size,
+            "rank": Metric(both, reduction=lambda x: x[:, 0] - x[:, 0].min()),
+        },
+        batches,
+    )
+    nan = np.nan
+    values = found.values["gray"]
+    np.testing.assert_array_equal(values["size"], [nan, 5, nan, nan, 11])
+    np.testing.assert_array_equal(values["rank"], [nan, 0, nan, nan, 6])
+    assert asked == [[1], [7]]
+    assert [(row.images, row.missing) for row in found.rows] == [(2, 3)] * 2
+
+
 def test_values_that_are_missing_are_counted_and_left_out():
     def brittle(maps):
         values = level(maps)

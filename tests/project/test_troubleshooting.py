@@ -92,6 +92,15 @@ def folder_of(path, **counts):
     return str(path)
 
 
+def csv_file(path, without_file):
+    folder_of(path, a=3)
+    lines = ["image,label", "a/0.png,cat", "a/1.png,dog", "a/2.png,"]
+    if without_file:
+        lines[1:] = ["gone.png,cat"]
+    (path / "labels.csv").write_text("\n".join(lines))
+    keras_lficam.data.source(path / "labels.csv")
+
+
 class Subclassed(keras.Model):
     def call(self, x):
         return x
@@ -203,7 +212,8 @@ def cause(heading, message, path, request):
     if "answered" in heading:
         served = request.getfixturevalue("served")
         too_bright = tf.fill((1, 32, 32, 3), 300.0)
-        no_picture = tf.constant([b"abc"])
+        tiff = "TIFF" in message
+        no_picture = tf.constant([b"II*\0abc" if tiff else b"abc"])
         return (
             answered(served, "serving_default", images=too_bright)
             if "numbers" in message
@@ -241,6 +251,7 @@ def cause(heading, message, path, request):
         "Only one class, or an empty one": lambda: keras_lficam.data.source(
             folder_of(path / "pictures", **one)
         ),
+        "A CSV file is refused": lambda: csv_file(path, "missing" in message),
         "The classes do not match": lambda: keras_lficam.fit(
             model,
             folder_of(path / "pictures", cat=12, dog=12),

@@ -567,7 +567,7 @@ def strayed():
     return content[:end] + bytes(9) + content[end:]
 
 
-def png(rows, depth, color, significant=b""):
+def png(rows, depth, color, significant=b"", clear=b""):
     """Writes a PNG that Pillow does not: `rows` holds packed bytes."""
 
     def chunk(name, data):
@@ -587,6 +587,7 @@ def png(rows, depth, color, significant=b""):
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
         + (chunk(b"sBIT", significant) if significant else b"")
+        + (chunk(b"tRNS", clear) if clear else b"")
         + chunk(b"IDAT", body)
         + chunk(b"IEND", b"")
     )
@@ -609,8 +610,11 @@ def packed(depth, color=0):
     )
 
 
-def deep(color, highest, significant=b"", shift=0):
-    """A photo as PNG of 16 bits a channel, whose white is `highest`."""
+def deep(color, highest, significant=b"", shift=0, *, clear=False):
+    """A photo as PNG of 16 bits a channel, whose white is `highest`.
+
+    The color of its first pixel is `clear`.
+    """
     pixels = np.asarray(photo(), "float64") / 255
     pixels = np.rint(pixels * highest).astype("uint16") << shift
     # Some color that is nowhere opaque by halves, some that is.
@@ -622,7 +626,8 @@ def deep(color, highest, significant=b"", shift=0):
         6: np.concatenate([pixels, opacity], axis=-1),
     }[color]
     rows = [row.astype(">u2").tobytes() for row in channels]
-    return png(rows, 16, color, significant)
+    nothing = rows[0][: 2 * channels.shape[-1]] if clear else b""
+    return png(rows, 16, color, significant, nothing)
 
 
 def gray(mode="L", **options):
@@ -668,6 +673,8 @@ PICTURES = {
     "rgb_16": (lambda: packed(16, 2), 0),
     "gray_alpha_16": (lambda: deep(4, 65535), 0),
     "rgb_alpha_16": (lambda: deep(6, 65535), 0),
+    "gray_clear_16": (lambda: deep(0, 65535, clear=True), 0),
+    "rgb_clear_16": (lambda: deep(2, 65535, clear=True), 0),
     "gray_of_12_bits_as_measured": (lambda: deep(0, 4095, b"\x0c"), 0),
     "rgb_of_12_bits_as_measured": (lambda: deep(2, 4095, b"\x0c" * 3), 0),
     "gray_of_12_bits_by_the_standard": (lambda: deep(0, 4095, b"\x0c", 4), 0),

@@ -1218,7 +1218,7 @@ def of_inputs(*shapes, outputs=1):
         (unbuilt, "does not show how its layers.*keras.Input first"),
         (lambda: of_inputs((16, 16, 3), (2,)), "must have one input"),
         (lambda: of_inputs((16,)), "rows of a table"),
-        (lambda: of_inputs((16, 16, 1)), "images of 3 channels.*To fix this"),
+        (lambda: of_inputs((16, 16, 2)), "images of 3 channels.*To fix this"),
         (lambda: of_inputs((16, 16, 3), outputs=2), "the outputs 2.*To fix"),
     ],
 )

@@ -121,6 +121,20 @@ def test_titles_word_class_probability_and_truth():
     assert visualization.prediction_titles(predictions)[0] == "1 (90 %)"
 
 
+def test_titles_of_several_labels_name_those_above_a_half():
+    predictions = [[0.9, 0.61, 0.1], [0.2, 0.3, 0.4], [0.1, 0.2, 0.9]]
+    labels = [[1, 1, 0], [0, 0, 0], [1, 0, 1]]
+    names = ["cat", "dog", "emu"]
+    actual = visualization.prediction_titles(predictions, names, labels)
+    assert actual == [
+        "cat (90 %), dog (61 %)",
+        "none",
+        "emu (90 %), labels: cat, emu",
+    ]
+    with pytest.raises(ValueError, match="0 or 1 for each class of each"):
+        visualization.prediction_titles(predictions, names, np.eye(3) * 2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_lficam import _checks
 from keras_lficam.data import _memory, _pipelines, augmentation as augmentations
-from keras_lficam.data._images import as_bytes, resized, resized_mask
+from keras_lficam.data._images import as_bytes, resized, resized_mask, to_gray
 
 RESIZINGS = ("stretch", "center_crop")
 
@@ -131,6 +131,7 @@ class Source(abc.ABC):
         with_masks: bool = False,
         resizing: str = "stretch",
         cache: bool = False,
+        channels: int = 3,
     ) -> tf.data.Dataset:
         """Reads a split once, for evaluation or a `fit` of one's own.
 
@@ -153,11 +154,13 @@ class Source(abc.ABC):
                 224, and what is outside is cut off.
             cache: Whether to keep the batches of the first pass in memory, if
                 they fit into a quarter of it; not with `shuffle`.
+            channels: 3 for RGB, also of gray files; 1 for gray, of colors by
+                ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B.
 
         Returns:
             Batches of `(image, label)` or `(image, label, mask)`. Images are
-            RGB `(batch, height, width, 3)` in 0 to 255: uint8, or float32 if
-            they were resized. Labels are int64 `(batch,)`, or float32
+            `(batch, height, width, channels)` in 0 to 255: uint8, or float32
+            if they were resized. Labels are int64 `(batch,)`, or float32
             `(batch, K)` where images have several; masks float32
             `(batch, height, width, 1)`, 1 on the object and 0 elsewhere.
 
@@ -171,6 +174,7 @@ class Source(abc.ABC):
         _checks.check_boolean("shuffle", shuffle)
         _checks.check_boolean("with_masks", with_masks)
         _checks.check_boolean("cache", cache)
+        _check_channels(channels)
         if image_size is not None:
             _checks.check_size("image_size", image_size)
         if cache and shuffle:
@@ -201,6 +205,8 @@ class Source(abc.ABC):
 
         def decode(example: dict[str, Any]) -> tuple[tf.Tensor, ...]:
             image = resized(self._image(example), image_size, resizing)
+            if channels == 1:
+                image = to_gray(image)
             if not with_masks:
                 return image, example["label"]
             mask = resized_mask(self._mask(example), image_size, resizing)
@@ -223,6 +229,7 @@ class Source(abc.ABC):
         augmentation: Sequence[str] = (),
         first_step: int = 0,
         shard: tuple[int, int] = (0, 1),
+        channels: int = 3,
     ) -> tf.data.Dataset:
         """Makes batches for training, without end.
 
@@ -246,14 +253,15 @@ class Source(abc.ABC):
             first_step: Step that it begins with.
             shard: Number of this shard and of all; it gives the rows of the
                 batch that are this shard's. Labels are mixed within them.
+            channels: As for `batches`.
 
         Returns:
-            Endless batches of images `(batch_size / shards, height, width, 3)`,
-            float32 in 0 to 255, and labels: int64 `(batch_size / shards,)`, or
-            float32 soft labels where an augmentation mixes them, or
-            float32 `(batch_size / shards, K)` where images have several; then
-            sample weights, float32 `(batch_size / shards,)`, if the data has
-            them.
+            Endless batches of images `(batch_size / shards, height, width,
+            channels)`, float32 in 0 to 255, and labels: int64
+            `(batch_size / shards,)`, or float32 soft labels where an
+            augmentation mixes them, or float32 `(batch_size / shards, K)`
+            where images have several; then sample weights, float32
+            `(batch_size / shards,)`, if the data has them.
 
         Raises:
             ValueError: If an argument has an impossible value, or the shards
@@ -265,6 +273,7 @@ class Source(abc.ABC):
         _checks.check_integer("seed", seed, least=0)
         _checks.check_integer("first_step", first_step, least=0)
         _check_shard(shard, batch_size)
+        _check_channels(channels)
         names = augmentations.check(augmentation)
         index, shards = shard
         per_shard = batch_size // shards
@@ -337,6 +346,10 @@ class Source(abc.ABC):
                     batch[0], batch[1], tf.stack([seed, step * shards + index])
                 ),
             )
+        if channels == 1:
+            batches = _pipelines.mapped(
+                batches, lambda images, *others: (to_gray(images), *others)
+            )
         return batches.prefetch(tf.data.AUTOTUNE)
 
     def class_counts(self, split: str) -> np.ndarray:
@@ -399,6 +412,15 @@ class Source(abc.ABC):
                 if path is not None:
                     digest.update(pathlib.Path(os.fsdecode(path)).read_bytes())
         return digest.hexdigest()
+
+
+def _check_channels(channels: Any) -> None:
+    _checks.check_integer("channels", channels, least=1)
+    if channels not in (1, 3):
+        raise ValueError(
+            "Argument `channels` must be 3 for RGB or 1 for gray images. "
+            f"Received: channels={channels}"
+        )
 
 
 def _check_shard(shard: Any, batch_size: int) -> None:

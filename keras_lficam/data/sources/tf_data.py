@@ -29,11 +29,12 @@ def from_datasets(
 
     Args:
         training: Batches of `(image, label)`: images `(batch, height, width,
-            3)` in 0 to 255, which are rounded to uint8, and integer labels
-            `(batch,)` from 0 on; or, where an image can be of several classes
-            at once, 0 or 1 for each class, `(batch, classes)`. A sample weight
-            of at least 0 for each image, `(batch,)`, may follow: it multiplies
-            the loss, in training and validation alike.
+            3)`, or gray `(batch, height, width, 1)`, in 0 to 255, which are
+            rounded to uint8, and integer labels `(batch,)` from 0 on; or,
+            where an image can be of several classes at once, 0 or 1 for each
+            class, `(batch, classes)`. A sample weight of at least 0 for each
+            image, `(batch,)`, may follow: it multiplies the loss, in training
+            and validation alike.
         validation: Batches that choose the best model.
         test: Batches that say how good it is.
         class_names: A name for each label, in their order.
@@ -166,7 +167,10 @@ class DatasetSource(Source):
         return example
 
     def _image(self, example: dict[str, Any]) -> tf.Tensor:
-        return tf.ensure_shape(example["image"], self.image_shape)
+        image = example["image"]
+        if image.shape[-1] == 1:
+            image = tf.image.grayscale_to_rgb(image)
+        return tf.ensure_shape(image, self.image_shape)
 
 
 def _checked_names(class_names: Any) -> list[str]:
@@ -199,7 +203,8 @@ def _check_dataset(argument: str, dataset: Any, classes: int) -> None:
     if not _is_batch(spec, classes):
         raise ValueError(
             f"Argument `{argument}` must give batches (image, label), images "
-            "of shape (batch, height, width, 3) and integer labels of shape "
+            "of shape (batch, height, width, 3), or 1 instead of 3 for gray "
+            "ones, and integer labels of shape "
             f"(batch,), or 0 or 1 for each of the {classes} classes, (batch, "
             f"{classes}); a weight for each image, (batch,), may follow. "
             f"Received: elements {spec}. To fix this: batch it with "
@@ -219,7 +224,7 @@ def _is_batch(spec: Any, classes: int) -> bool:
     if not all(isinstance(part, tf.TensorSpec) for part in spec):
         return False
     image, label, *weights = spec
-    if image.shape.rank != 4 or image.shape[-1] != 3:
+    if image.shape.rank != 4 or image.shape[-1] not in (1, 3):
         return False
     if label.shape.rank == 1:
         right = label.dtype.is_integer

@@ -246,6 +246,47 @@ def test_augmentations_are_seeded_by_position_and_step(source, monkeypatch):
     assert set(seen) == {(4, 6, 3)}
 
 
+def colored(count=6, size=(4, 6)):
+    rng = np.random.default_rng(2)
+    return rng.integers(0, 256, (count, *size, 3)).astype("uint8")
+
+
+@pytest.mark.parametrize("names", [[], ["flip", "mix_up"]])
+def test_gray_is_the_luma_of_what_is_in_color(names):
+    pairs = tf.data.Dataset.from_tensor_slices((colored(), np.arange(6) % 2))
+    source = data.from_datasets(
+        pairs.batch(3), pairs.batch(3), class_names=NAMES
+    )
+    luma = np.array([[0.299], [0.587], [0.114]])
+    color = steps_of(source, augmentation=names)
+    gray = steps_of(source, augmentation=names, channels=1)
+    for (rgb, label), (one, same) in zip(color, gray, strict=True):
+        assert one.shape == (4, 4, 6, 1)
+        np.testing.assert_allclose(one, rgb @ luma, atol=1e-3)
+        np.testing.assert_array_equal(label, same)
+    for size in (None, (3, 5)):
+        options = {"image_size": size, "batch_size": 6}
+        ((rgb, _),) = source.batches("validation", **options)
+        ((one, _),) = source.batches("validation", channels=1, **options)
+        assert one.dtype == rgb.dtype
+        exact = np.array(rgb, "float64") @ luma
+        exact = np.rint(exact) if size is None else exact
+        np.testing.assert_allclose(one, exact, atol=1e-3)
+
+
+def test_gray_data_is_of_three_equal_channels_or_one():
+    gray = colored()[..., :1]
+    pairs = tf.data.Dataset.from_tensor_slices((gray, np.arange(6) % 2))
+    source = data.from_datasets(
+        pairs.batch(3), pairs.batch(3), class_names=NAMES
+    )
+    assert source.image_shape == (4, 6, 3)
+    for channels in (1, 3):
+        ((images, _),) = source.batches("train", channels=channels)
+        assert images.dtype == "uint8"
+        np.testing.assert_array_equal(images, np.repeat(gray, channels, -1))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -348,6 +389,7 @@ def test_a_cache_gives_the_same_without_making_it_again(monkeypatch):
         ({"cache": True, "shuffle": True}, r"drop one.*source\.stream\("),
         ({"resizing": "crop"}, "'stretch', 'center_crop'.*'crop'"),
         ({"with_masks": True}, "masks of the object.*batches .image, label"),
+        ({"channels": 4}, "3 for RGB or 1 for gray.*channels=4"),
         ({"split": "dev"}, "train, validation, test.*'dev'"),
     ],
 )

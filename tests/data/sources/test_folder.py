@@ -19,7 +19,7 @@ import keras_lficam
 from keras_lficam import data
 from keras_lficam.cli import _models
 from keras_lficam.data import pictures
-from keras_lficam.data.sources import folder as folders
+from keras_lficam.data.sources import files
 
 KINDS = ("cat", "dog", "emu")
 
@@ -83,7 +83,7 @@ def test_more_pictures_do_not_move_others(tmp_path):
 
 
 def test_one_in_ten_is_for_validation_and_one_for_the_test():
-    lots = [folders._lot(f"a/{i}.png", "a") for i in range(10_000)]
+    lots = [files.lot_of(f"{i}.png") for i in range(10_000)]
     counts, _ = np.histogram(lots, bins=10, range=(0, 1))
     # Chi-square with 9 degrees of freedom; 27.9 is exceeded in one of 1000.
     assert ((counts - 1000) ** 2 / 1000).sum() < 27.9
@@ -134,7 +134,7 @@ def test_validation_takes_the_nearest_of_a_small_class(tmp_path):
 
 def test_a_name_is_the_same_however_its_accents_are_stored():
     composed, decomposed = (
-        folders._lot(unicodedata.normalize(form, "a/é/è.png"), "a")
+        files.lot_of(unicodedata.normalize(form, "é/è.png"))
         for form in ("NFC", "NFD")
     )
     assert composed == decomposed == lot("\u00e9/\u00e8.png")
@@ -641,7 +641,7 @@ def test_pictures_that_need_much_memory_are_decoded_alone(
 ):
     write_classes(tmp_path, 8, ("cat", "dog"))
     at_once, most = [], []
-    read = folders.read
+    read = files.read
 
     def slow(path, bits):
         at_once.append(path)
@@ -651,11 +651,11 @@ def test_pictures_that_need_much_memory_are_decoded_alone(
         return read(path, bits)
 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(folders, "read", slow)
+    monkeypatch.setattr(files, "read", slow)
     data.source(tmp_path)
     assert max(most) > 1
     most.clear()
-    monkeypatch.setattr(folders, "_LARGE", 5)
+    monkeypatch.setattr(files, "_LARGE", 5)
     data.source(tmp_path)
     assert max(most) == 1
 
