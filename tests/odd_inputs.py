@@ -1106,6 +1106,8 @@ ALLOWED = {
     ("max_box_accuracy", "accuracies", "axes turned"),
     ("max_box_accuracy", "accuracies", "channels doubled"),
     ("prediction_titles", "predictions", "empty batch"),
+    # Images can have several labels, a 0 or 1 for each class.
+    ("prediction_titles", "labels", "one-hot"),
     # Then other arguments do not fit to it, and are named.
     ("prediction_titles", "predictions", "axes turned"),
     ("prediction_titles", "predictions", "channels doubled"),

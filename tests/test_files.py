@@ -117,4 +117,6 @@ MEANT = {
     "self.save()",
     "log.save()",
     "self.savefig(content, format='png', bbox_inches='tight')",
+    "PIL.Image.fromarray(pixels).save(content, 'JPEG', quality=_QUALITY, "
+    "optimize=True)",
 }

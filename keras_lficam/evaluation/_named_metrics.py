@@ -38,26 +38,26 @@ class NamedMetric:
             other = self.others[explainer]
             maps = other(given["images"], given["classes"])
             given = {**given, "other_maps": maps}
-        asked = {key: given[key] for key in self._wanted if key in given}
+        arguments = {key: given[key] for key in self._wanted if key in given}
         count = len(given["images"])
-        if "masks" not in asked:
-            return self._values(asked, count)
-        without = np.isnan(asked["masks"]).all(axis=(1, 2, 3))
+        if "masks" not in arguments:
+            return self._values(arguments, count)
+        without = np.isnan(arguments["masks"]).all(axis=(1, 2, 3))
         if not without.any():
-            return self._values(asked, count)
+            return self._values(arguments, count)
         if without.all():
             return np.full(count, np.nan)
         there = {
             key: None if values is None else np.asarray(values)[~without]
-            for key, values in asked.items()
+            for key, values in arguments.items()
         }
         found = self._values(there, int((~without).sum()))
         values = np.full((count, *found.shape[1:]), np.nan)
         values[~without] = found
         return values
 
-    def _values(self, asked: Mapping[str, Any], count: int) -> np.ndarray:
-        values = self._function(**asked)
+    def _values(self, arguments: Mapping[str, Any], count: int) -> np.ndarray:
+        values = self._function(**arguments)
         return self._checked(values, count, self._reduction is not None)
 
     def reduce(self, batches: Sequence[np.ndarray]) -> np.ndarray:

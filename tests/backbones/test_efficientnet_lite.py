@@ -284,7 +284,7 @@ def test_model_learns_has_exact_evidence_and_is_saved_bit_by_bit(rng, tmp_path):
     assert evidence.exact
     features = rng.normal(0, 1, (2, 2, 2, 1280)).astype("float32")
     maps = keras.ops.convert_to_numpy(evidence(features, None))
-    logits = keras.ops.convert_to_numpy(evidence.cut.logits(features))
+    logits = keras.ops.convert_to_numpy(evidence.split.logits(features))
     found = maps.mean(axis=(1, 2)) + evidence.bias
     np.testing.assert_allclose(found, logits, atol=1e-5)
     model.save(tmp_path / "model.keras")

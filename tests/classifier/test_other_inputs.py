@@ -18,7 +18,8 @@ on_tensorflow = pytest.mark.skipif(
 
 def blocks():
     """Code of the section, as it stands there."""
-    _, section = PAGE.read_text().split("\n## An image and a row of a table\n")
+    heading = "\n## Models with a second input, such as tabular data\n"
+    _, section = PAGE.read_text().split(heading)
     section = section.partition("\n## ")[0]
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 

@@ -475,7 +475,7 @@ def test_gray_model_of_any_size_and_a_layer_by_name(folder, tmp_path, capsys):
     assert explain(*words) == 0
     (line,) = capsys.readouterr().out.splitlines()
     red, green, blue = np.moveaxis(pixels_of(folder / "a.png"), -1, 0)
-    gray = 0.2989 * red + 0.5870 * green + 0.1140 * blue
+    gray = 0.299 * red + 0.587 * green + 0.114 * blue
     found = keras_lficam.explain(model, gray[None, ..., None], top=3)
     check_rows(json.loads(line)["rows"], found.rows())
 

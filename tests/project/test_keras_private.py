@@ -38,6 +38,14 @@ PRIVATE = {
         "Optimizer._update_model_variables_moving_average is called per step",
         "training/optimizers.py overrides it",
     ),
+    "_apply_weight_decay": (
+        "Optimizer._apply_weight_decay decays the weights in each step",
+        "training/optimizers.py overrides it",
+    ),
+    "_use_weight_decay": (
+        "Optimizer._use_weight_decay tells which variables decay",
+        "training/optimizers.py, class _LayeredAdamW",
+    ),
 }
 # Public names that begin with an underscore.
 PUBLIC = {"_replace", "_SubParsersAction", "_asdict", "_fields", "_exit"}
@@ -81,7 +89,10 @@ def test_the_list_names_every_private_part_that_is_used():
     }
     own = set(ours(trees)) - PRIVATE.keys()
     assert used - own - PUBLIC == set(PRIVATE) & used
-    overridden = {"_update_model_variables_moving_average"}
+    overridden = {
+        "_update_model_variables_moving_average",
+        "_apply_weight_decay",
+    }
     assert set(PRIVATE) - used == overridden
 
 
@@ -135,6 +146,26 @@ def test_optimizers_of_keras_average_as_expected():
     # The first average is the first weights: none are forgotten.
     held = optimizer._model_variables_moving_average
     assert len(held) == 1, tells("_model_variables_moving_average")
+
+
+def test_optimizers_of_keras_decay_as_expected():
+    kept, decayed = (keras.Variable(np.ones(2, "float32")) for _ in range(2))
+    optimizer = keras.optimizers.SGD(1.0, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay([kept])
+    called = []
+    name = "_apply_weight_decay"
+    decay = getattr(optimizer, name)
+    setattr(optimizer, name, lambda v: called.append(v) or decay(v))
+    optimizer.build([kept, decayed])
+    zeros = [np.zeros(2, "float32")] * 2
+    optimizer.apply(zeros, [kept, decayed])
+    assert called == [[kept, decayed]], tells(name)
+    values = [
+        float(keras.ops.convert_to_numpy(one)[0]) for one in (kept, decayed)
+    ]
+    assert values == [1, 0.5], tells(name)
+    decays = [optimizer._use_weight_decay(one) for one in (kept, decayed)]
+    assert decays == [False, True], tells("_use_weight_decay")
 
 
 def test_random_layers_of_keras_ask_a_generator_for_its_next_seed():

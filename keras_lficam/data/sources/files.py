@@ -224,14 +224,14 @@ def _is_large(path: str) -> bool:
 
 
 def report_damaged(
-    place: pathlib.Path, looks: Mapping[str, Look | Damaged]
+    given: pathlib.Path, looks: Mapping[str, Look | Damaged]
 ) -> list[Damaged]:
     """Lists the images that cannot be read, and names them in the log.
 
     So are TIFF files of several pages.
 
     Args:
-        place: Folder or file that was given.
+        given: Folder or file that was given.
         looks: What `looks_at` gave.
 
     Returns:
@@ -241,7 +241,7 @@ def report_damaged(
     if damaged:
         _LOG.warning(
             "%s: %d of %d pictures cannot be read and are left out:\n%s",
-            place,
+            given,
             len(damaged),
             len(looks),
             "\n".join(f"{path}: {reason}" for path, reason in sorted(damaged)),
@@ -255,7 +255,7 @@ def report_damaged(
         _LOG.warning(
             "%s: %d TIFF files have several pages, of which the first is "
             "read: %s",
-            place,
+            given,
             len(several),
             listed(several),
         )
@@ -263,12 +263,12 @@ def report_damaged(
 
 
 def decided_bits(
-    place: pathlib.Path, looks: Iterable[Look], asked: int | None
+    given: pathlib.Path, looks: Iterable[Look], asked: int | None
 ) -> int | None:
     """Decides how many bits images of 16 use that do not say it.
 
     Args:
-        place: Folder or file that was given.
+        given: Folder or file that was given.
         looks: What was seen of the images.
         asked: The argument `bits`.
 
@@ -284,7 +284,7 @@ def decided_bits(
         logging.WARNING if above or bits not in (asked, 16) else logging.INFO,
         "%s: %d pictures of 16 bits do not say how many of them they use; "
         "their highest number is %d, and %d, the most of %d bits, is white%s",
-        place,
+        given,
         len(highest),
         max(highest),
         2**bits - 1,
