@@ -269,9 +269,9 @@ KINDS = {
     },
     "trained model": {
         "two inputs": lambda _: _two_inputs(),
-        "gray": lambda _: keras.Sequential(
+        "two channels": lambda _: keras.Sequential(
             [
-                keras.Input((*SIZE, 1)),
+                keras.Input((*SIZE, 2)),
                 keras.layers.Flatten(),
                 keras.layers.Dense(4, "softmax"),
             ]

@@ -46,7 +46,7 @@ class Run:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs where there are several, all for the label."""
-        output = self.model.output
+        output = output_of(self.model)
         return tuple(output) if isinstance(output, dict) else ()
 
     @property
@@ -77,3 +77,10 @@ class Run:
             or augmentation.mixes_labels(self.recipe.augmentation)
             or self.activation is keras.activations.sigmoid
         )
+
+
+def output_of(model: keras.Model) -> Any:
+    """The structure of outputs, which a `Sequential` has not till a call."""
+    if isinstance(model, keras.Sequential):
+        return model.outputs[0]
+    return model.output

@@ -28,7 +28,7 @@ from keras_lficam.training import _folder, _stages, _state as state
 from keras_lficam.training._averages import Shown, first_images
 from keras_lficam.training._classification import as_text, classification
 from keras_lficam.training._monitor import Monitored, check_monitor
-from keras_lficam.training._run import Run
+from keras_lficam.training._run import Run, output_of
 from keras_lficam.training._weights import EachLabel, class_weights
 from keras_lficam.training.callbacks import (
     BestModel,
@@ -673,7 +673,7 @@ def _check_model(model: keras.Model) -> None:
             "front that makes its channels of red, green and blue; or compile "
             "the model and train it by model.fit."
         )
-    output = model.output
+    output = output_of(model)
     named = isinstance(output, dict) and "predictions" in output
     if not named and not isinstance(output, keras.KerasTensor):
         outputs = list(output) if isinstance(output, dict) else len(output)
@@ -701,7 +701,7 @@ def _image_size(
 
 
 def _check_classes(model: keras.Model, source: data_sets.Source) -> None:
-    output = model.output
+    output = output_of(model)
     outputs = output.values() if isinstance(output, dict) else [output]
     for tensor in outputs:
         if tensor.shape[-1] != len(source.class_names):
