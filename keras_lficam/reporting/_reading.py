@@ -36,11 +36,11 @@ class Images:
         resizing: str,
     ):
         self.source = source
-        self._gray = classifier.image_shape[-1] == 1
         self._options: dict[str, Any] = {
             "image_size": size,
             "batch_size": _BATCH,
             "resizing": resizing,
+            "channels": classifier.image_shape[-1] or 3,
         }
 
     def batches(
@@ -50,10 +50,7 @@ class Images:
         batches = self.source.batches(
             split, with_masks=with_masks, **self._options
         )
-        for images, *rest in batches.as_numpy_iterator():
-            if self._gray and images.shape[-1] == 3:
-                images = gray(images)
-            yield images, *rest
+        yield from batches.as_numpy_iterator()
 
     def of(self, split: str, indices: Sequence[int]) -> np.ndarray:
         """Reads some images of a split, in the order of `indices`."""
@@ -138,13 +135,6 @@ class Images:
             )
         contradicting = sum(len(of_group) > 1 for of_group in labels.values())
         return Twins(across, within, contradicting, total)
-
-
-def gray(images: np.ndarray) -> np.ndarray:
-    """Makes one channel of three, as `tf.image.rgb_to_grayscale`."""
-    weights = np.array([0.2989, 0.587, 0.114], "float32")
-    found: np.ndarray = (images.astype("float32") @ weights)[..., None]
-    return found
 
 
 def _with_split(name: str, split: str) -> str:

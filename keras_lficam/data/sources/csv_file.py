@@ -77,8 +77,8 @@ class CSVSource(FilesSource):
         self.has_masks = any(row.mask for row in rows)
         splits = _splits(file, rows)
         pictures = _pictures(file, rows, self.multi_label)
-        _check_labels(file, rows, pictures)
-        looks = looks_at(dict.fromkeys(one.path for one in pictures))
+        _check_labels(file, rows)
+        looks = looks_at(one.path for one in pictures)
         damaged = report_damaged(file, looks)
         damaged += _damaged_masks(file, pictures, looks)
         self.damaged = tuple(sorted(damaged))
@@ -91,7 +91,7 @@ class CSVSource(FilesSource):
         self.class_names = _class_names(file, train, pictures)
         good = [look for look in looks.values() if isinstance(look, Look)]
         self.bits = decided_bits(file, good, bits)
-        wanted = {} if "validation" in found else {"validation": SHARE}
+        wanted = {} if "validation" in splits else {"validation": SHARE}
         if not any(splits):
             wanted["test"] = 0.0
         self._parts = with_set_aside(found, _groups(train), wanted)
@@ -106,22 +106,16 @@ class CSVSource(FilesSource):
         self.image_shape = common_shape([look[:2] for look in good])
 
     def _mask(self, example: dict[str, Any]) -> tf.Tensor:
-        mask = tf.numpy_function(_mask_of, [example["mask"]], tf.float32)
-        if None not in self.image_shape:
-            # One that is not there is a single NaN.
-            height, width, _ = self.image_shape
-            mask = tf.cond(
-                example["mask"] == "",
-                lambda: tf.fill([height, width, 1], np.float32(np.nan)),
-                lambda: mask,
-            )
-        return tf.ensure_shape(mask, (*self.image_shape[:2], 1))
+        sides = self.image_shape[:2]
 
+        def mask_of(path: bytes) -> np.ndarray:
+            if path:
+                return read_mask(os.fsdecode(path)).astype("float32")
+            # One pixel along each side that images do not share.
+            return np.full([*(side or 1 for side in sides), 1], np.nan, "f4")
 
-def _mask_of(path: bytes) -> np.ndarray:
-    if not path:
-        return np.full((1, 1, 1), np.nan, "float32")
-    return read_mask(os.fsdecode(path)).astype("float32")
+        mask = tf.numpy_function(mask_of, [example["mask"]], tf.float32)
+        return tf.ensure_shape(mask, (*sides, 1))
 
 
 # ------------------------------------------------------------------ the table

@@ -327,7 +327,8 @@ def with_set_aside(
                 middle = lowest + SHARE / 2
                 chosen = [min(left, key=lambda one: abs(one.lot - middle))]
             parts[split] += chosen
-            left = [one for one in left if one not in chosen]
+            taken = {one.path for one in chosen}
+            left = [one for one in left if one.path not in taken]
         # Each group has one to train with, whatever its lot.
         parts["train"] += [*left, last]
     return {
