@@ -278,12 +278,12 @@ def _wrong_kind(values: object) -> tuple[str, str] | None:
         return f"{values!r:.40}", "pass a NumPy array or a tensor."
     # The libraries are not imported: whose object it is, its class tells.
     layout = str(getattr(values, "layout", ""))
-    properties = {
+    module_parts = {
         part.strip("_")
         for kind in type(values).__mro__
         for part in kind.__module__.split(".")
     }
-    if layout.startswith("torch.sparse") or properties & {
+    if layout.startswith("torch.sparse") or module_parts & {
         "sparse",
         "sparse_tensor",
         "indexed_slices",
@@ -292,7 +292,7 @@ def _wrong_kind(values: object) -> tuple[str, str] | None:
             "make it dense, by tf.sparse.to_dense(x), x.to_dense(), "
             "x.todense() or x.toarray()."
         )
-    if "ragged" in properties:
+    if "ragged" in module_parts:
         return "a ragged one", "make it dense, by x.to_tensor()."
     return None
 

@@ -35,6 +35,7 @@ from keras_lficam.surgery import (
     dense_behind_pooling,
     has_space,
     linear_behind_pooling,
+    node_of,
     path,
 )
 
@@ -534,7 +535,7 @@ class Classifier:
             if not learns or isinstance(call.operation, _BORDERS):
                 continue
             try:
-                self._way_on(call.after, hold_image=True)
+                self._path_to_scores(call.after, hold_image=True)
                 found = Geometry(path(self._begin, call.after)).stride
             except ValueError:
                 continue  # Another path goes around it, or it moves pixels.
@@ -568,10 +569,10 @@ class Classifier:
                 found.setdefault("features", call.before)
         return found if "attention_map" in found else {}
 
-    def _way_on(
+    def _path_to_scores(
         self, location: Location, *, hold_image: bool
     ) -> tuple[Chain, Location | None]:
-        """Finds the way from a location to the scores, and what is held.
+        """Finds the path from a location to the scores, and what is held.
 
         Raises:
             ValueError: If another path goes around the location.
@@ -582,17 +583,23 @@ class Classifier:
             held = self._seen_by_importance if hold_image else None
             if held is None:
                 raise
+            # What is held may be the image itself, of which no path is told
+            # from another then: the features tell of the backbone's paths.
+            features = self.outputs_beside()["features"]
+            Chain(location, features, self._image)
             chain = Chain(location, self._finish, self._image, held=held)
             return chain, held
 
-    @property
+    @functools.cached_property
     def _seen_by_importance(self) -> Location | None:
         """The image as the importance network of LFI-CAM takes it."""
-        if "importance" not in self.outputs_beside():
+        if not {"importance", "features"} <= self.outputs_beside().keys():
             return None
         for call in self._graph.calls:
             if call.operation.name == "importance":
-                return call.before
+                # Image and features; a layer of others may have the name.
+                inputs = node_of(call.after.tensor).input_tensors
+                return call.before if len(inputs) == 2 else None
         return None
 
     def split(
@@ -621,7 +628,9 @@ class Classifier:
             trunk = Chain(
                 self._begin, location, self._image, self.outputs_beside()
             )
-            to_finish, held = self._way_on(location, hold_image=hold_image)
+            to_finish, held = self._path_to_scores(
+                location, hold_image=hold_image
+            )
             logits = self._logits_from(location, held)
         except ValueError as error:
             raise self._graph.around(layer) from error

@@ -75,7 +75,7 @@ def add(commands: "_words.Commands") -> None:
         "Functional or Sequential classifier that takes pixels from 0 to 255. "
         "Names of its classes are read from labels.txt beside it, one a line. "
         "A name such as EfficientNetLite0 is that backbone with weights from "
-        "ImageNet, and its 1000 classes. "
+        "ImageNet and its 1000 classes, which sees images as 224x224. "
         "Without MODEL the shipped model is used, which knows the handwritten "
         "digits 0 to 9 and nothing else",
     )
@@ -128,7 +128,9 @@ def add(commands: "_words.Commands") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     model, named = _model_and_images(arguments.files)
-    if not _models.is_name(model):
+    # Asked before the folder is made, which may have that name.
+    is_name = _models.is_name(model)
+    if not is_name:
         _models.check_file(model)
     if model != arguments.files[0]:
         _say(_SHIPPED, arguments)
@@ -138,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
     done = 0
     with _output.folder(arguments.output) as folder:
         _models.start_keras()
-        task = _task(arguments, model)
+        task = _task(arguments, model, is_name)
         _say(_about(arguments, model, task), arguments)
         try:
             for ended_well in _explained(
@@ -190,6 +192,7 @@ class _Task:
     classes: Sequence[int] | None
     contrast: tuple[int, int] | None
     bits: int | None
+    is_name: bool
 
 
 def _explained(
@@ -227,10 +230,12 @@ def _explained(
         yield True
 
 
-def _task(arguments: argparse.Namespace, path: pathlib.Path) -> _Task:
+def _task(
+    arguments: argparse.Namespace, path: pathlib.Path, is_name: bool
+) -> _Task:
     from keras_lficam import backbones
 
-    if is_name := _models.is_name(path):
+    if is_name:
         model = _models.imagenet_model(str(path))
     else:
         model = _models.load_model(path, arguments.imports)
@@ -264,8 +269,8 @@ def _task(arguments: argparse.Namespace, path: pathlib.Path) -> _Task:
                 "two classes that differ"
             )
         contrast = one, other
-    bits = _models.bits(path, arguments.bits)
-    return _Task(view, names, classes, contrast, bits)
+    bits = arguments.bits if is_name else _models.bits(path, arguments.bits)
+    return _Task(view, names, classes, contrast, bits, is_name)
 
 
 def _index(word: str, names: Sequence[str], option: str) -> int:
@@ -405,7 +410,7 @@ def _about(
         if len(names) > _SHOWN:
             known += f" and {len(names) - _SHOWN} more"
         lines.append(f"Model: {model}, of {len(names)} classes: {known}")
-        if not labels.exists() and not _models.is_name(model):
+        if not task.is_name and not labels.exists():
             lines.append(f"For names instead of numbers: {labels}, one a line")
     if task.view.has_attention:
         lines += [

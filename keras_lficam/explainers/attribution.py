@@ -98,9 +98,9 @@ class _PixelGradients(Explainer):
             TypeError: As in a call.
             ValueError: As in a call.
         """
-        checked = self._checked(images, classes)
-        parts = self._of_chunks(self._attributions, *checked, context)
-        return np.concatenate(list(parts)).astype("float32")
+        return self._array_of_chunks(
+            self._attributions, images, classes, context
+        )
 
     def _explain(
         self, images: np.ndarray, classes: np.ndarray | None
@@ -142,9 +142,9 @@ class IntegratedGradients(_PixelGradients):
 
     at the midpoints of `m` steps; `c` counts the channels of a pixel. The
     attributions `a` are complete: they sum to `f(x) - f(x0)`, up to an error
-    of the steps. `completeness_error` measures it. At 50 steps it is above 1 %
-    where the two logits are close, for the share is that of a small number, or
-    where the gradient changes much on the way; take more steps then.
+    of the steps. `completeness_error` measures it. Its share is large where
+    the two logits are close, or where the gradient changes much on the way;
+    take more steps then.
     `attributions` gives them as they are. A map shows what speaks for the
     class alone, so it is not complete; zero stays zero.
 
@@ -232,11 +232,11 @@ class IntegratedGradients(_PixelGradients):
             explain = IntegratedGradients(model, steps=20)
             worst = explain.completeness_error(images).max()
         """
-        checked = self._checked(images, classes)
-        attributions = self.attributions(*checked, context=context)
+        attributions = self.attributions(images, classes, context=context)
         sums = attributions.sum(axis=(1, 2, 3), dtype="float64")
-        parts = self._of_chunks(self._differences, *checked, context)
-        expected = np.concatenate(list(parts)).astype("float64")
+        expected = self._array_of_chunks(
+            self._differences, images, classes, context
+        )
         errors = np.abs(sums - expected)
         with np.errstate(divide="ignore", invalid="ignore"):
             shares = np.where(errors == 0, 0.0, errors / np.abs(expected))
@@ -246,13 +246,12 @@ class IntegratedGradients(_PixelGradients):
         self, images: np.ndarray, classes: np.ndarray | None
     ) -> np.ndarray:
         """Logits of images less those of the baseline, `(B,)`."""
+        seen = self.classifier.predicted_logits(images)
         if classes is None:
-            classes = self._predicted.run(images)
-        baseline = np.broadcast_to(self.baseline, images.shape)
-        seen, unseen = (
-            self.classifier.predicted_logits(x.astype("float32"))
-            for x in (images, baseline)
-        )
+            classes = seen.argmax(axis=-1)
+        # Inputs beside the image are held for one image at a time.
+        baseline = np.broadcast_to(self.baseline, images.shape[1:])[None]
+        unseen = self.classifier.predicted_logits(baseline)
         difference: np.ndarray = np.take_along_axis(
             seen - unseen, classes[:, None], axis=1
         )[:, 0]

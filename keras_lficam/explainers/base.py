@@ -118,6 +118,18 @@ class Explainer(abc.ABC):
                 )
             yield found
 
+    def _array_of_chunks(
+        self,
+        function: Callable[[np.ndarray, np.ndarray | None], np.ndarray],
+        images: Tensor,
+        classes: Tensor | None,
+        context: Mapping[str, Tensor] | None,
+    ) -> np.ndarray:
+        """Puts what a function gives of each chunk together, in float32."""
+        checked = self._checked(images, classes)
+        parts = self._of_chunks(function, *checked, context)
+        return np.concatenate(list(parts)).astype("float32")
+
     def _checked(
         self, images: Tensor, classes: Tensor | None
     ) -> tuple[np.ndarray, np.ndarray | None]:

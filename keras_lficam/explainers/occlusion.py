@@ -30,7 +30,7 @@ class Occlusion(Explainer):
         a_ij = mean of f(x) - f(x without P) over the patches P that cover ij
         map = ReLU(a) / max_ij ReLU(a)
 
-    Places are `stride` pixels apart, from the upper left; the last in a row
+    Positions are `stride` pixels apart, from the upper left; the last in a row
     and in a column ends at the border, so each pixel is covered, at the
     borders by fewer patches. `attributions` gives `a` itself. A map shows what
     speaks for the class alone; zero stays zero.
@@ -139,9 +139,9 @@ class Occlusion(Explainer):
             TypeError: As in a call.
             ValueError: As in a call.
         """
-        checked = self._checked(images, classes)
-        parts = self._of_chunks(self._attributions, *checked, context)
-        return np.concatenate(list(parts)).astype("float32")
+        return self._array_of_chunks(
+            self._attributions, images, classes, context
+        )
 
     def _explain(
         self, images: np.ndarray, classes: np.ndarray | None

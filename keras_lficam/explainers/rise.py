@@ -141,9 +141,7 @@ class RISE(Explainer):
             TypeError: As in a call.
             ValueError: As in a call.
         """
-        checked = self._checked(images, classes)
-        parts = self._of_chunks(self._saliency, *checked, context)
-        return np.concatenate(list(parts)).astype("float32")
+        return self._array_of_chunks(self._saliency, images, classes, context)
 
     def _explain(
         self, images: np.ndarray, classes: np.ndarray | None

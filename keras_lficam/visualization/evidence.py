@@ -97,7 +97,7 @@ def evidence_grid(
 
     Returns:
         A matplotlib figure. The evidence of an image is on one symmetric scale,
-        which the bar beside it shows in the unit of the logits.
+        which the bar beside it shows in the unit of the evidence.
 
     Raises:
         TypeError: If `wrap` is no integer.
@@ -160,7 +160,7 @@ def evidence_grid(
             # Of the lines where evidence is, to their ends.
             ax=list(every[fixed // across * across :]),
             shrink=0.9,
-            aspect=14 * lines_of_image,
+            aspect=14 * (lines_of_image - fixed // across),
             pad=0.01,
         )
         bar.set_ticks([-limit, 0, limit])

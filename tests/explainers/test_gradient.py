@@ -39,7 +39,7 @@ IMAGE = np.stack(
 
 @pytest.mark.usefixtures("untraced")
 def test_grad_cam_by_hand():
-    # Class 0: slopes (1, -1, 0) / 4, so the sum is red minus green,
+    # Class 0: gradients (1, -1, 0) / 4, so the sum is red minus green,
     # [[-3, 2], [3, 3]]; class 1: green alone, twice.
     model = small_classifiers.of_channels([[1, 0], [-1, 2], [0, 0]])
     explainer = GradCAM(model)
@@ -215,12 +215,12 @@ def test_explainer_of_ones_own_is_one_function():
 
 @pytest.mark.usefixtures("untraced")
 def test_zero_denominators_become_one():
-    # Red sums to 10 and has the slope -1/5: 2 g^2 + 10 g^3 is 0. It counts
-    # for nothing, as its slope is negative; blue, 8 with 1/4, alone counts.
+    # Red sums to 10 and has the gradient -1/5: 2 g^2 + 10 g^3 is 0. It counts
+    # for nothing, as its gradient is negative; blue, 8 with 1/4, alone counts.
     model = small_classifiers.of_channels([[-0.8, 0], [0, 0], [1, 0]])
     actual = GradCAMPlusPlus(model)(IMAGE, 0)[0, ..., 0]
     np.testing.assert_allclose(actual, [[0, 0], [1, 0]], atol=1e-6)
-    # Where red sums to -8 its slope of 1/4 makes it 0, too, and alpha g^2.
+    # Where red sums to -8 its gradient of 1/4 makes it 0, too, and alpha g^2.
     image = IMAGE.copy()
     image[0, ..., 0] = [[-4, -4], [1, -1]]
     model = small_classifiers.of_channels([[1, 0], [0, 0], [0, 0]])
@@ -270,7 +270,7 @@ def test_gradients_of_the_probability_although_the_logit_was_asked_for(
     np.testing.assert_array_equal(GradCAM(model)(IMAGE, 0), expected)
     # Of the softmax it were red - 3 green, [[-11, 2], [3, 1]].
     np.testing.assert_allclose(expected[0, 1, :, 0], [1, 1], atol=1e-6)
-    # A probability that is 1 has no slope at all.
+    # A probability that is 1 has no gradient at all.
     sure = small_classifiers.of_channels(
         1e3 * np.array(kernel), activation=activation
     )
@@ -281,20 +281,20 @@ def test_gradients_of_the_probability_although_the_logit_was_asked_for(
 @pytest.mark.parametrize("scale", [1e-20, 1e-3, 1e4])
 @pytest.mark.parametrize("make", EVERY)
 def test_size_of_the_logits_does_not_matter(make, scale):
-    # exp(10000) would overflow, slopes of 1e-20 squared would vanish.
+    # exp(10000) would overflow, gradients of 1e-20 squared would vanish.
     kernel = np.array([[8, 0], [-1, 0], [1, 0]])
     maps = make(small_classifiers.of_channels(scale * kernel))(IMAGE, 0)
-    slopes = scale * kernel[:, 0] / 4
-    weights = slopes
+    gradients = scale * kernel[:, 0] / 4
+    weights = gradients
     if make in (GradCAMPlusPlus, LayerCAM):
-        weights = np.maximum(slopes, 0)
+        weights = np.maximum(gradients, 0)
     if make is GradCAMPlusPlus:
-        weights = weights / (2 + np.array([10, 5, 8]) * slopes)
+        weights = weights / (2 + np.array([10, 5, 8]) * gradients)
     expected = reference.activation_map(IMAGE, weights[np.newaxis])
     np.testing.assert_allclose(maps, expected, atol=1e-5)
 
 
-def slopes_and_features(model, images, classes):
+def gradients_and_features(model, images, classes):
     """Differentiates `hidden` by the chain rule, in float64 NumPy."""
     kernel, bias, first, shift, second, last = (
         weight.astype("float64") for weight in model.get_weights()
@@ -303,25 +303,25 @@ def slopes_and_features(model, images, classes):
     features = np.where(x < 0, 0.5 * x, x)
     inner = features.reshape(len(images), -1) @ first + shift
     scores = np.maximum(inner, 0) @ second + last
-    slopes = (second[:, classes].T * (inner > 0)) @ first.T
+    gradients = (second[:, classes].T * (inner > 0)) @ first.T
     chosen = scores[np.arange(len(images)), classes]
-    return slopes.reshape(features.shape), features, chosen
+    return gradients.reshape(features.shape), features, chosen
 
 
-def grad_cam(slopes, features, scores):
+def grad_cam(gradients, features, scores):
     del scores
-    return slopes.mean(axis=(1, 2))
+    return gradients.mean(axis=(1, 2))
 
 
 def grad_cam_plus_plus(
-    slopes, features, scores, *, gather=np.sum, normalized=False
+    gradients, features, scores, *, gather=np.sum, normalized=False
 ):
     """Weighs as Chattopadhay et al. do it, with the derivatives of exp(y)."""
     weights = np.zeros((len(features), features.shape[-1]))
     for image, channel in np.ndindex(weights.shape):
-        slope = slopes[image, ..., channel]
+        gradient = gradients[image, ..., channel]
         growth = np.exp(scores[image])
-        one, two, three = (growth * slope**power for power in (1, 2, 3))
+        one, two, three = (growth * gradient**power for power in (1, 2, 3))
         below = 2 * two + gather(features[image, ..., channel]) * three
         alpha = two / np.where(below == 0, 1, below)
         if normalized:
@@ -330,24 +330,26 @@ def grad_cam_plus_plus(
     return weights
 
 
-def xgrad_cam(slopes, features, scores):
+def xgrad_cam(gradients, features, scores):
     del scores
     weights = np.zeros((len(features), features.shape[-1]))
     for image, channel in np.ndindex(weights.shape):
         seen = features[image, ..., channel]
         shares = seen / seen.sum()
-        weights[image, channel] = (shares * slopes[image, ..., channel]).sum()
+        weights[image, channel] = (
+            shares * gradients[image, ..., channel]
+        ).sum()
     return weights
 
 
-def hires_cam(slopes, features, scores):
+def hires_cam(gradients, features, scores):
     del features, scores
-    return slopes
+    return gradients
 
 
-def layer_cam(slopes, features, scores):
+def layer_cam(gradients, features, scores):
     del features, scores
-    return np.maximum(slopes, 0)
+    return np.maximum(gradients, 0)
 
 
 REWRITES = [
@@ -364,8 +366,8 @@ def test_agrees_with_a_rewrite(make, weigh, rng):
     model = hidden()
     images = rng.normal(size=(4, 6, 6, 3)).astype("float32")
     classes = np.array([2, 0, 1, 2])
-    slopes, features, scores = slopes_and_features(model, images, classes)
-    weights = weigh(slopes, features, scores)
+    gradients, features, scores = gradients_and_features(model, images, classes)
+    weights = weigh(gradients, features, scores)
     expected = reference.activation_map(features, weights)
     assert 0.1 < expected.mean() < 0.9
     actual = make(model)(images, classes)
@@ -380,7 +382,7 @@ def test_finer_cam_agrees_with_a_rewrite(gamma, number, rng):
     images = rng.normal(size=(4, 6, 6, 3)).astype("float32")
     classes = [2, 0, 5, 2]
     every = [
-        slopes_and_features(model, images, np.full(4, category))
+        gradients_and_features(model, images, np.full(4, category))
         for category in range(6)
     ]
     weights = []
@@ -388,10 +390,10 @@ def test_finer_cam_agrees_with_a_rewrite(gamma, number, rng):
         scores = [found[2][index] for found in every]
         others = [other for other in range(6) if other != category]
         others.sort(key=lambda other: abs(scores[other] - scores[category]))
-        slopes = every[category][0][index] - gamma * np.mean(
+        gradients = every[category][0][index] - gamma * np.mean(
             [every[other][0][index] for other in others[:number]], axis=0
         )
-        weights.append(slopes.mean(axis=(0, 1)))
+        weights.append(gradients.mean(axis=(0, 1)))
     expected = reference.activation_map(every[0][1], np.array(weights))
     assert 0.1 < expected.mean() < 0.9
     explainer = FinerCAM(model, gamma=gamma, num_references=number)
@@ -454,7 +456,7 @@ def test_model_that_does_not_show_its_logits(make):
     with pytest.raises(ValueError, match="activation='softmax'"):
         make(cooled)
     told = make(cooled, activation="softmax")(IMAGE, 0)
-    # Its slopes are half of those of the other, the rest is the same.
+    # Its gradients are half of those of the other, the rest is the same.
     assert np.abs(told - make(plain)(IMAGE, 0)).max() < 0.05
 
 
@@ -495,12 +497,14 @@ def test_mixed_precision(make, policy, rng):
     assert explainer(images).max() == 1
 
 
-# Each of 32x32 places has a slope of 2e-8 to 6e-8, which float16 has not; and
-# a thousand times the slope 150 of a flattened map is more than it has.
+# Each of 32x32 cells has a gradient of 2e-8 to 6e-8, which float16 has not; and
+# a thousand times the gradient 150 of a flattened map is more than it has.
 @pytest.mark.usefixtures("first_compiled")
 @pytest.mark.parametrize(("pooled", "size"), [(True, 32), (False, 8)])
 @pytest.mark.parametrize("make", EVERY)
-def test_slopes_of_float16_neither_vanish_nor_overflow(make, pooled, size, rng):
+def test_gradients_of_float16_neither_vanish_nor_overflow(
+    make, pooled, size, rng
+):
     kernel = np.array([[3.0, 0], [-1, 1], [2, 0]])
     kernel = 2e-5 * kernel if pooled else np.tile(50 * kernel, (64, 1))
     images = rng.uniform(0, 1, (2, size, size, 3)).astype("float32")
@@ -625,7 +629,7 @@ def test_agrees_with_another_library_where_that_follows_the_paper(library, rng):
         if library == "tf-keras-vis"
         else {"gather": np.mean}
     )
-    seen = slopes_and_features(model, images, classes)
+    seen = gradients_and_features(model, images, classes)
     for theirs, options in [(True, difference), (False, {})]:
         weights = grad_cam_plus_plus(*seen, **options)
         expected = reference.activation_map(seen[1], weights)
@@ -690,6 +694,15 @@ def test_grouped_convolution_run_eagerly_says_what_is_set(rng):
                 explainer(images, 0)
     finally:
         tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.parametrize("layer", ["stage2_block0_1_relu", "attention_map"])
+def test_layers_that_a_path_of_lfi_cam_goes_around_are_refused(layer):
+    """The image is held for the importance network, not for a shortcut."""
+    model = keras_lficam.build("ResNet8", 4, input_shape=(16, 16, 3))
+    assert model.get_layer(layer)
+    with pytest.raises(ValueError, match="around which another path"):
+        GradCAM(model, layer=layer)
 
 
 def test_of_an_earlier_layer_what_lfi_cam_sees_of_the_image_is_held(rng):

@@ -151,6 +151,23 @@ def test_default_layers_of_lfi_cam_are_those_of_its_backbone():
     assert Classifier(nested).finer_layer() == "stage2_block2_relu"
 
 
+@pytest.mark.usefixtures("shapes_alone")
+def test_layers_inside_a_bottleneck_are_no_default():
+    """A shortcut goes around them, which looks at the image, too."""
+    plain, attended = (
+        Classifier(
+            keras_lficam.build(
+                "ResNeXt29_8x64d",
+                4,
+                input_shape=(32, 32, 3),
+                architecture=architecture,
+            )
+        ).finer_layer()
+        for architecture in ("plain", "lfi_cam")
+    )
+    assert plain == attended
+
+
 @pytest.mark.usefixtures("untraced")
 def test_other_inputs_are_held(rng):
     image, row = keras.Input((4, 4, 3)), keras.Input((3,), name="row")

@@ -318,9 +318,7 @@ def _pictures(
     return pictures
 
 
-def _check_labels(
-    file: pathlib.Path, rows: Sequence[_Row], pictures: Sequence[Picture]
-) -> None:
+def _check_labels(file: pathlib.Path, rows: Sequence[_Row]) -> None:
     """Refuses numbers that are measured, and not names of classes."""
     counts = collections.Counter(row.label for row in rows)
     numbers = [label for label in counts if _is_fraction(label)]

@@ -170,6 +170,29 @@ def test_masks_and_images_without_one(folder):
             np.testing.assert_array_equal(masks[0, ..., 0], mask)
 
 
+def test_masks_where_images_share_one_side(folder):
+    """The mask that is not there has the side that they share."""
+    for name in ("with.png", "without.png"):
+        PIL.Image.new("RGB", (9, 4)).save(folder / name)
+    PIL.Image.new("L", (9, 4), 1).save(folder / "mask.png")
+    lines = [f"{line},,train" for line in classes()]
+    lines += ["with.png,cat,mask.png,test", "without.png,cat,,test"]
+    source = listed(folder, lines, "image,label,mask,split")
+    assert source.image_shape == (4, None, 3)
+    ((_, _, masks),) = source.batches(
+        "test", image_size=(4, 9), with_masks=True
+    ).as_numpy_iterator()
+    assert sorted(np.isnan(masks).all(axis=(1, 2, 3))) == [False, True]
+    np.testing.assert_array_equal(masks[~np.isnan(masks)], np.ones(36))
+
+
+def test_a_validation_split_that_is_damaged_is_not_drawn(folder):
+    (folder / "bad.png").write_bytes(b"nothing")
+    lines = [f"{line},train" for line in classes()]
+    with pytest.raises(ValueError, match="can be read for validation"):
+        listed(folder, [*lines, "bad.png,cat,val"], "image,label,split")
+
+
 def test_damaged_files_are_left_out_and_named(folder, caplog):
     (folder / "bad.png").write_bytes(b"nothing")
     PIL.Image.new("L", (5, 4)).save(folder / "wide.png")
