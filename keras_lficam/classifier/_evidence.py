@@ -1,7 +1,6 @@
 """Signed evidence of a class at each location of the last feature map."""
 
 import math
-import operator
 from typing import Any
 
 import keras
@@ -39,8 +38,6 @@ class Evidence:
     Attributes:
         split: The classifier, split at the feature map.
         exact: Whether the mean of the evidence and the bias are the logit.
-        scores_of: Takes a `SplitFunctions`, and gives the one from a feature
-            map: to logits, or probabilities if they are all that is shown.
 
     Raises:
         ValueError: If the classifier shows neither logits nor probabilities,
@@ -52,16 +49,11 @@ class Evidence:
     """
 
     def __init__(self, classifier: Classifier, layer: str | None = None):
-        in_logits = classifier.shows_logits
         if classifier.gives != "probabilities":
             classifier.check_logits()
         self._classifier = classifier
         self.split = classifier.split(layer)
-        self.scores_of = operator.attrgetter(
-            "logits" if in_logits else "scores"
-        )
-        self._scores = self.scores_of(self.split)
-        self.exact = in_logits and self.split.linear is not None
+        self.exact = classifier.shows_logits and self.split.linear is not None
 
     @property
     def kernel(self) -> Any:
@@ -98,7 +90,7 @@ class Evidence:
             # In half precision the sum would be rounded.
             wide = ops.cast(features, "float32")
             return functional.class_evidence(wide, self.kernel, classes)
-        nothing = self._scores(ops.zeros_like(features[:1]))
+        nothing = self.split.shown(ops.zeros_like(features[:1]))
         maps = self._of_all_classes(features) - nothing
         return maps if classes is None else _of_classes(maps, classes)
 
@@ -125,7 +117,7 @@ class Evidence:
             # its one location, divided by the number of locations.
             count = ops.cast(height * width, features.dtype)
             alone = ops.reshape(features / count, (-1, 1, 1, channels))
-            logits = self._scores(alone)
+            logits = self.split.shown(alone)
         else:
             logits = self._by_masks(features)
         return ops.reshape(logits, (batch, height, width, logits.shape[-1]))
@@ -148,7 +140,7 @@ class Evidence:
             mask = identity[start : start + size]
             masked = flat * mask[None, :, :, None]  # (B, n, h w, C)
             masked = ops.reshape(masked, (-1, height, width, channels))
-            logits = self._scores(masked)
+            logits = self.split.shown(masked)
             shape = (-1, ops.shape(mask)[0], logits.shape[-1])
             parts.append(ops.reshape(logits, shape))
         return ops.concatenate(parts, axis=1)

@@ -646,6 +646,7 @@ class Classifier:
             layer=location.tensor._keras_history.operation.name,
             scores=scores,
             logits=logits,
+            shown=logits if self.shows_logits else scores,
             operations=operations,
             linear=linear_behind_pooling(
                 operations, self._graph.end.call.operation
@@ -683,6 +684,7 @@ class SplitFunctions:
         logits: From the feature map to the logits `(B, K)`, float32: the
             scores before a softmax or sigmoid. A ValueError, if the model
             does not show them.
+        shown: The logits, or the scores where the model does not show them.
         operations: The layers behind the map, in their order.
         linear: The dense layer, or 1x1 convolution, of a head whose logits
             are linear in the average of the map; None of any other head.
@@ -697,6 +699,7 @@ class SplitFunctions:
     layer: str
     scores: Callable[[Any], Any]
     logits: Callable[[Any], Any]
+    shown: Callable[[Any], Any]
     operations: tuple[keras.Operation, ...]
     linear: keras.layers.Layer | None
     geometry: Geometry

@@ -31,8 +31,7 @@ class _OfLocations(OneCallExplainer):
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
             features = split.features(images)
             if classes is None:
-                scores = evidence.scores_of(split)(features)
-                classes = ops.argmax(scores, axis=-1)
+                classes = ops.argmax(split.shown(features), axis=-1)
             classes = ops.expand_dims(classes, axis=-1)  # (B, 1)
             coarse = self._coarse(evidence, features, classes)
             return split.geometry.upsample(coarse, ops.shape(images)[1:3])

@@ -121,7 +121,7 @@ class ExplanationView:
               attention added to each logit.
         """
         features, beside = self._split.features_and_beside(images)
-        logits = self._evidence.scores_of(self._split)(features)
+        logits = self._split.shown(features)
         chosen = classes
         if classes is not None:
             classes = ops.cast(classes, "int32")
@@ -146,8 +146,7 @@ class ExplanationView:
                 shown[name] = ops.cast(beside[name], "float32")
         if self._behind is not None:
             # What the same model says with an attention map of zeros.
-            of_head = self._evidence.scores_of(self._behind)
-            without = of_head(beside["features"])
+            without = self._behind.shown(beside["features"])
             shown["attention_logits"] = ops.take_along_axis(
                 logits - without, classes, axis=1
             )
