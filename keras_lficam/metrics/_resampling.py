@@ -158,12 +158,17 @@ def intervals_of(
 
 
 def _quantiles(values: np.ndarray, tails: Sequence[float]) -> np.ndarray:
-    """Quantiles over resamples, without those that are not defined."""
+    """Quantiles over resamples, without those that are not defined.
+
+    NaN for what is defined in none, and for what is the same in all of them:
+    that resamples agree, as where all predictions are right, does not mean
+    that the value is certain.
+    """
     defined = ~np.isnan(values).all(0)
-    # What is defined in no resample has no quantiles.
     filled = np.where(defined, values, 0)
+    varies = np.nanmax(filled, axis=0) > np.nanmin(filled, axis=0)
     bounds: np.ndarray = np.nanquantile(filled, tails, axis=0)
-    return np.where(defined, bounds, np.nan)
+    return np.where(defined & varies, bounds, np.nan)
 
 
 class Counted:

@@ -25,6 +25,7 @@ from keras_lficam._checks import (
 from keras_lficam.metrics import _resampling
 from keras_lficam.metrics._answers import (
     BINS,
+    Answers,
     accuracy_of,
     answers_of,
     average_precisions,
@@ -57,11 +58,12 @@ __all__ = [
     "verdict",
 ]
 
-# Images of a class from which its values have intervals: of one image that
-# is right the bootstrap would say 100 to 100 %.
+# Images of a class from which its values have bootstrap intervals.
 _FEWEST = 5
 # Pairs of classes that are named.
 _PAIRS = 20
+# What is measured of each class, the class against the rest.
+_OF_CLASSES = ("precision", "recall", "f1", "roc_auc", "average_precision")
 
 
 @higher_is_better
@@ -392,7 +394,8 @@ class Classification:
             confused most, at most 20; none if multi-label.
         calibration: Bins of confidence that hold images, each
             `(confidence, accuracy, images)`: means in the bin.
-        bootstrap: How the intervals were made: `method`, `resamples`,
+        bootstrap: How the intervals were made: `method`, `proportions`, the
+            method of those that are shares of images, `resamples`,
             `resamples_of_ranks`, which ROC AUC and average precision have,
             `seed`, `confidence`, `stratified`.
 
@@ -456,15 +459,20 @@ def measure(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Classification:
-    """Measures a classifier on a data set, with bootstrap intervals.
+    """Measures a classifier on a data set, with intervals.
 
-    The intervals are percentiles over resamples of the images. If a class has
-    fewer than 20 images, it would be missing from some of the resamples, so
-    each class then keeps its number of images (a stratified bootstrap). Where
-    images have several labels they are never stratified, and a label that is
-    missing from a resample is left out of its means. Values of a class of
-    fewer than 5 images have no interval. They hold for the
-    trained model on other images of the same kind; they say nothing of
+    What is the share of some images that are right (accuracy, precision,
+    recall, `exact_match`) has Wilson's interval of a binomial proportion: of 11
+    images that are all right it says 74 to 100 %, where a bootstrap would say
+    100 to 100 %. The intervals of the others, and of the accuracy where images
+    have several labels, are percentiles over resamples of the images
+    (bootstrap). If a class has fewer than 20 images, it would be missing from
+    some of the resamples, so each class then keeps its number of images (a
+    stratified bootstrap). Where images have several labels they are never
+    stratified, and a label that is missing from a resample is left out of its
+    means. A value has no bootstrap interval if all resamples agree, as of a
+    ROC AUC of 1, or if its class has fewer than 5 images. The intervals hold
+    for the trained model on other images of the same kind; they say nothing of
     another training.
 
     ROC AUC and average precision take time that grows with images times
@@ -475,7 +483,7 @@ def measure(
         labels: As for `accuracy`.
         probabilities: As for `accuracy`.
         class_names: Name of each class; numbers by default.
-        resamples: Number of resamples, 0 for no intervals.
+        resamples: Number of resamples, 0 for no interval of any value.
         seed: Decides which images are drawn.
         confidence: Level of the intervals, between 0 and 1.
 
@@ -488,7 +496,8 @@ def measure(
 
     Reference:
         Efron and Tibshirani, 1993, An Introduction to the Bootstrap, chapter
-        13: percentile intervals.
+        13: percentile intervals. Brown, Cai and DasGupta, 2001,
+        https://doi.org/10.1214/ss/1009213286: Wilson's interval.
 
     Examples:
         found = measure([0, 1, 1], [0.1, 0.6, 0.3], ["whole", "broken"])
@@ -510,30 +519,22 @@ def measure(
     )
     if count < 2:
         resamples = 0  # One image says nothing of how values vary.
+    support, predicted = answers.truth.sum(0), answers.predicted.sum(0)
     bounds = _resampling.intervals_of(
         answers, resamples, seed, confidence, stratified
     )
-    of_classes = per_class(answers) | {
-        "roc_auc": roc_aucs(answers),
-        "average_precision": average_precisions(answers),
+    for name in bounds:
+        if name.endswith(" of classes"):
+            bounds[name][:, support < _FEWEST] = np.nan
+    if resamples:
+        bounds |= _of_proportions(answers, confidence)
+    roc, precision = roc_aucs(answers), average_precisions(answers)
+    values = _resampling.Counted(answers).values(np.ones(count)) | {
+        "roc_auc of classes": roc,
+        "average_precision of classes": precision,
+        "roc_auc": mean_of(roc),
+        "average_precision": mean_of(precision),
     }
-    support = answers.truth.sum(0)
-    values = {
-        "accuracy": accuracy_of(answers),
-        "balanced_accuracy": balanced_accuracy(labels, probabilities),
-        "macro_f1": mean_of(of_classes["f1"][support > 0]),
-        "roc_auc": mean_of(of_classes["roc_auc"]),
-        "average_precision": mean_of(of_classes["average_precision"]),
-        "expected_calibration_error": cases_of(answers, BINS).error(
-            np.ones(count)
-        ),
-        "log_loss": float(losses_of(answers).mean()),
-    }
-    predicted = answers.predicted
-    if answers.labels is None:
-        values["exact_match"] = float(
-            (predicted == answers.truth).all(1).mean()
-        )
     single = answers.labels is not None
     confusion = confusion_of(answers)
     return Classification(
@@ -542,23 +543,22 @@ def measure(
         majority_class=names[int(support.argmax())] if single else None,
         majority_accuracy=majority_of(answers.truth, not single),
         values={
-            name: _estimate(value, bounds.get(name))
-            for name, value in values.items()
+            name: _estimate(values[name], bounds.get(name))
+            for name in (*SCORES, "exact_match")
+            if name in values
         },
         classes=[
             OfClass(
                 names[k],
                 int(support[k]),
-                int(predicted[:, k].sum()),
+                int(predicted[k]),
                 {
                     name: _estimate(
-                        row[k],
-                        bounds.get(f"{name} of classes")
-                        if support[k] >= _FEWEST
-                        else None,
+                        values[f"{name} of classes"][k],
+                        bounds.get(f"{name} of classes"),
                         k,
                     )
-                    for name, row in of_classes.items()
+                    for name in _OF_CLASSES
                 },
             )
             for k in range(len(names))
@@ -568,6 +568,7 @@ def measure(
         calibration=cases_of(answers, BINS).means(),
         bootstrap={
             "method": "percentile",
+            "proportions": "wilson",
             "resamples": resamples,
             "resamples_of_ranks": _resampling.ranked_resamples(
                 answers.truth.size, resamples
@@ -598,9 +599,48 @@ def verdict(found: Mapping[str, Any]) -> str:
     if value <= majority:
         return "not above"
     interval = found["accuracy"]["interval"]
-    if interval is not None and interval[0] > majority:
-        return "above"
-    return "unclear"
+    if interval is None:  # Without resamples, or all of them agree.
+        return "above" if found["bootstrap"]["resamples"] else "unclear"
+    return "above" if interval[0] > majority else "unclear"
+
+
+def _of_proportions(
+    answers: Answers, confidence: float
+) -> dict[str, np.ndarray]:
+    """Wilson's bounds of what is a share of images, `(2,)` or `(2, K)`."""
+    right = answers.truth & answers.predicted
+    counts = right.sum(0)
+    bounds = {
+        f"{name} of classes": np.stack(
+            [
+                _wilson(part, whole, confidence)
+                for part, whole in zip(counts, of.sum(0), strict=True)
+            ],
+            axis=1,
+        )
+        for name, of in (
+            ("precision", answers.predicted),
+            ("recall", answers.truth),
+        )
+    }
+    if answers.labels is None:
+        name, exact = "exact_match", answers.truth == answers.predicted
+        correct = exact.all(1)
+    else:
+        name, correct = "accuracy", right.any(1)
+    bounds[name] = _wilson(correct.sum(), len(correct), confidence)
+    return bounds
+
+
+def _wilson(part: int, whole: int, confidence: float) -> np.ndarray:
+    from scipy import stats
+
+    if not whole:
+        return np.full(2, np.nan)
+    found = stats.binomtest(int(part), int(whole)).proportion_ci(
+        confidence, method="wilson"
+    )
+    return np.array([found.low, found.high])
 
 
 def _names(class_names: Sequence[str] | None, count: int) -> list[str]:

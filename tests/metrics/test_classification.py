@@ -174,17 +174,55 @@ def test_a_resample_counts_as_copies_of_images(make):
         )
 
 
-def test_the_interval_of_an_accuracy_is_that_of_a_binomial():
-    labels = np.zeros(400, int)
-    labels[200:] = 1
-    chances = np.where(np.arange(400) % 10 < 8, 0.9, 0.1)
-    chances = np.where(labels == 1, chances, 1 - chances)
-    found = measure(labels, chances).values["accuracy"]
-    assert found.value == 0.8
-    half = 1.96 * np.sqrt(0.8 * 0.2 / 400)
-    np.testing.assert_allclose(
-        found.interval, (0.8 - half, 0.8 + half), atol=0.006
-    )
+def wilson(right, count, z=1.959964):
+    """Written anew, from the paper of 1927."""
+    share = right / count
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    half *= z / (1 + z**2 / count)
+    return middle - half, middle + half
+
+
+def test_shares_of_images_have_the_interval_of_a_proportion():
+    labels = np.array([0] * 12 + [1] * 8)
+    said = np.array([0] * 9 + [1] * 3 + [1] * 8)
+    found = measure(labels, np.eye(2)[said], resamples=10)
+    accuracy = found.values["accuracy"]
+    assert accuracy.value == 17 / 20
+    np.testing.assert_allclose(accuracy.interval, wilson(17, 20), rtol=1e-5)
+    # Both are as R has them: prop.test(17, 20, correct = FALSE).
+    np.testing.assert_allclose(accuracy.interval, (0.6396, 0.9476), atol=5e-5)
+    counts = {"recall": [(9, 12), (8, 8)], "precision": [(9, 9), (8, 11)]}
+    for name, expected in counts.items():
+        for one, (right, count) in zip(found.classes, expected, strict=True):
+            np.testing.assert_allclose(
+                one.values[name].interval, wilson(right, count), rtol=1e-5
+            )
+    exact = measure(
+        np.array([[0, 1], [1, 1], [1, 0]]),
+        [[0.2, 0.9], [0.7, 0.8], [0.7, 0.8]],
+        resamples=10,
+    ).values["exact_match"]
+    np.testing.assert_allclose(exact.interval, wilson(2, 3), rtol=1e-5)
+
+
+def test_resamples_that_agree_make_no_interval():
+    labels = np.array([0] * 10 + [1] * 10 + [2] * 10)
+    said = np.where(labels == 2, 0, labels)  # Of each class all or nothing.
+    found = measure(labels, np.eye(3)[said] * 0.7 + 0.1, resamples=50)
+    for name in ("balanced_accuracy", "macro_f1", "roc_auc"):
+        assert found.values[name].value is not None
+    assert found.values["balanced_accuracy"].interval is None
+    assert found.classes[1].values["f1"] == classification.Estimate(1.0)
+    accuracy = found.values["accuracy"]
+    np.testing.assert_allclose(accuracy.interval, wilson(20, 30), rtol=1e-5)
+    # All labels of all images right, far above the majority: still a verdict.
+    several = np.repeat([[0, 1], [1, 0]], 20, axis=0)
+    found = measure(several, several * 1.0, resamples=20)
+    assert found.values["accuracy"] == classification.Estimate(1.0)
+    assert verdict(found.to_dict()) == "above"
+    unknown = measure(several, several * 1.0, resamples=0)
+    assert verdict(unknown.to_dict()) == "unclear"
 
 
 @pytest.mark.parametrize("make", [some, several])
@@ -227,6 +265,7 @@ def test_a_rare_class_is_in_every_resample():
     found = measure(labels, chances, resamples=50)
     assert found.bootstrap == {
         "method": "percentile",
+        "proportions": "wilson",
         "resamples": 50,
         "resamples_of_ranks": 50,
         "seed": 0,
@@ -235,13 +274,16 @@ def test_a_rare_class_is_in_every_resample():
     }
 
 
-def test_a_class_of_few_images_has_values_without_intervals():
+def test_a_class_of_few_images_has_no_bootstrap_intervals():
     labels = np.array([0] * 30 + [1] * 5 + [2] * 4)
     chances = np.eye(3)[labels]
+    chances[::4] = 1 / 3  # Class 0 is said; of each class some are.
     found = measure(labels, chances, resamples=20)
-    recalls = [one.values["recall"] for one in found.classes]
-    assert [one.value for one in recalls] == [1, 1, 1]
-    assert [one.interval for one in recalls] == [(1, 1), (1, 1), None]
+    f1 = [one.values["f1"] for one in found.classes]
+    assert [one.interval is None for one in f1] == [False, False, True]
+    assert found.classes[2].values["f1"].value == pytest.approx(6 / 7)
+    recall = found.classes[2].values["recall"]
+    np.testing.assert_allclose(recall.interval, wilson(3, 4), rtol=1e-5)
 
 
 def test_a_class_without_images_is_left_out_of_the_means():
