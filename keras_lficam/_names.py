@@ -1,4 +1,4 @@
-"""Names that were meant, where one is not known."""
+"""Names: which one was meant, and how it is printed."""
 
 import difflib
 import re
@@ -28,6 +28,24 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
         )
     like = [other for other, ratio in likeness.items() if ratio >= 0.6]
     return sorted(like, key=likeness.__getitem__, reverse=True)[:3]
+
+
+def printable(text: str) -> str:
+    """Escapes what would move, color or break the line where it is printed.
+
+    Args:
+        text: A name of whatever origin.
+
+    Returns:
+        The text in one line; control characters, line breaks and marks of
+        direction as Python writes them, such as `\\x1b`.
+    """
+    return "".join(
+        letter
+        if letter.isprintable()
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def _folded(name: str) -> str:

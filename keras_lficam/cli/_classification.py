@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from keras_lficam._names import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -114,7 +116,7 @@ def _of_classes(found: Mapping[str, Any]) -> "Table":
         classes = ranked[:_SHOWN]
     for one in classes:
         figures = [_share(one[name]["value"]) for name in _OF_CLASSES]
-        table.add_row(_printable(one["name"]), str(one["support"]), *figures)
+        table.add_row(printable(one["name"]), str(one["support"]), *figures)
     return table
 
 
@@ -135,10 +137,5 @@ def _share(value: float | None) -> str:
 
 
 def _short(name: str) -> str:
-    name = _printable(name)
+    name = printable(name)
     return name if len(name) <= 40 else f"{name[:39]}\N{HORIZONTAL ELLIPSIS}"
-
-
-def _printable(name: str) -> str:
-    """A name in one line, without characters that steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from keras_lficam._names import printable
 from keras_lficam.reporting import _charts
 
 _TEMPLATE = pathlib.Path(__file__).with_name("page.html.jinja")
@@ -58,13 +59,6 @@ _GROUPS = {
         "No image was predicted right.",
     ),
 }
-
-
-def printable(text: str) -> str:
-    """Text in one line, without characters that steer anything."""
-    return "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 def rendered(context: Mapping[str, Any]) -> str:

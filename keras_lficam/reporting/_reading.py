@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lficam._names import printable
 from keras_lficam.classifier import Classifier
 from keras_lficam.data import Source
 from keras_lficam.reporting._findings import Twins

@@ -18,6 +18,7 @@ from keras_lficam._checks import (
     path_of,
 )
 from keras_lficam._files import atomic_write
+from keras_lficam._names import printable
 from keras_lficam.classifier import Classifier, predictions_of
 from keras_lficam.data import Source, source as source_named
 from keras_lficam.explanation import ExplanationView
@@ -173,7 +174,7 @@ def _context(
     height, width = folder.about["image_size"]
     resizing = folder.about["recipe"].get("resizing", "stretch")
     images = Images(source, classifier, (height, width), resizing)
-    names = [_page.printable(name) for name in source.class_names]
+    names = [printable(name) for name in source.class_names]
     labels, chances = predictions_of(classifier, images.batches(split))
     metrics = _metrics(folder, source, split, labels, chances)
     counts = {one: source.class_counts(one) for one in source.splits}
@@ -202,7 +203,7 @@ def _context(
         }
     findings += _findings.of_twins(images.twins())
     return {
-        "title": folder.path.resolve().name,
+        "title": printable(folder.path.resolve().name),
         "run": folder,
         "version": keras_lficam.__version__,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -340,6 +341,6 @@ def _items(
         explained,
         labels=labels,
         chances=chances,
-        names=[_page.printable(name) for name in images.source.class_names],
-        files=[_page.printable(files[choice.index]) for choice in choices],
+        names=[printable(name) for name in images.source.class_names],
+        files=[printable(files[choice.index]) for choice in choices],
     )

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from keras_lficam import _names
+
 if TYPE_CHECKING:
     from tensorflow.core.framework.tensor_pb2 import TensorProto
 
@@ -47,12 +49,7 @@ def printable(text: str) -> str:
         printable("\\x1b[2Jcat")
     """
     _check_text("text", text)
-    return "".join(
-        letter
-        if letter.isprintable()
-        else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
+    return _names.printable(text)
 
 
 class ServerError(Exception):

@@ -65,6 +65,7 @@ ARROWS = {
     "reporting": {
         "_checks",
         "_files",
+        "_names",
         "classifier",
         "data",
         "explanation",
@@ -75,6 +76,7 @@ ARROWS = {
         "_checks",
         "_files",
         "_labels",
+        "_names",
         "architectures",
         "classifier",
         "data",
