@@ -10,7 +10,11 @@ from small_classifiers import backbone
 
 import keras_lficam
 from keras_lficam import data
-from keras_lficam.classifier import Classifier, predictions_of
+from keras_lficam.classifier import (
+    Classifier,
+    predictions_of,
+    training_activation,
+)
 from keras_lficam.metrics.classification import measure
 
 SIZE = (16, 12)
@@ -72,9 +76,7 @@ def write_run(folder, source, model, *, measured=True, channels=3):
         "0,0.5,1.0,0.4,1.1\n1,0.7,0.6,NA,0.9\n"
     )
     metrics = {"epochs": 2, "best_epoch": 1, "validation_accuracy": 0.4}
-    known = Classifier(model)
-    if known.gives == "logits":
-        known = Classifier(model, "softmax")
+    known = Classifier(model, training_activation(model))
     for split in ("validation", "test") if measured else ():
         if split in source.splits:
             batches = source.batches(split).as_numpy_iterator()

@@ -8,7 +8,12 @@ from keras_lficam.classifier._compiled import (
 from keras_lficam.classifier._evidence import Evidence
 from keras_lficam.classifier._geometry import Geometry
 from keras_lficam.classifier._predictions import predictions_of
-from keras_lficam.classifier._view import Classifier, Output, SplitFunctions
+from keras_lficam.classifier._view import (
+    Classifier,
+    Output,
+    SplitFunctions,
+    training_activation,
+)
 
 __all__ = [
     "Classifier",
@@ -20,4 +25,5 @@ __all__ = [
     "grouped_gradients_explained",
     "holding",
     "predictions_of",
+    "training_activation",
 ]

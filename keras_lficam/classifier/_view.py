@@ -34,6 +34,7 @@ from keras_lficam.surgery import (
     check_images,
     dense_behind_pooling,
     has_space,
+    last_activation,
     linear_behind_pooling,
     node_of,
     path,
@@ -727,6 +728,20 @@ class SplitFunctions:
             dense layer.
         """
         return dense_behind_pooling(self.operations)
+
+
+def training_activation(model: keras.Model) -> str | None:
+    """Names the activation that `fit` trains a model with, behind its own.
+
+    Args:
+        model: A classifier that `fit` takes.
+
+    Returns:
+        `"softmax"` for a model that gives logits, else None: what `activation`
+        of a `Classifier` is for its probabilities.
+    """
+    gives_logits = last_activation(model) is keras.activations.linear
+    return "softmax" if gives_logits else None
 
 
 def _image_of(model: keras.Model) -> keras.KerasTensor:

@@ -19,7 +19,11 @@ from keras_lficam._checks import (
 )
 from keras_lficam._files import atomic_write
 from keras_lficam._names import printable
-from keras_lficam.classifier import Classifier, predictions_of
+from keras_lficam.classifier import (
+    Classifier,
+    predictions_of,
+    training_activation,
+)
 from keras_lficam.data import Source, source as source_named
 from keras_lficam.explanation import ExplanationView
 from keras_lficam.metrics.classification import measure
@@ -154,14 +158,6 @@ def _model(folder: RunFolder) -> keras.Model:
     return keras.models.load_model(path, compile=False)
 
 
-def _classifier(model: keras.Model) -> Classifier:
-    """What a model predicts; `fit` trains logits with a softmax."""
-    classifier = Classifier(model)
-    if classifier.gives == "logits":
-        classifier = Classifier(model, "softmax")
-    return classifier
-
-
 def _context(
     folder: RunFolder,
     source: Source,
@@ -170,7 +166,7 @@ def _context(
     count: int,
 ) -> dict[str, Any]:
     """Gathers what the page shows."""
-    classifier = _classifier(model)
+    classifier = Classifier(model, training_activation(model))
     height, width = folder.about["image_size"]
     resizing = folder.about["recipe"].get("resizing", "stretch")
     images = Images(source, classifier, (height, width), resizing)
@@ -192,7 +188,7 @@ def _context(
         maps: dict[str, Any] = {"note": ""}
     else:
         findings = [*_findings.of_accuracy(metrics[split], split), *findings]
-        maps = _maps(model, classifier, images, split, folder, chances)
+        maps = _maps(model, images, split, folder, chances)
         findings += maps["findings"]
         choices = _gallery.chosen(labels, chances, count)
         gallery = {
@@ -247,7 +243,6 @@ def _metrics(
 
 def _maps(
     model: keras.Model,
-    classifier: Classifier,
     images: Images,
     split: str,
     folder: RunFolder,
@@ -256,9 +251,7 @@ def _maps(
     """Looks at the maps of a sample of the images for what is suspicious."""
     try:
         view = ExplanationView(
-            model,
-            top=1,
-            activation="softmax" if classifier.gives == "logits" else None,
+            model, top=1, activation=training_activation(model)
         )
     except ValueError as error:
         return {"view": None, "findings": [], "note": str(error)}

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import keras
-
-from keras_lficam.classifier import Classifier, predictions_of
+from keras_lficam.classifier import (
+    Classifier,
+    predictions_of,
+    training_activation,
+)
 from keras_lficam.metrics.classification import measure
 from keras_lficam.training._run import Run
 
@@ -24,10 +26,8 @@ def classification(
         What `Classification.to_dict` gives; None where the model has no finite
         probabilities, as one whose training diverged, which is logged.
     """
-    linear = run.activation is keras.activations.linear
     try:
-        # It trains with a softmax where the model gives logits.
-        classifier = Classifier(run.model, "softmax" if linear else None)
+        classifier = Classifier(run.model, training_activation(run.model))
         labels, chances = predictions_of(classifier, batches)
         names = run.source.class_names
         return measure(labels, chances, names, seed=int(run.seed)).to_dict()

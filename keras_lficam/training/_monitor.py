@@ -7,7 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lficam.classifier import Classifier, predictions_of
+from keras_lficam.classifier import (
+    Classifier,
+    predictions_of,
+    training_activation,
+)
 from keras_lficam.distribution.peers import first_value
 from keras_lficam.metrics.classification import SCORES
 from keras_lficam.training._run import Run
@@ -34,9 +38,8 @@ class Monitored(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
-        # It trains with a softmax where the model gives logits.
-        linear = self.run.activation is keras.activations.linear
-        self._classifier = Classifier(self.model, "softmax" if linear else None)
+        activation = training_activation(self.model)
+        self._classifier = Classifier(self.model, activation)
         self._classifier.check_probabilities()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

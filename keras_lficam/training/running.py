@@ -21,7 +21,10 @@ from keras_lficam._checks import (
     path_of,
 )
 from keras_lficam._files import atomic_write
-from keras_lficam.classifier import grouped_gradients_explained
+from keras_lficam.classifier import (
+    grouped_gradients_explained,
+    training_activation,
+)
 from keras_lficam.data.loading import found_source
 from keras_lficam.data.targets import with_targets, with_weights
 from keras_lficam.training import _folder, _stages, _state as state
@@ -382,7 +385,7 @@ def _compile(
     *,
     frozen: bool,
 ) -> None:
-    logits = run.activation is keras.activations.linear
+    logits = training_activation(run.model) is not None
     smoothing = run.recipe.label_smoothing
     loss: keras.losses.Loss
     if run.source.multi_label and run.class_weights:
@@ -607,10 +610,7 @@ def _heat_maps(run: Run, every: int) -> Iterator[HeatMaps]:
         folder=run.folder / "heat_maps",
         log_dir=run.folder / "tensorboard",
         draw=run.writes,
-        # It trains with a softmax where the model gives logits.
-        activation="softmax"
-        if run.activation is keras.activations.linear
-        else None,
+        activation=training_activation(run.model),
     )
 
 

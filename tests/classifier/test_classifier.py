@@ -8,7 +8,7 @@ from small_classifiers import of_channels
 import keras_lficam
 from keras_lficam import explainers, metrics
 from keras_lficam.backbones import cifar
-from keras_lficam.classifier import Classifier
+from keras_lficam.classifier import Classifier, training_activation
 
 # Explainers are asked for their graphs in `test_explainers.py`.
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -734,3 +734,12 @@ def test_model_of_keras_2_is_named_as_such():
                 f"Argument `{name}` must be a model of Keras 3. Received: a "
                 "Model of Keras 2 (tf_keras). To fix this: "
             )
+
+
+@pytest.mark.parametrize("make", [flat, nested, whole_inside, sequential])
+@pytest.mark.parametrize(
+    ("activation", "added"),
+    [("softmax", None), ("sigmoid", None), (None, "softmax")],
+)
+def test_training_adds_a_softmax_to_logits(make, activation, added):
+    assert training_activation(make(activation)) == added

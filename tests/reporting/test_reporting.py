@@ -8,8 +8,8 @@ from report_runs import EVIL, Page, classifier, source_of, write_run
 
 import keras_lficam
 from keras_lficam import reporting
+from keras_lficam.classifier import Classifier
 from keras_lficam.reporting._reading import Images
-from keras_lficam.reporting.running import _classifier
 
 # A model explains a handful of images: to trace it takes longer.
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -188,7 +188,7 @@ def test_a_thousand_classes_have_no_matrix_and_few_rows(tmp_path):
 
 def test_images_in_two_splits_are_found(tmp_path):
     source = source_of(LABELS, ["a", "b", "c"])
-    images = Images(source, _classifier(classifier()), (16, 12), "stretch")
+    images = Images(source, Classifier(classifier()), (16, 12), "stretch")
     alone = images.twins()
     assert (alone.across, alone.within, alone.contradicting) == ([], 0, 0)
     assert alone.compared == 17
@@ -205,7 +205,7 @@ def test_images_in_two_splits_are_found(tmp_path):
                 yield pixels, labels
 
     found = Repeated(
-        source, _classifier(classifier()), (16, 12), "stretch"
+        source, Classifier(classifier()), (16, 12), "stretch"
     ).twins()
     assert found.across == [["train image 2", "test image 1"]]
     assert found.within == 1
