@@ -52,8 +52,11 @@ def classifier(classes=3, channels=3, **options):
     )
 
 
-def write_run(folder, source, model, *, measured=True, channels=3):
-    """Writes what `fit` would write of a run that has ended."""
+def write_run(folder, source, model, *, measured=True, channels=3, **more):
+    """Writes what `fit` would write of a run that has ended.
+
+    More is what `run.json` says beside or instead of the usual.
+    """
     folder.mkdir(parents=True)
     about = {
         "data": {
@@ -70,7 +73,7 @@ def write_run(folder, source, model, *, measured=True, channels=3):
         "steps_per_epoch": 3,
         "versions": {"keras": keras.__version__},
     }
-    (folder / "run.json").write_text(json.dumps(about))
+    (folder / "run.json").write_text(json.dumps(about | more))
     (folder / "log.csv").write_text(
         "epoch,accuracy,loss,val_accuracy,val_loss\n"
         "0,0.5,1.0,0.4,1.1\n1,0.7,0.6,NA,0.9\n"
@@ -79,9 +82,8 @@ def write_run(folder, source, model, *, measured=True, channels=3):
     known = Classifier(model, training_activation(model))
     for split in ("validation", "test") if measured else ():
         if split in source.splits:
-            batches = source.batches(split).as_numpy_iterator()
-            if channels == 1:
-                batches = ((x[..., :1], y) for x, y in batches)
+            batches = source.batches(split, image_size=SIZE, channels=channels)
+            batches = batches.as_numpy_iterator()
             found = measure(
                 *predictions_of(known, batches),
                 source.class_names,

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -196,13 +196,20 @@ def _settings(run: Any) -> list[tuple[str, str]]:
         for name, value in about["recipe"].items()
     ]
     if about.get("class_weights"):
-        weights = ", ".join(f"{w:.3g}" for w in about["class_weights"][:20])
-        rows.append(("Class weights", weights))
+        rows.append(_weights(about["class_weights"][:20]))
     rows += [
         (f"Version of {name}", str(value))
         for name, value in about.get("versions", {}).items()
     ]
     return [(name, printable(value)) for name, value in rows]
+
+
+def _weights(weights: Sequence[Any]) -> tuple[str, str]:
+    """Weights of classes; of labels those of their absence and presence."""
+    if not isinstance(weights[0], Sequence):
+        return "Class weights", ", ".join(f"{w:.3g}" for w in weights)
+    pairs = [f"{absent:.3g} / {present:.3g}" for absent, present in weights]
+    return "Class weights (label absent / present)", ", ".join(pairs)
 
 
 def _words(name: str) -> str:

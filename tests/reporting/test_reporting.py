@@ -145,8 +145,20 @@ def test_other_models(options, shown, not_shown, tmp_path):
 def test_one_channel_and_two_classes(tmp_path):
     labels = {"train": [0, 1] * 3, "validation": [0, 1, 1], "test": [1, 1]}
     source = source_of(labels, ["fine", "broken"])
-    write_run(tmp_path / "run", source, classifier(2, channels=1), channels=1)
-    page = check(reporting.report(tmp_path / "run", data=source).read_text())
+    folder = tmp_path / "run"
+    metrics = write_run(folder, source, classifier(2, channels=1), channels=1)
+    # Those of the test images it measures itself.
+    left = {k: value for k, value in metrics.items() if k != "test"}
+    (folder / "metrics.json").write_text(json.dumps(left))
+    page = check(reporting.report(folder, data=source).read_text())
+    cells = {
+        x["data-metric"]: x["data-value"]
+        for x in page.all("td")
+        if "data-metric" in x
+    }
+    for name in ("accuracy", "balanced_accuracy", "log_loss"):
+        expected = metrics["test"][name]["value"]
+        assert float(cells[f"test.{name}"]) == pytest.approx(expected, rel=1e-6)
     assert "1 class without test images" in page.text
     assert "fine: the numbers on the test images say nothing" in page.text
 
@@ -160,7 +172,8 @@ def test_several_labels(tmp_path):
     source = source_of(labels, ["a", "b"])
     assert source.multi_label
     model = classifier(2, classifier_activation="sigmoid")
-    write_run(tmp_path / "run", source, model)
+    weights = [[1, 2], [1, 3.14159]]
+    write_run(tmp_path / "run", source, model, class_weights=weights)
     page = check(reporting.report(tmp_path / "run", data=source).read_text())
     assert "All labels right" in page.text
     assert "False alarms" in page.text
@@ -177,6 +190,7 @@ def test_a_thousand_classes_have_no_matrix_and_few_rows(tmp_path):
         "test": rng.integers(1000, size=60),
     }
     source = source_of(labels, names)
+    assert "Class weights (label absent / present) 1 / 2, 1 / 3.14" in page.text
     write_run(tmp_path / "run", source, classifier(1000))
     path = reporting.report(tmp_path / "run", data=source)
     page = check(path.read_text())
