@@ -57,8 +57,8 @@ def add(commands: "_words.Commands") -> None:
         type=whole_number(0, 1000),
         default=8,
         metavar="N",
-        help="errors, and doubtful images, that are shown at most; an image "
-        "takes about 30 kB (default: %(default)s)",
+        help="errors, and doubtful images, that are shown at most (default: "
+        "%(default)s)",
     )
     _words.add_import_option(report)
     report.set_defaults(run=run)

@@ -59,8 +59,7 @@ def report(
     high confidence, doubtful and typical images; what the program found, such
     as images that are in two splits or maps that lie on the border; and
     settings and versions to repeat the run. It has no script and asks no
-    server for anything, prints well, and takes about 30 kB for each image
-    that it shows: with the defaults less than 5 MB.
+    server for anything, and prints well.
 
     Any classifier that `fit` trains can be reported, also without LFI-CAM.
 
