@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from keras_lficam import visualization
 
-# Longest side of an image of the page, in pixels: with JPEG about 7 kB each.
+# Longest side of an image of the page, in pixels.
 _SIDE = 192
 _QUALITY = 82
 # Classes of which typical images are shown, and of each at most so many.
@@ -83,15 +84,15 @@ def chosen(
     doubtful = np.argsort(margin, kind="stable")
     typical: list[int] = []
     counts = np.bincount(labels, minlength=chances.shape[1])
-    per_class = max(1, min(_OF_CLASS, 2 * count))
     for k in sorted(_largest(counts)):
         of_class = np.flatnonzero((labels == k) & ~wrong)
         best = of_class[np.argsort(-confidence[of_class], kind="stable")]
-        typical += best[:per_class].tolist()
-    shown = set(errors[:count])
+        typical += best[:_OF_CLASS].tolist()
+    shown = errors[:count]
+    others = (i for i in doubtful if i not in shown)
     return {
-        "errors": [choice(i) for i in errors[:count]],
-        "doubtful": [choice(i) for i in doubtful if i not in shown][:count],
+        "errors": [choice(i) for i in shown],
+        "doubtful": [choice(i) for i in itertools.islice(others, count)],
         "typical": [choice(i) for i in typical],
     }
 
@@ -112,16 +113,16 @@ def _of_several_labels(
 
     by_error = np.argsort(-np.where(wrong, sure, -1), axis=None, kind="stable")
     errors = by_error[: int(wrong.sum())]
+    doubtful = np.argsort(sure, axis=None, kind="stable")
     typical = []
     for k in sorted(_largest(truth.sum(0))):
         order = np.argsort(-chances[:, k], kind="stable")
-        right = [i for i in order if truth[i, k] and not wrong[i, k]]
-        typical += [Choice(int(i), k, None) for i in right[:_OF_CLASS]]
+        right = (i for i in order if truth[i, k] and not wrong[i, k])
+        best = itertools.islice(right, _OF_CLASS)
+        typical += [Choice(int(i), k, None) for i in best]
     return {
-        "errors": list(choices(errors))[:count],
-        "doubtful": list(choices(np.argsort(sure, axis=None, kind="stable")))[
-            :count
-        ],
+        "errors": list(itertools.islice(choices(errors), count)),
+        "doubtful": list(itertools.islice(choices(doubtful), count)),
         "typical": typical,
     }
 

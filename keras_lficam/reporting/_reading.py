@@ -43,6 +43,7 @@ class Images:
             "resizing": resizing,
             "channels": classifier.image_shape[-1] or 3,
         }
+        self._names: dict[str, list[str]] = {}
 
     def batches(
         self, split: str, *, with_masks: bool = False
@@ -89,12 +90,19 @@ class Images:
 
     def names(self, split: str) -> list[str]:
         """Names the images of a split: their files, else their numbers."""
+        if split not in self._names:
+            self._names[split] = self._named(split)
+        return self._names[split]
+
+    def _named(self, split: str) -> list[str]:
         files = self.source.files(split)
         if files is None:
             count = self.source.count(split)
             return [f"{split} image {number}" for number in range(count)]
         root = pathlib.Path(self.source.name)
-        return [_relative(path, root) for path in files]
+        if root.is_file():  # It lists them, by paths from its folder.
+            root = root.parent
+        return [printable(_relative(path, root)) for path in files]
 
     def twins(self) -> Twins:
         """Compares all images with each other, by hashes of their pixels."""
@@ -117,19 +125,16 @@ class Images:
                     groups[digest].append((split, number))
                     labels[digest].add(np.asarray(label).tobytes())
                     number += 1
-        names: dict[str, list[str]] = {}
         across, within = [], 0
         for group in groups.values():
             met = {split for split, _ in group}
             within += len(group) - len(met)
             if len(met) < 2:
                 continue
-            for split in met - names.keys():
-                names[split] = self.names(split)
             firsts = dict(reversed(group))
             across.append(
                 [
-                    _with_split(names[split][firsts[split]], split)
+                    f"{self.names(split)[firsts[split]]} ({split})"
                     for split in splits
                     if split in met
                 ]
@@ -138,13 +143,9 @@ class Images:
         return Twins(across, within, contradicting, total)
 
 
-def _with_split(name: str, split: str) -> str:
-    """Names an image and its split, which its folder may name already."""
-    return name if name.startswith(split) else f"{name} ({split})"
-
-
 def _relative(path: str, root: pathlib.Path) -> str:
+    normal = pathlib.Path(os.path.normpath(path))
     try:
-        return os.fspath(pathlib.Path(path).relative_to(root))
+        return os.fspath(normal.relative_to(os.path.normpath(root)))
     except ValueError:
         return path

@@ -1,6 +1,7 @@
 """`report`: from the folder of a run to its page."""
 
 import datetime
+import itertools
 import logging
 import os
 import pathlib
@@ -26,6 +27,7 @@ from keras_lficam.classifier import (
 )
 from keras_lficam.data import Source, source as source_named
 from keras_lficam.explanation import ExplanationView
+from keras_lficam.metrics import energy_pointing_game
 from keras_lficam.metrics.classification import measure
 from keras_lficam.reporting import _findings, _gallery, _page
 from keras_lficam.reporting._folder import (
@@ -190,11 +192,14 @@ def _context(
         maps = _maps(model, images, split, folder, chances)
         findings += maps["findings"]
         choices = _gallery.chosen(labels, chances, count)
+        # All at once: to find them each time means to decode the split.
+        every = [choice for group in choices.values() for choice in group]
+        items = iter(
+            _items(every, maps["view"], images, split, labels, chances)
+        )
         gallery = {
-            group: _items(
-                choices[group], maps["view"], images, split, labels, chances
-            )
-            for group in choices
+            name: list(itertools.islice(items, len(group)))
+            for name, group in choices.items()
         }
     findings += _findings.of_twins(images.twins())
     return {
@@ -300,10 +305,8 @@ def _of_masks(explained: Any, masks: np.ndarray) -> Iterator[_findings.Finding]:
     if explained.attention_map is not None:
         maps["attention"] = explained.attention_map
     for kind, values in maps.items():
-        whole = values[known].sum((1, 2, 3))
-        inside = (values[known] * masks).sum((1, 2, 3))
-        shares = inside / np.where(whole > 0, whole, 1)
-        yield _findings.of_objects(kind, shares, area)
+        inside = energy_pointing_game(values[known], masks)
+        yield _findings.of_objects(kind, inside, area)
 
 
 def _items(
@@ -334,5 +337,5 @@ def _items(
         labels=labels,
         chances=chances,
         names=[printable(name) for name in images.source.class_names],
-        files=[printable(files[choice.index]) for choice in choices],
+        files=[files[choice.index] for choice in choices],
     )

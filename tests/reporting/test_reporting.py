@@ -1,14 +1,24 @@
 """The report of runs of all kinds, written, parsed and compared."""
 
 import json
+import types
 
 import numpy as np
+import PIL.Image
 import pytest
-from report_runs import EVIL, Page, classifier, source_of, write_run
+from report_runs import (
+    EVIL,
+    Page,
+    classifier,
+    images_of,
+    source_of,
+    write_run,
+)
 
 import keras_lficam
-from keras_lficam import reporting
+from keras_lficam import cli, data, reporting
 from keras_lficam.classifier import Classifier
+from keras_lficam.reporting import running
 from keras_lficam.reporting._reading import Images
 
 # A model explains a handful of images: to trace it takes longer.
@@ -121,24 +131,29 @@ def test_it_shows_attention_evidence_and_contrast(written):
 
 
 @pytest.mark.parametrize(
-    ("options", "shown", "not_shown"),
+    ("options", "has_attention"),
     [
-        ({"architecture": "abn"}, "Attention map ", "nothing"),
-        ({"architecture": "plain"}, "Evidence for ", "Attention map "),
-        ({"classifier_activation": "sigmoid"}, "Attention map ", "nothing"),
-        ({"classifier_activation": None}, "Evidence for ", "nothing"),
+        ({"architecture": "abn"}, True),
+        ({"architecture": "plain"}, False),
+        ({"classifier_activation": "sigmoid"}, True),
+        ({"classifier_activation": None}, True),
     ],
     ids=["abn", "plain", "sigmoid", "logits"],
 )
-def test_other_models(options, shown, not_shown, tmp_path):
+def test_other_models(options, has_attention, tmp_path):
     source = source_of(
         {k: v for k, v in LABELS.items() if k != "test"}, ["a", "b", "c"]
     )
     write_run(tmp_path / "run", source, classifier(**options), measured=False)
     page = check(reporting.report(tmp_path / "run", data=source).read_text())
     alts = [image["alt"] for image in page.all("img")]
-    assert any(alt.startswith(shown) for alt in alts)
-    assert not any(alt.startswith(not_shown) for alt in alts)
+    kinds = [
+        sum(alt.startswith(words) for alt in alts)
+        for words in ("Image ", "Attention map ", "Evidence ", "Contrast ")
+    ]
+    number = kinds[0]
+    assert number > 0
+    assert kinds == [number, number * has_attention, number, number]
     assert "4 validation images" in page.text
 
 
@@ -175,6 +190,7 @@ def test_several_labels(tmp_path):
     weights = [[1, 2], [1, 3.14159]]
     write_run(tmp_path / "run", source, model, class_weights=weights)
     page = check(reporting.report(tmp_path / "run", data=source).read_text())
+    assert "Class weights (label absent / present) 1 / 2, 1 / 3.14" in page.text
     assert "All labels right" in page.text
     assert "False alarms" in page.text
     assert not any(x["alt"].startswith("Contrast") for x in page.all("img"))
@@ -190,7 +206,6 @@ def test_a_thousand_classes_have_no_matrix_and_few_rows(tmp_path):
         "test": rng.integers(1000, size=60),
     }
     source = source_of(labels, names)
-    assert "Class weights (label absent / present) 1 / 2, 1 / 3.14" in page.text
     write_run(tmp_path / "run", source, classifier(1000))
     path = reporting.report(tmp_path / "run", data=source)
     page = check(path.read_text())
@@ -221,7 +236,9 @@ def test_images_in_two_splits_are_found(tmp_path):
     found = Repeated(
         source, Classifier(classifier()), (16, 12), "stretch"
     ).twins()
-    assert found.across == [["train image 2", "test image 1"]]
+    assert found.across == [
+        ["train image 2 (train)", "test image 1 (test)"],
+    ]
     assert found.within == 1
     assert found.contradicting == 1  # Of classes 2, 1 and 0.
 
@@ -259,3 +276,104 @@ def test_what_is_no_run_is_refused(written, tmp_path):
         reporting.report(folder, data=source, model="model")
     with pytest.raises(ValueError, match="`data` must be the data of the run"):
         reporting.report(folder, data=tmp_path / "nothing")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A CSV file of images; the first for the test repeats one to train."""
+    folder = tmp_path_factory.mktemp("data") / "test_tube"
+    (folder / "made").mkdir(parents=True)
+    labels = [0, 1, 0, 1, 0, 1, 0, 1, 0]
+    images = images_of(labels, 3)
+    images[7] = images[1]
+    splits = 5 * ["train"] + 2 * ["validation"] + 2 * ["test"]
+    lines = ["image,label,split"]
+    for number, image in enumerate(images):
+        PIL.Image.fromarray(image).save(folder / f"made/{number}.png")
+        name = "ab"[labels[number]]
+        lines.append(f"made/{number}.png,{name},{splits[number]}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder / "labels.csv"
+
+
+def test_images_of_a_csv_file_are_named_from_its_folder(pictures):
+    source = data.source(pictures)
+    images = Images(source, Classifier(classifier(2)), (16, 12), "stretch")
+    assert images.names("test") == ["made/7.png", "made/8.png"]
+    assert images.twins().across == [
+        ["made/1.png (train)", "made/7.png (test)"]
+    ]
+
+
+def test_the_command_reports_with_the_data_that_it_is_given(
+    pictures, tmp_path, monkeypatch, capsys
+):
+    source = data.source(pictures)
+    folder = tmp_path / "run"
+    about = {"name": "moved", "class_names": ["a", "b"], "bits": 12}
+    write_run(folder, source, classifier(2), data=about)
+    given = {}
+
+    def source_named(name, **options):
+        given.update(options, name=name)
+        return data.source(name, **options)
+
+    monkeypatch.setattr(running, "source_named", source_named)
+    words = ["report", str(folder), "--data", str(pictures)]
+    words += ["--data-dir", str(tmp_path), "--images", "1"]
+    words += ["--output", str(tmp_path / "page.html")]
+    assert cli.main(words) == 0
+    assert given == {
+        "name": str(pictures),
+        "data_dir": str(tmp_path),
+        "bits": 12,
+    }
+    assert f"Written: {tmp_path / 'page.html'}, " in capsys.readouterr().out
+    page = check((tmp_path / "page.html").read_text())
+    assert "made/1.png (train) = made/7.png (test)" in page.text
+    assert str(pictures.parent / "made") not in page.text
+
+
+def test_each_split_is_decoded_as_often_as_it_must_be(tmp_path, monkeypatch):
+    source = source_of(LABELS, ["a", "b", "c"])
+    write_run(tmp_path / "run", source, classifier())
+    seen = []
+    batches = Images.batches
+
+    def counted(self, split, **options):
+        seen.append(split)
+        return batches(self, split, **options)
+
+    monkeypatch.setattr(Images, "batches", counted)
+    reporting.report(tmp_path / "run", data=source)
+    # For predictions, maps and the gallery; and all to compare them.
+    assert seen == ["test", "test", "test", "train", "validation", "test"]
+
+
+def test_maps_are_compared_with_the_masks_that_there_are():
+    masks = np.zeros((3, 2, 2, 1))
+    masks[0, 0] = 1  # The upper half.
+    masks[1] = np.nan  # There is none.
+    masks[2, 0, 0] = 1
+    evidence = np.array(
+        [
+            [[3.0, 0.0], [1.0, -9.0]],  # 3 of 4 for the class in the mask.
+            [[1.0, 1.0], [1.0, 1.0]],
+            [[1.0, 1.0], [0.0, 0.0]],  # 1 of 2.
+        ]
+    )[..., None]
+    attention = np.ones((3, 2, 2, 1))
+    attention[2] = 0  # Of no energy.
+    explained = types.SimpleNamespace(
+        class_evidence=evidence, attention_map=attention
+    )
+    first, second = running._of_masks(explained, masks)
+    # (3 / 4 + 1 / 2) / 2, and the masks (1 / 2 + 1 / 4) / 2.
+    assert first.title == "The evidence is mostly inside the object"
+    assert first.text == (
+        "In the mean 62% of the evidence lies inside the masks, which cover "
+        "38% of the image (2 images with masks)."
+    )
+    # (1 / 2 + 0) / 2; half of them is not most.
+    assert second.text.startswith("In the mean 25% of the attention lies ")
+    assert not list(running._of_masks(explained, np.zeros((3, 2, 2, 1))))
