@@ -74,12 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     from keras_lficam import reporting
 
     print(f"Reading {folder} and its data", flush=True)
-    data = None
-    if arguments.data is not None:
-        data = _models.source(arguments.data, _models.bits(path, None))
     page = reporting.report(
         folder,
-        data=data,
+        data=arguments.data,
         model=_models.load_model(path, arguments.imports),
         output=arguments.output,
         split=arguments.split,
