@@ -65,6 +65,15 @@ _RECIPE = (
     "monitor",
     "patience",
 )
+# Those of recipes; the command knows them before Keras starts.
+_MONITORS = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "roc_auc",
+    "average_precision",
+    "loss",
+)
 
 
 def add(commands: "_words.Commands") -> None:
@@ -237,14 +246,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--monitor",
-        choices=[
-            "accuracy",
-            "balanced_accuracy",
-            "macro_f1",
-            "roc_auc",
-            "average_precision",
-            "loss",
-        ],
+        choices=_MONITORS,
         metavar="METRIC",
         help="what of the validation pictures chooses the epoch that is kept, "
         "and stops training: %(choices)s",
@@ -662,27 +664,17 @@ def _print_summary(
     metrics = json.loads((folder / "metrics.json").read_text())
     monitor = metrics["monitor"].replace("_", " ")
     by = "" if monitor == "accuracy" else f" by {monitor}"
-    rows = [
-        (
-            "accuracy on the validation pictures",
-            metrics["validation_accuracy"],
-            f"best of {metrics['epochs']} epochs{by}: {metrics['best_epoch']}",
-        )
-    ]
-    if "test_accuracy" in metrics:
-        rows.append(
-            ("accuracy on the test pictures", metrics["test_accuracy"], "")
-        )
-    print()
-    _output.show(_output.figures(rows))
-    measured = {
-        split: metrics[split]
-        for split in ("validation", "test")
-        if metrics.get(split)
-    }
+    print(
+        f"\nBest of {metrics['epochs']} epochs{by}: {metrics['best_epoch']}\n"
+    )
+    splits = [s for s in ("validation", "test") if f"{s}_accuracy" in metrics]
+    measured = {s: metrics[s] for s in splits if metrics.get(s)}
     if measured:
-        print()
         _output.show(*_classification.shown(measured))
+    else:  # It has no probabilities, as one whose training diverged.
+        for split in splits:
+            share = metrics[f"{split}_accuracy"]
+            print(f"accuracy on the {split} pictures: {share:.1%}")
     if source.damaged:
         print(
             f"Damaged pictures that were left out: {len(source.damaged)}, "

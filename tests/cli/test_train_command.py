@@ -15,6 +15,7 @@ import pytest
 from logs import rows
 
 from keras_lficam import cli, training
+from keras_lficam.metrics.classification import measure
 from keras_lficam.training import _state as state
 
 OPTIONS = [
@@ -180,8 +181,8 @@ def test_two_workers_of_which_one_dies_train_what_one_process_does(
     assert "another worker was lost" in said.splitlines()[-1]
     chief, other = start_workers(*words, **in_float64)
     said, silent = processes.finish(chief), processes.finish(other)
-    assert "accuracy on the validation pictures" in said
-    assert "accuracy on" not in silent
+    assert "Best of 3 epochs" in said
+    assert "Best of" not in silent
     for one, other in zip(weights(folder), weights(synchronized), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
     for row, other in zip(rows(folder), rows(synchronized), strict=True):
@@ -343,6 +344,57 @@ def test_the_command_says_how_it_trains():
     )
     modern = training.recipe("modern")
     assert cli.train._about_recipe({}, modern) == "Recipe modern: 100 epochs"
+
+
+def test_the_command_knows_what_epochs_can_be_compared_by():
+    assert cli.train._MONITORS == training.recipes.MONITORS
+
+
+def ended(monkeypatch, **more):
+    """Training writes its metrics, and no report can be written."""
+
+    def fit(*arguments, folder, **options):
+        metrics = {"epochs": 3, "best_epoch": 2, "validation_accuracy": 0.25}
+        text = json.dumps(metrics | {"monitor": "macro_f1"} | more)
+        (folder / "metrics.json").write_text(text)
+
+    def report(*arguments, **options):
+        raise RuntimeError("no page today")
+
+    monkeypatch.setattr("keras_lficam.training.fit", fit)
+    monkeypatch.setattr("keras_lficam.reporting.report", report)
+
+
+def test_a_run_is_complete_without_its_report(
+    tmp_path, pictures, monkeypatch, capsys
+):
+    ended(monkeypatch, test_accuracy=0.5, validation=None, test=None)
+    folder = tmp_path / "run"
+    assert train("--data", pictures, "--output", folder, *OPTIONS) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == (
+        "keras-lficam train: the report was not written (no page today). The "
+        f"run is complete; to try again: keras-lficam report {folder}"
+    )
+    assert (
+        "Best of 3 epochs by macro f1: 2\n\n"
+        "accuracy on the validation pictures: 25.0%\n"
+        "accuracy on the test pictures: 50.0%\n"
+    ) in said.out
+    assert f"Written to {folder}:\n\n  model.keras " in said.out
+
+
+def test_the_accuracy_is_printed_once(tmp_path, pictures, monkeypatch, capsys):
+    found = measure([0, 0, 0, 1], np.eye(2)[[0, 0, 1, 1]]).to_dict()
+    ended(monkeypatch, validation=found)
+    words = ["--data", pictures, "--output", tmp_path / "run", *OPTIONS]
+    assert train(*words, "--report", "off") == 0
+    said = capsys.readouterr()
+    assert "no page today" not in said.err
+    assert "accuracy on" not in said.out
+    assert "On the validation pictures: " in said.out
+    (row,) = [x for x in said.out.splitlines() if x.startswith("accuracy ")]
+    assert row.split()[1] == "75.0%"
 
 
 def test_damaged_options_are_named(tmp_path, capsys):
