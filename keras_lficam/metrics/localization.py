@@ -246,9 +246,9 @@ def max_box_accuracy(accuracies: Tensor) -> np.ndarray:
     answers = real_array("accuracies", accuracies)
     if answers.ndim != 2 or answers.size == 0:
         raise ValueError(
-            "Argument `accuracies` must have shape (images, thresholds). Way "
-            "out: numpy.concatenate of what box_accuracy gives for each "
-            f"batch. Received: accuracies.shape={answers.shape}"
+            "Argument `accuracies` must have shape (images, thresholds). "
+            f"Received: accuracies.shape={answers.shape}. To fix this: "
+            "numpy.concatenate of what box_accuracy gives for each batch."
         )
     check_finite("accuracies", answers)
     return answers[:, answers.mean(axis=0, dtype="float64").argmax()]
