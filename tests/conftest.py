@@ -1,5 +1,6 @@
 import gc
 import os
+import shutil
 import sys
 
 # TensorFlow turns oneDNN on by itself on some processors only. The tests do
@@ -138,6 +139,22 @@ def shapes_alone():
     with keras.StatelessScope(initialize_variables=False):
         yield
     keras.backend.clear_session()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser, of the system."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    assert program, "no browser. To fix this: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program,
+            args=["--no-sandbox", "--disable-background-networking"],
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

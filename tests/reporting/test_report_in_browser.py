@@ -1,7 +1,5 @@
 """Opens the page of a run in a browser: widths, colors, print."""
 
-import shutil
-
 import pytest
 from report_runs import EVIL, classifier, source_of, write_run
 
@@ -21,21 +19,6 @@ def page(tmp_path_factory):
     source = source_of(LABELS, ["cat", EVIL, "x" * 200, "two words"])
     write_run(folder, source, classifier(4))
     return reporting.report(folder, data=source)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    assert program, "no browser. Way out: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program,
-            args=["--no-sandbox", "--disable-background-networking"],
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -19,6 +19,7 @@ import tensorflow as tf
 import yaml
 from distributed_worker import lfi_cam
 from google.protobuf import text_format
+from interruptions import Killed
 from processes import finish, start
 from served import (
     DAMAGED,
@@ -1071,10 +1072,6 @@ def test_threads_get_right_answers_and_memory_stays(
 
 
 # -------------------------------------------------------------------- export
-
-
-class Killed(BaseException):
-    """Not an Exception: nothing in between may catch it."""
 
 
 def raising(error):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from interruptions import Kill, Killed
 from logs import rows
 from small_classifiers import normalized_backbone, pictures
 
@@ -349,28 +350,6 @@ def test_early_stopping_waits_for_the_second_stage(tmp_path, source):
     assert len(history.epoch) == 9
 
 
-class Killed(BaseException):
-    """Not an Exception: nothing in between may catch it."""
-
-
-class Kill(keras.callbacks.Callback):
-    """At the end of a step, or at the begin of an epoch, of all from 1."""
-
-    def __init__(self, *, step=None, epoch=None):
-        super().__init__()
-        self.step, self.epoch, self.seen = step, epoch, 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.seen = epoch * self.params["steps"]
-        if epoch == self.epoch:
-            raise Killed
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.seen += 1
-        if self.seen == self.step:
-            raise Killed
-
-
 @pytest.mark.end_to_end
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("architecture", ["plain", "abn"])
@@ -382,7 +361,7 @@ def test_a_run_goes_on_in_each_stage(tmp_path, source, architecture):
     for kill, saved in [
         ({"step": 2}, 2),  # In the first stage.
         ({"step": 5}, 5),
-        ({"epoch": 2}, 6),  # When the second has just begun.
+        ({"begin": 2}, 6),  # When the second has just begun.
         ({"step": 8}, 8),  # In the second.
     ]:
         with pytest.raises(Killed):

@@ -11,6 +11,7 @@ import numpy as np
 import processes
 import pytest
 import tensorflow as tf
+from interruptions import Kill, Killed
 from logs import rows
 from sklearn.utils.class_weight import compute_class_weight
 from small_classifiers import normalized_backbone, pictures
@@ -71,30 +72,6 @@ def assert_equal(first, second):
     assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-class Killed(BaseException):
-    """Not an Exception: nothing in between may catch it."""
-
-
-class Kill(keras.callbacks.Callback):
-    """At the end of a step, of all from 1, or after the validation."""
-
-    def __init__(self, *, step=None, epoch=None):
-        super().__init__()
-        self.step, self.epoch, self.seen = step, epoch, 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.seen = epoch * self.params["steps"]
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.seen += 1
-        if self.seen == self.step:
-            raise Killed
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise Killed
 
 
 def run(folder, source, recipe=RECIPE, *, model=None, **options):
@@ -685,7 +662,7 @@ def test_a_run_that_was_killed_ends_as_if_it_was_not(
         ({"step": 1}, None),  # Before anything was saved.
         ({"step": 4}, 3),  # In the first epoch, after a checkpoint.
         ({"step": 10}, 9),  # In the second epoch.
-        ({"epoch": 1}, 9),  # After validation, before its end was saved.
+        ({"end": 1}, 9),  # After validation, before its end was saved.
         ({"step": 18}, 15),  # At the last step.
     ]:
         keras.utils.set_random_seed(99)  # Nothing hangs on it.
