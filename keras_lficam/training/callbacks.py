@@ -395,8 +395,8 @@ class BestModel(keras.callbacks.Callback):
         return value, loss
 
 
-class Replay(keras.callbacks.Callback):
-    """Lets early stopping see the epochs before the run was resumed.
+class RestoredStopping(keras.callbacks.Callback):
+    """Restores early stopping from the epochs before the run was resumed.
 
     Args:
         stopping: The callback; it stands before this one.

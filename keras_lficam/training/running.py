@@ -38,7 +38,7 @@ from keras_lficam.training.callbacks import (
     Checkpoints,
     HeatMaps,
     Log,
-    Replay,
+    RestoredStopping,
 )
 from keras_lficam.training.optimizers import make_optimizer
 from keras_lficam.training.recipes import (
@@ -572,7 +572,7 @@ def _after(
             start_from_epoch=run.frozen_epochs,
         )
         yield stopping
-        yield Replay(stopping, rows)
+        yield RestoredStopping(stopping, rows)
     if heat_maps_every:
         yield from _heat_maps(run, heat_maps_every)
     if run.writes:

@@ -101,7 +101,7 @@ def found(path, text):
 
 def found_names(path, text):
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        name = token.string.strip("_")
+        name = token.string.strip("_").lower()
         if name == "asked" and path.name in BEFORE:
             continue
         if token.type == tokenize.NAME and name in BANNED_NAMES:
@@ -139,4 +139,5 @@ def test_a_banned_word_is_seen(text, count):
 
 def test_a_banned_name_is_seen():
     text = "place = begun(1)  # In place of that.\nself._asked = 'cut'\n"
-    assert len(list(found_names(pathlib.Path("a.py"), text))) == 3
+    text += "class Replay:\n    _CUT = 1\n"
+    assert len(list(found_names(pathlib.Path("a.py"), text))) == 5
