@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lficam import _labels
 from keras_lficam._names import nearest
-from keras_lficam.data._images import common_shape
 from keras_lficam.data._listing import SPLIT_WORDS
 from keras_lficam.data.pictures import check_bits, read_mask
 from keras_lficam.data.sources.base import Damaged
@@ -23,13 +21,12 @@ from keras_lficam.data.sources.files import (
     FilesSource,
     Look,
     Picture,
-    decided_bits,
     listed,
     looks_at,
     lot_of,
-    normalized,
     report_damaged,
-    with_set_aside,
+    report_left_out,
+    sorted_class_names,
 )
 
 _LOG = logging.getLogger("keras_lficam")
@@ -81,7 +78,7 @@ class CSVSource(FilesSource):
         looks = looks_at(one.path for one in pictures)
         damaged = report_damaged(file, looks)
         damaged += _damaged_masks(file, pictures, looks)
-        self.damaged = tuple(sorted(damaged))
+        self._set_seen(looks, damaged, bits)
         lost = {bad.path for bad in damaged}
         found: dict[str, list[Picture]] = {"train": []}
         for picture, split in zip(pictures, splits, strict=True):
@@ -89,12 +86,10 @@ class CSVSource(FilesSource):
                 found.setdefault(split or "train", []).append(picture)
         train = found.pop("train")
         self.class_names = _class_names(file, train, pictures)
-        good = [look for look in looks.values() if isinstance(look, Look)]
-        self.bits = decided_bits(file, good, bits)
         wanted = {} if "validation" in splits else {"validation": SHARE}
         if not any(splits):
             wanted["test"] = 0.0
-        self._parts = with_set_aside(found, _groups(train), wanted)
+        self._set_parts(found, _groups(train), wanted)
         for split in {"validation", *splits} - {"train", ""}:
             if split not in self._parts:
                 raise ValueError(
@@ -102,8 +97,6 @@ class CSVSource(FilesSource):
                     "To fix this: list 3 or more of a class for training, or "
                     "give rows of that split"
                 )
-        self.splits = {split: split for split in self._parts}
-        self.image_shape = common_shape([look[:2] for look in good])
 
     def _mask(self, example: dict[str, Any]) -> tf.Tensor:
         sides = self.image_shape[:2]
@@ -363,12 +356,7 @@ def _class_names(
             "To fix this: list images of two classes or more; of one thing "
             "that is there or not, yes and no"
         )
-    found = sorted(names, key=normalized)
-    try:
-        _labels.check(found)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-    return found
+    return sorted_class_names(file, names)
 
 
 def _groups(train: Sequence[Picture]) -> Iterable[Sequence[Picture]]:
@@ -411,11 +399,6 @@ def _damaged_masks(
                 f"{look.height} x {look.width}"
             )
             damaged.append(Damaged(picture.mask, told))
-    if damaged:
-        _LOG.warning(
-            "%s: %d masks cannot be used, and their images are left out:\n%s",
-            file,
-            len(damaged),
-            "\n".join(f"{path}: {reason}" for path, reason in damaged),
-        )
-    return damaged
+    return report_left_out(
+        file, damaged, "masks cannot be used, and their images are left out"
+    )

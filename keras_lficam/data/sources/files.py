@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_lficam import _labels
+from keras_lficam.data._images import common_shape
 from keras_lficam.data.pictures import bits_for, read
 from keras_lficam.data.sources.base import Damaged, Source
 
@@ -64,7 +66,8 @@ class Look(NamedTuple):
 class FilesSource(Source):
     """Images of files, which are decoded by `read_picture`.
 
-    A subclass sets `_parts` beside the attributes of a `Source`.
+    A subclass sets `name`, `class_names`, `multi_label` and `has_masks`, the
+    others by `_set_seen` and `_set_parts`.
     """
 
     # The paths are shuffled, not the pixels.
@@ -72,6 +75,28 @@ class FilesSource(Source):
     # What the files are listed by, for messages.
     _kind: str
     _parts: dict[str, list[Picture]]
+
+    def _set_seen(
+        self,
+        looks: Mapping[str, Look | Damaged],
+        damaged: Iterable[Damaged],
+        bits: int | None,
+    ) -> None:
+        """Sets what follows from the files, by what was seen of them."""
+        self.damaged = tuple(sorted(damaged))
+        good = [look for look in looks.values() if isinstance(look, Look)]
+        self.bits = decided_bits(pathlib.Path(self.name), good, bits)
+        self.image_shape = common_shape([look[:2] for look in good])
+
+    def _set_parts(
+        self,
+        given: Mapping[str, Iterable[Picture]],
+        groups: Iterable[Sequence[Picture]],
+        wanted: Mapping[str, float],
+    ) -> None:
+        """Sets the splits, by the arguments of `with_set_aside`."""
+        self._parts = with_set_aside(given, groups, wanted)
+        self.splits = {split: split for split in self._parts}
 
     def _count(self, split: str) -> int:
         return len(self._parts[split])
@@ -238,14 +263,11 @@ def report_damaged(
         The images.
     """
     damaged = [look for look in looks.values() if isinstance(look, Damaged)]
-    if damaged:
-        _LOG.warning(
-            "%s: %d of %d pictures cannot be read and are left out:\n%s",
-            given,
-            len(damaged),
-            len(looks),
-            "\n".join(f"{path}: {reason}" for path, reason in sorted(damaged)),
-        )
+    report_left_out(
+        given,
+        damaged,
+        f"of {len(looks)} pictures cannot be read and are left out",
+    )
     several = [
         path
         for path, look in looks.items()
@@ -258,6 +280,30 @@ def report_damaged(
             given,
             len(several),
             listed(several),
+        )
+    return damaged
+
+
+def report_left_out(
+    given: pathlib.Path, damaged: list[Damaged], words: str
+) -> list[Damaged]:
+    """Names in the log what is left out, if there is anything.
+
+    Args:
+        given: Folder or file that was given.
+        damaged: What is left out, and why.
+        words: What it is, behind its number.
+
+    Returns:
+        The argument `damaged`.
+    """
+    if damaged:
+        _LOG.warning(
+            "%s: %d %s:\n%s",
+            given,
+            len(damaged),
+            words,
+            "\n".join(f"{path}: {reason}" for path, reason in sorted(damaged)),
         )
     return damaged
 
@@ -294,7 +340,28 @@ def decided_bits(
     return bits
 
 
-# ---------------------------------------------------------------- the splits
+# -------------------------------------------------------- classes and splits
+
+
+def sorted_class_names(given: pathlib.Path, names: Iterable[str]) -> list[str]:
+    """Puts the names of classes in the order of their labels.
+
+    Args:
+        given: Folder or file that was given.
+        names: The names.
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: If they cannot be told apart, or be written as lines.
+    """
+    found = sorted(names, key=normalized)
+    try:
+        _labels.check(found)
+    except ValueError as error:
+        raise ValueError(f"{given}: {error}") from None
+    return found
 
 
 def with_set_aside(

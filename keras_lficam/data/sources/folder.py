@@ -4,8 +4,6 @@ import logging
 import os
 import pathlib
 
-from keras_lficam import _labels
-from keras_lficam.data._images import common_shape
 from keras_lficam.data._listing import (
     Listing,
     folders_in,
@@ -21,12 +19,11 @@ from keras_lficam.data.sources.files import (
     FilesSource,
     Look,
     Picture,
-    decided_bits,
     looks_at,
     lot_of,
-    normalized,
     report_damaged,
-    with_set_aside,
+    report_left_out,
+    sorted_class_names,
 )
 
 _LOG = logging.getLogger("keras_lficam")
@@ -74,15 +71,9 @@ class FolderSource(FilesSource):
         found = _without_damaged(found, looks)
         report_others(folder, listings)
         damaged = report_damaged(folder, looks) + _closed(folder, listings)
-        self.damaged = tuple(sorted(damaged))
-        good = [look for look in looks.values() if isinstance(look, Look)]
-        self.bits = decided_bits(folder, good, bits)
+        self._set_seen(looks, damaged, bits)
         _check_classes(folder, found)
-        self.class_names = sorted(found["train"], key=normalized)
-        try:
-            _labels.check(self.class_names)
-        except ValueError as error:
-            raise ValueError(f"{folder}: {error}") from None
+        self.class_names = sorted_class_names(folder, found["train"])
         wanted = {}
         if "validation" not in folders:
             wanted["validation"] = SHARE
@@ -93,15 +84,13 @@ class FolderSource(FilesSource):
             for split, classes in found.items()
             if split != "train"
         }
-        self._parts = with_set_aside(given, found["train"].values(), wanted)
+        self._set_parts(given, found["train"].values(), wanted)
         if "validation" not in self._parts:
             raise ValueError(
                 f"{folder}: there are too few pictures to set some aside for "
                 "validation; give 3 or more of a class, or folders train and "
                 "validation"
             )
-        self.splits = {split: split for split in self._parts}
-        self.image_shape = common_shape([look[:2] for look in good])
 
 
 # ------------------------------------------------------- what is in a folder
@@ -167,14 +156,7 @@ def _closed(folder: pathlib.Path, listings: list[Listing]) -> list[Damaged]:
         for listing in listings
         for path, reason in listing.closed
     ]
-    if closed:
-        _LOG.warning(
-            "%s: %d folders are left out:\n%s",
-            folder,
-            len(closed),
-            "\n".join(f"{path}: {reason}" for path, reason in closed),
-        )
-    return closed
+    return report_left_out(folder, closed, "folders are left out")
 
 
 def _check_classes(folder: pathlib.Path, found: _Found) -> None:
