@@ -273,7 +273,7 @@ def _trained(
                 verbose=verbose,
             )
         _put_first(before, history)
-        _finish(run, history, best)
+        _finish(run, history, best, validation)
     return history
 
 
@@ -485,37 +485,31 @@ def _pass_over(model: keras.Model, steps: int) -> None:
 
 
 def _kept(run: Run, split: str) -> Any:
-    """Batches of images and labels, kept in memory if they fit."""
-    batch_size = distribution.evaluation_batch_size(
-        run.recipe.batch_size, run.source.count(split)
-    )
-    return _batches(run, split, batch_size, cache=split == "validation")
-
-
-def _evaluation(run: Run, split: str, batches: Any) -> Any:
-    count = run.source.count(split)
-    batch_size = distribution.evaluation_batch_size(
-        run.recipe.batch_size, count
-    )
-    batches = with_weights(batches, run.source, split, batch_size)
-    batches = _with_targets(run, batches)
-    if run.strategy is None:
-        return batches
-    return distribution.for_evaluation(run.strategy, batches, count, batch_size)
-
-
-def _batches(
-    run: Run, split: str, batch_size: int, *, cache: bool = False
-) -> Any:
-    """Images and labels of a split, as the model is to predict them."""
+    """Batches to predict and evaluate, kept in memory if they fit."""
     return run.source.batches(
         split,
         image_size=run.image_size,
-        batch_size=batch_size,
+        batch_size=_evaluation_batch_size(run, split),
         resizing=run.recipe.resizing,
-        cache=cache,
+        cache=True,
         channels=run.channels,
     )
+
+
+def _evaluation_batch_size(run: Run, split: str) -> int:
+    return distribution.evaluation_batch_size(
+        run.recipe.batch_size, run.source.count(split)
+    )
+
+
+def _evaluation(run: Run, split: str, kept: Any) -> Any:
+    batch_size = _evaluation_batch_size(run, split)
+    batches = with_weights(kept, run.source, split, batch_size)
+    batches = _with_targets(run, batches)
+    if run.strategy is None:
+        return batches
+    count = run.source.count(split)
+    return distribution.for_evaluation(run.strategy, batches, count, batch_size)
 
 
 def _with_targets(
@@ -625,7 +619,10 @@ def _put_first(
 
 
 def _finish(
-    run: Run, history: keras.callbacks.History, best: BestModel
+    run: Run,
+    history: keras.callbacks.History,
+    best: BestModel,
+    validation: Any,
 ) -> None:
     """Gives the model its best weights, and writes how good it is."""
     if best.weights is None:
@@ -642,19 +639,19 @@ def _finish(
         "validation_accuracy": history.history[f"val_{run.accuracy}"][epoch],
         "validation_loss": history.history["val_loss"][epoch],
     }
+    kept = {"validation": validation}
     if "test" in run.source.splits:
+        kept["test"] = _kept(run, "test")
         tested = run.model.evaluate(
-            _evaluation(run, "test", _kept(run, "test")),
+            _evaluation(run, "test", kept["test"]),
             return_dict=True,
             verbose=0,
         )
         metrics["test_accuracy"] = tested[run.accuracy]
         metrics["test_loss"] = tested["loss"]
     # On every worker: to read variables may need all of them.
-    for split in ("validation", "test"):
-        if split in run.source.splits:
-            batches = _batches(run, split, run.recipe.batch_size)
-            metrics[split] = classification(run, batches)
+    for split, batches in kept.items():
+        metrics[split] = classification(run, batches)
     if run.writes:
         with atomic_write(run.folder / _folder.METRICS) as partial:
             partial.write_text(as_text(metrics), encoding="utf-8")

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import resource
 import shutil
 import textwrap
 
 import keras
 import numpy as np
+import PIL.Image
 import processes
 import pytest
 import tensorflow as tf
@@ -18,6 +21,7 @@ from small_classifiers import normalized_backbone, pictures
 
 import keras_lficam
 from keras_lficam import data, training
+from keras_lficam.data.sources.files import FilesSource
 from keras_lficam.data.targets import with_targets
 from keras_lficam.metrics.classification import measure
 from keras_lficam.training import Recipe, _state as state
@@ -853,6 +857,27 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert state.load(tmp_path / "run" / "checkpoint.npz").step == step
     assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_images_to_validate_and_test_are_decoded_once(tmp_path, monkeypatch):
+    pixels, _ = pictures(9, 0)
+    for number, image in enumerate(pixels):
+        split = ("train", "validation", "test")[number // 3]
+        path = tmp_path / "data" / split / NAMES[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image).save(path)
+    decoded = []
+    read = FilesSource._read
+
+    def counted(self, path):
+        decoded.append(pathlib.Path(os.fsdecode(path)).parts[-3])
+        return read(self, path)
+
+    monkeypatch.setattr(FilesSource, "_read", counted)
+    recipe = Recipe(epochs=2, batch_size=2)
+    run(tmp_path / "run", data.source(tmp_path / "data"), recipe)
+    assert decoded.count("validation") == decoded.count("test") == 3
 
 
 def test_an_interrupted_save_of_the_model_leaves_the_one_before(
