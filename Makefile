@@ -1,5 +1,5 @@
 .PHONY: setup everything check test end-to-end coverage backends every-backbone \
-	every-format oracles shipped package docs site tutorials demo \
+	every-sibling every-format oracles shipped package docs site tutorials demo \
 	evidence evidence-quick
 
 PYTHON ?= python3
@@ -9,12 +9,16 @@ PYTEST = $(BIN)/python -m pytest
 SPREAD = -n 3 --dist loadfile
 # Files of tests that bear a mark; to read all of them takes a while.
 MARKED = $(shell grep -l "mark.$(1)" tests/test_*.py tests/*/test_*.py)
-# What runs on every backend of Keras.
+# What runs on every backend of Keras; on JAX what is compiled alone.
 PORTABLE = $(addprefix tests/, test_layers.py test_functional.py test_attach.py \
 	$(addprefix classifier/test_, classifier.py threads.py) \
 	$(addprefix explainers/test_, ablation_cam.py attribution.py cam.py \
 	class_evidence.py eigen_cam.py explainers.py gradient.py occlusion.py \
 	refine_cam.py rise_and_lime.py) explanation evaluation metrics)
+
+# What is asked of arrays, or of answers of a model, whose making is compiled by
+# the other tests.
+ARRAYS = $(addprefix tests/, explainers/test_rise_and_lime.py evaluation metrics)
 
 # JAX compiles more than it computes here, and much of it more than once. At
 # level 0 training gives NaN; emitters of fused loops take a quarter of the time.
@@ -63,7 +67,7 @@ end-to-end: setup
 	$(PYTEST) $(SPREAD) -m end_to_end $(call MARKED,end_to_end)
 
 backends: .venv/with-backends
-	$(QUICK) KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(PORTABLE)
+	$(QUICK) KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(filter-out $(ARRAYS),$(PORTABLE))
 	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE) \
 		tests/classifier/test_geometry.py
 	$(QUICK) $(PYTEST) $(SPREAD) -m across_backends \
@@ -71,6 +75,10 @@ backends: .venv/with-backends
 
 every-backbone: setup
 	$(PYTEST) -n 3 -m every_backbone $(call MARKED,every_backbone)
+
+# Those between the smallest and the largest of their families, by night.
+every-sibling: setup
+	$(PYTEST) -n 3 -m every_sibling $(call MARKED,every_sibling)
 
 every-format: setup
 	$(PYTEST) -m every_format $(call MARKED,every_format)
@@ -105,6 +113,8 @@ site: docs
 
 # As the command does: TensorFlow leaves it off on some processors.
 tutorials: export TF_ENABLE_ONEDNN_OPTS = 1
+# Of the solar cells; to train with all takes a quarter of an hour.
+tutorials: export EVERY = 24
 tutorials: .venv/with-tutorials
 	$(PYTEST) $(SPREAD) --nbval tutorials \
 		--nbval-sanitize-with tutorials/sanitize.cfg

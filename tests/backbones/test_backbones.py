@@ -307,9 +307,27 @@ def cleared():
     keras.backend.clear_session()
 
 
+# Of their families the smallest and the largest are asked: these have fewer of
+# the same layers, or narrower ones.
+BETWEEN = {
+    *("ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "DenseNet169"),
+    *(f"EfficientNetB{n}" for n in range(1, 7)),
+    *("EfficientNetV2B1", "EfficientNetV2B2", "EfficientNetV2M"),
+    *("ResNet101", "ResNet101V2"),
+}
+SIBLINGS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.every_sibling
+        if name in BETWEEN
+        else pytest.mark.every_backbone,
+    )
+    for name in sorted(set(MAPS) - set(FAMILIES))
+]
+
+
 @pytest.mark.usefixtures("cleared", "grouped_gradients")
-@pytest.mark.every_backbone
-@pytest.mark.parametrize("name", sorted(set(MAPS) - set(FAMILIES)))
+@pytest.mark.parametrize("name", SIBLINGS)
 def test_every_backbone_has_slopes_draws_and_is_cut(name, rng):
     """One pass, forth and back, where its family takes a step and is saved."""
     # With seed 0 the maps of some ConvNeXt have one cell that is not zero. It
