@@ -59,11 +59,11 @@ def settled(model, size):
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
-    model(pictures(8, size), training=True)
+    model(random_images(8, size), training=True)
     return model
 
 
-def pictures(count, size):
+def random_images(count, size):
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -142,7 +142,7 @@ def forward_passes(passes):
 
         count = passes(model) * len(images)
         size = images.shape[1]
-        batch = np.repeat(pictures(1, size), CHUNK, axis=0)
+        batch = np.repeat(random_images(1, size), CHUNK, axis=0)
         sizes = [CHUNK] * (count // CHUNK) + [count % CHUNK] * (
             count % CHUNK > 0
         )
@@ -262,7 +262,7 @@ COLUMNS = [
 
 def made(case):
     make, _, count, size, contenders, rounds = CASES[case]
-    return settled(make(), size), pictures(count, size), contenders, rounds
+    return settled(make(), size), random_images(count, size), contenders, rounds
 
 
 def measure_seconds(case):

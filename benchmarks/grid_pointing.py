@@ -26,7 +26,7 @@ from measuring import MACHINE, machine, write
 
 TABLE = pathlib.Path(__file__).with_suffix(".csv")
 SEEDS = range(5)
-PICTURES = 2000
+NUM_IMAGES = 2000
 LEAST_PROBABILITY = 0.9
 # Mosaics of a seed for each explainer, in the order in which they run.
 MOSAICS = {
@@ -109,22 +109,22 @@ def chosen(probabilities, labels, count, seed):
     rng = np.random.default_rng(seed)
     sure = probabilities.max(axis=1) >= LEAST_PROBABILITY
     sure &= probabilities.argmax(axis=1) == labels
-    pictures = [
+    numbers = [
         [
             rng.choice(np.flatnonzero(sure & (labels == label)))
             for label in rng.choice(np.unique(labels[sure]), 4, replace=False)
         ]
         for _ in range(count)
     ]
-    return np.array(pictures), rng.integers(4, size=count)
+    return np.array(numbers), rng.integers(4, size=count)
 
 
-def mosaics_of(images, pictures):
+def mosaics_of(images, numbers):
     """Joins four images `(h, w, C)` to each mosaic `(2h, 2w, C)`."""
     import numpy as np
 
-    count, (height, width, channels) = len(pictures), images.shape[1:]
-    parts = images[pictures].reshape(count, 2, 2, height, width, channels)
+    count, (height, width, channels) = len(numbers), images.shape[1:]
+    parts = images[numbers].reshape(count, 2, 2, height, width, channels)
     parts = np.moveaxis(parts, 2, 3)  # (B, 2, h, 2, w, C)
     return parts.reshape(count, 2 * height, 2 * width, channels)
 
@@ -148,7 +148,7 @@ def main():
     from keras_lficam.data import digits_in_photos
 
     examples = [
-        digits_in_photos.compose("test", number) for number in range(PICTURES)
+        digits_in_photos.compose("test", number) for number in range(NUM_IMAGES)
     ]
     images = np.stack([each["image"] for each in examples]).astype("float32")
     labels = np.array([each["label"] for each in examples])
@@ -171,10 +171,10 @@ def main():
         explain, (forward, backward) = explainer_of(name, model)
         for seed in SEEDS:
             # Of fewer mosaics the first are the same.
-            pictures, cells = chosen(probabilities, labels, 120, seed)
-            pictures, cells = pictures[:count], cells[:count]
-            mosaics = mosaics_of(images, pictures)
-            asked = labels[pictures[np.arange(count), cells]]
+            numbers, cells = chosen(probabilities, labels, 120, seed)
+            numbers, cells = numbers[:count], cells[:count]
+            mosaics = mosaics_of(images, numbers)
+            asked = labels[numbers[np.arange(count), cells]]
             maps = explain(mosaics, asked)
             found = metrics.energy_pointing_game(
                 np.maximum(maps, 0), masks_of(cells, images.shape[1:3])

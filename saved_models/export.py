@@ -35,7 +35,7 @@ def sha256(path):
 
 
 def measured(model):
-    """Tests the model on the 2,000 test pictures, which it never saw."""
+    """Tests the model on the 2,000 test images, which it never saw."""
     batches = data.load(
         "digits_in_photos", "test", batch_size=200, with_masks=True
     )
@@ -75,7 +75,7 @@ CARD = """\
 A classifier of a handwritten digit that lies somewhere in a photograph, with
 LFI-CAM: it shows where it saw the digit.
 
-![Test pictures, their heat maps and overlays](gallery.png)
+![Test images, their heat maps and overlays](gallery.png)
 
 ```bash
 keras-lficam explain saved_models/digits_in_photos/examples/*.png \\
@@ -84,14 +84,14 @@ keras-lficam explain saved_models/digits_in_photos/examples/*.png \\
 
 | | |
 |---|---|
-| input | RGB pictures of any size, which become 64x64; 0 to 255 |
+| input | RGB images of any size, which become 64x64; 0 to 255 |
 | output | probabilities of the digits 0 to 9, a heat map, importance |
 | model | ResNet-8 for small images, stem of stride 2, LFI-CAM, {parameters:,} parameters; map 16x16 (`output_stride=4`) |
-| data | `digits_in_photos` of this package, 20,000 training pictures; digits of scikit-learn, photographs of scikit-image and scikit-learn |
+| data | `digits_in_photos` of this package, 20,000 training images; digits of scikit-learn, photographs of scikit-image and scikit-learn |
 | recipe | {epochs} epochs of SGD with momentum, cosine, averaged weights, random shifts: `python saved_models/train.py FOLDER`, seed {seed} |
 | files | `1/`, the SavedModel for TF Serving; `model.keras` and `labels.txt`; `manifest.toml` with hashes, versions and the whole recipe |
 
-On the {test_pictures:,} test pictures, with digits of writers and parts of
+On the {test_pictures:,} test images, with digits of writers and parts of
 photographs that training never saw:
 
 | measured | |
@@ -99,19 +99,19 @@ photographs that training never saw:
 | accuracy | {accuracy:.1%} |
 | brightest point of the map inside the digit's box | {pointing_game:.1%} |
 | share of the heat inside the box | {energy_in_box:.1%} |
-| share of the picture that the box covers | {mean_box_area:.1%} |
+| share of the image that the box covers | {mean_box_area:.1%} |
 
 ## Limits
 
 It knows digits of 8x8 pixels, enlarged, in {photographs} photographs; it is
-there to show heat maps, not to read digits in the world. A picture without a
+there to show heat maps, not to read digits in the world. An image without a
 digit gets an answer, too. The map belongs to the answer and is as coarse as
 16x16 cells; it says where the answer came from, not why.
 
 Of four recipes, with more epochs, more weight decay and finer maps, this is the
 first whose model was right often enough and pointed often enough at the digits
-of the test pictures. So its numbers may be a little better than those of new
-pictures.
+of the test images. So its numbers may be a little better than those of new
+images.
 """  # noqa: E501
 
 
@@ -127,8 +127,8 @@ def card(run, model, numbers):
     )
 
 
-def write_pictures(model):
-    """Writes test pictures to explain, and how they are explained."""
+def write_images(model):
+    """Writes test images to explain, and how they are explained."""
     (FOLDER / "examples").mkdir(exist_ok=True)
     samples = [digits_in_photos.compose("test", number) for number in range(6)]
     images, labels, masks = (
@@ -136,8 +136,8 @@ def write_pictures(model):
         for name in ("image", "label", "mask")
     )
     for number, image in enumerate(images):
-        picture = PIL.Image.fromarray(image)
-        picture.save(FOLDER / "examples" / f"{number + 1}.png")
+        path = FOLDER / "examples" / f"{number + 1}.png"
+        PIL.Image.fromarray(image).save(path)
     maps = keras_lficam.explainers.AttentionMap(model)(images)
     titles = keras_lficam.visualization.prediction_titles(
         model.predict(images, verbose=0), list("0123456789"), labels
@@ -157,7 +157,7 @@ def export(run):
         shutil.copy(run / name, FOLDER / name)
     folder = keras_lficam.export(model, FOLDER, class_names=names, version=1)
     numbers = measured(model)
-    write_pictures(model)
+    write_images(model)
     (FOLDER / "README.md").write_text(card(run, model, numbers))
     MANIFEST.write_text(manifest(run, folder, numbers), encoding="utf-8")
     print(MANIFEST.read_text())
@@ -172,7 +172,7 @@ def check():
     model = keras.models.load_model(FOLDER / "model.keras", compile=False)
     numbers = measured(model)
     for name, expected in about["metrics"].items():
-        # Another processor rounds otherwise: one picture in 2,000 may differ.
+        # Another processor rounds otherwise: one image in 2,000 may differ.
         if abs(numbers[name] - expected) > 0.001:
             sys.exit(f"{name} is {numbers[name]}, not {expected}")
     text = (FOLDER / "README.md").read_text()

@@ -12,7 +12,7 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
-from small_classifiers import normalized_backbone, pictures
+from small_classifiers import labeled_images, normalized_backbone
 
 import keras_lficam
 from keras_lficam import distribution
@@ -68,9 +68,9 @@ def train(strategy, make):
             "sparse_categorical_crossentropy",
             metrics=["accuracy"],
         )
-    images, labels = pictures(32, 0)
+    images, labels = labeled_images(32, 0)
     # 13: the last batch has five images for two replicas.
-    held_out, answers = pictures(13, 1)
+    held_out, answers = labeled_images(13, 1)
     history = model.fit(
         images,
         labels,

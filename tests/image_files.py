@@ -13,7 +13,7 @@ def damaged(folder, pixels):
     png = (folder / "good.png").read_bytes()
     (folder / "truncated.png").write_bytes(png[: len(png) // 2])
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.png").write_text("This is no picture.")
+    (folder / "text.png").write_text("This is not an image.")
     PIL.Image.fromarray(np.eye(3, dtype="float32")).save(folder / "float.tif")
     PIL.Image.fromarray(np.full((2, 2), 70000, "int32")).save(folder / "i.tif")
     (folder / "folder.png").mkdir()

@@ -322,7 +322,7 @@ KINDS["url"] = KINDS["text"] | {
 KINDS["served name"] = KINDS["text"] | {"no": lambda _: ""}
 KINDS["file content"] = {
     key: NO_TEXT[key] for key in NO_TEXT if key != "bytes"
-} | {"text": lambda _: "picture.png", "path": lambda _: pathlib.Path("a.png")}
+} | {"text": lambda _: "image.png", "path": lambda _: pathlib.Path("a.png")}
 KINDS["inputs"] = {
     key: NO_TEXT[key] for key in NO_TEXT if key != "dictionary"
 } | {
@@ -708,7 +708,7 @@ def targets(folder):
         block=("basic", "word"),
         stem_stride=(1, "count"),
     )
-    pictures = _pictures(folder / "pictures")
+    image_folder = _deep_images(folder / "images")
     add(
         "data.source",
         keras_lficam.data.source,
@@ -718,13 +718,13 @@ def targets(folder):
     add(
         "data.source(folder)",
         keras_lficam.data.source,
-        name=(pictures, "path"),
+        name=(image_folder, "path"),
         bits=(12, "bits"),
     )
     add(
-        "read_picture",
-        keras_lficam.data.read_picture,
-        path=(pictures / "train/a/0.png", "path"),
+        "read_image",
+        keras_lficam.data.read_image,
+        path=(image_folder / "train/a/0.png", "path"),
         bits=(12, "bits"),
     )
     batched = {
@@ -739,7 +739,12 @@ def targets(folder):
         "with_masks": (False, "flag"),
         "cache": (False, "flag"),
     }
-    add("data.load", keras_lficam.data.load, name=(pictures, "path"), **loaded)
+    add(
+        "data.load",
+        keras_lficam.data.load,
+        name=(image_folder, "path"),
+        **loaded,
+    )
     data = _source(images)
     add("Source.batches", data.batches, **loaded)
     add(
@@ -911,9 +916,9 @@ def _add_serving(add, images):
             signature=("classify", "text"),
         )
         add(
-            f"Client.picture({kind})",
-            asked.picture,
-            content=(b"picture", "file content"),
+            f"Client.image({kind})",
+            asked.image,
+            content=(b"image", "file content"),
         )
     add(
         "serving.checks.check",
@@ -994,8 +999,8 @@ def _source(images):
     )
 
 
-def _pictures(folder):
-    """Writes pictures of 16 bits in folders of splits and classes."""
+def _deep_images(folder):
+    """Writes images of 16 bits in folders of splits and classes."""
     from PIL import Image
 
     for number, part in enumerate(

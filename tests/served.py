@@ -23,7 +23,7 @@ NAMES = ["zero", "one", "two", "drei", "vier", "fünf", "six", "7", "8", "9"]
 
 
 def lively(model, value_range=(0, 255)):
-    """Gives a model statistics and weights by which pictures differ."""
+    """Gives a model statistics and weights by which images differ."""
     low, high = value_range
     pixels = low + digits(32) / np.float32(255) * (high - low)
     size = [side or SIDE // 2 for side in model.input_shape[1:3]]
@@ -88,9 +88,9 @@ def shrunk(pixels, size=(SIDE, SIDE)):
     return np.stack([np.asarray(band) for band in bands], axis=-1)
 
 
-def file_of(picture, kind="PNG", **options):
+def file_of(image, kind="PNG", **options):
     content = io.BytesIO()
-    picture.save(content, kind, **options)
+    image.save(content, kind, **options)
     return content.getvalue()
 
 
@@ -109,7 +109,7 @@ load = functools.cache(tf.saved_model.load)
 
 
 def bomb(kind):
-    """A picture whose header claims to be of 60000 times 60000 pixels."""
+    """An image whose header claims to be of 60000 times 60000 pixels."""
     content = bytearray(file_of(photo(), kind))
     if kind == "PNG":
         content[16:24] = struct.pack(">II", 60000, 60000)
@@ -154,7 +154,7 @@ def of_many_scans():
     return content[:end] + 101 * content[start:end] + content[end:]
 
 
-KIND = "the file is neither a JPEG nor a PNG picture"
+KIND = "the file is neither a JPEG nor a PNG image"
 
 
 TIFF = (
@@ -163,10 +163,10 @@ TIFF = (
 )
 
 
-BROKEN = "the {} picture is damaged or cut off"
+BROKEN = "the {} image is damaged or cut off"
 
 
-LARGE = "the picture has more than 60,000,000 pixels"
+LARGE = "the image has more than 60,000,000 pixels"
 
 
 DAMAGED = {
@@ -179,7 +179,7 @@ DAMAGED = {
     "dust_in_png": (bit_of_dust(), BROKEN.format("PNG")),
     "base64_of_half": (base64.b64encode(half("PNG")), BROKEN.format("PNG")),
     "odd_base64": (b"/9j/abcde", BROKEN.format("JPEG")),
-    "text": (b"This is no picture.", KIND),
+    "text": (b"This is not an image.", KIND),
     "gif": (file_of(photo(), "GIF"), KIND),
     "webp": (file_of(photo(), "WEBP"), KIND),
     "bmp": (file_of(photo(), "BMP"), KIND),
@@ -194,7 +194,7 @@ DAMAGED = {
         BROKEN.format("JPEG"),
     ),
     "chunks": (of_many_chunks(), BROKEN.format("PNG")),
-    "scans": (of_many_scans(), "the picture has more than 100 scans"),
+    "scans": (of_many_scans(), "the image has more than 100 scans"),
     "png_bomb": (bomb("PNG"), LARGE),
     "jpeg_bomb": (bomb("JPEG"), LARGE),
 }

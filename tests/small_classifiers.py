@@ -79,7 +79,7 @@ def hidden(
     return model
 
 
-def pictures(number, seed):
+def labeled_images(number, seed):
     """Makes images `(number, 16, 16, 3)`, uint8, of three kinds, and labels."""
     rng = np.random.default_rng(seed)
     labels = np.arange(number) % 3

@@ -32,7 +32,7 @@ def small(**options):
     return keras_lficam.build(cifar.resnet(8), **options)
 
 
-def pictures(rng, count=4, size=(32, 32)):
+def random_images(rng, count=4, size=(32, 32)):
     return rng.uniform(0, 255, (count, *size, 3)).astype("float32")
 
 
@@ -52,7 +52,7 @@ def test_wiring_equals_the_equations(rng):
     model = small()
     for weight in model.get_layer("importance").trainable_weights:
         weight.assign(weight + rng.normal(size=weight.shape))
-    images = pictures(rng)
+    images = random_images(rng)
     head = model.get_layer("head")
     before = model.get_layer("stage3_block0_relu").output
     features = np.asarray(keras.Model(model.input, before)(images))
@@ -70,7 +70,7 @@ def test_loss_of_the_class_alone_trains_the_importance_network(rng):
     model.compile("sgd", "sparse_categorical_crossentropy")
     network = model.get_layer("importance")
     before = [weight.numpy().copy() for weight in network.trainable_weights]
-    model.fit(pictures(rng), np.array([0, 1, 2, 3]), verbose=0)
+    model.fit(random_images(rng), np.array([0, 1, 2, 3]), verbose=0)
     for weight, old in zip(network.trainable_weights, before, strict=True):
         assert not np.array_equal(weight.numpy(), old), weight.path
 
@@ -79,7 +79,7 @@ def test_open_size_draws_maps_of_any_size_with_equal_weights(rng):
     closed = small(input_shape=(48, 32, 3))
     opened = small(input_shape=(None, None, 3))
     opened.set_weights(closed.get_weights())
-    images = pictures(rng, size=(48, 32))
+    images = random_images(rng, size=(48, 32))
     np.testing.assert_allclose(
         opened.predict(images, verbose=0),
         closed.predict(images, verbose=0),
@@ -87,7 +87,7 @@ def test_open_size_draws_maps_of_any_size_with_equal_weights(rng):
     )
     view = keras_lficam.attention_view(opened)
     for size in [(48, 32), (32, 40), (64, 24)]:
-        drawn = view.predict(pictures(rng, size=size), verbose=0)
+        drawn = view.predict(random_images(rng, size=size), verbose=0)
         shape = (4, size[0] // 4, size[1] // 4, 1)
         assert drawn["attention_map"].shape == shape
 
@@ -98,7 +98,7 @@ def test_open_size_model_trains_on_batches_of_different_sizes(rng):
     model.compile("sgd", "sparse_categorical_crossentropy")
     for size in [(32, 32), (48, 40), (64, 24)]:
         loss = model.train_on_batch(
-            pictures(rng, size=size), np.array([0, 1, 2, 3])
+            random_images(rng, size=size), np.array([0, 1, 2, 3])
         )
         assert np.isfinite(loss)
 
@@ -107,7 +107,7 @@ def test_open_size_model_saves_and_loads(rng, tmp_path):
     model = small(input_shape=(None, None, 3))
     model.save(tmp_path / "open.keras")
     loaded = keras.models.load_model(tmp_path / "open.keras")
-    images = pictures(rng, 2, size=(96, 70))
+    images = random_images(rng, 2, size=(96, 70))
     np.testing.assert_array_equal(
         model.predict(images, verbose=0), loaded.predict(images, verbose=0)
     )
@@ -133,7 +133,7 @@ def test_a_network_of_ones_own_can_be_given():
 def test_classifier_activation(activation, rng):
     model = small(classifier_activation=activation)
     logits = keras.Model(model.input, model.get_layer("predictions").input)
-    images = pictures(rng)
+    images = random_images(rng)
     raw = logits.predict(images, verbose=0)
     expected = {
         "softmax": reference.softmax,
@@ -149,8 +149,8 @@ def test_mixed_precision_predicts_in_float32(policy, rng):
     keras.config.set_dtype_policy(policy)
     model = small()
     model.compile("sgd", "sparse_categorical_crossentropy")
-    model.fit(pictures(rng), np.array([0, 1, 2, 3]), verbose=0)
-    shown = keras_lficam.attention_view(model)(pictures(rng))
+    model.fit(random_images(rng), np.array([0, 1, 2, 3]), verbose=0)
+    shown = keras_lficam.attention_view(model)(random_images(rng))
     for key, value in shown.items():
         assert keras.backend.standardize_dtype(value.dtype) == "float32", key
         assert np.isfinite(value.numpy()).all()
@@ -353,7 +353,7 @@ def test_gray_images_are_as_those_of_equal_channels(
         small(input_shape=(32, 32, channels), **options) for channels in (3, 1)
     )
     gray.set_weights(color.get_weights())
-    images = pictures(rng)[..., :1]
+    images = random_images(rng)[..., :1]
     expected = keras.tree.flatten(color(np.repeat(images, 3, axis=-1)))
     gray.save(tmp_path / "gray.keras")
     loaded = keras.models.load_model(tmp_path / "gray.keras")
@@ -376,7 +376,7 @@ def test_attention_branch_equals_the_equations(rng):
     for layer in plain.layers:
         if layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())
-    images = pictures(rng)
+    images = random_images(rng)
     extracted = keras.Model(
         plain.input, plain.get_layer("stage2_block0_relu").output
     ).predict(images, verbose=0)
@@ -427,7 +427,7 @@ def test_attention_branch_equals_the_equations(rng):
 def test_attention_branch_learns_from_both_labels(rng, tmp_path):
     model = small(architecture="abn")
     model.compile("sgd", "sparse_categorical_crossentropy")
-    images, labels = pictures(rng), np.array([0, 1, 2, 3])
+    images, labels = random_images(rng), np.array([0, 1, 2, 3])
     before = [weight.numpy() for weight in model.trainable_weights]
     history = model.fit(images, both(labels), verbose=0).history
     for weight, old in zip(model.trainable_weights, before, strict=True):
@@ -470,7 +470,7 @@ def test_cam_has_a_head_of_pooling_and_dense(rng):
     # MobileNetV3's own head has two more layers; its dropout is kept.
     assert kinds == ["InputLayer", "GlobalAveragePooling2D", "Dropout", "Dense"]
     assert head.get_layer("dropout").rate == 0.2
-    images = pictures(rng, size=(64, 64))
+    images = random_images(rng, size=(64, 64))
     features = keras.Model(model.input, model.layers[-3].output)
     pooled = features.predict(images, verbose=0).mean(axis=(1, 2))
     kernel, bias = head.get_layer("classifier").get_weights()
@@ -523,7 +523,9 @@ def test_dropout_before_the_classifying_layer(function):
 @pytest.mark.parametrize("architecture", ["lfi_cam", "abn", "cam"])
 def test_compiled_by_xla_the_answers_are_the_same(architecture, shape, rng):
     model = small(architecture=architecture, input_shape=shape)
-    images = pictures(rng, 1, size=(48, 40) if shape[0] == 48 else (32, 32))
+    images = random_images(
+        rng, 1, size=(48, 40) if shape[0] == 48 else (32, 32)
+    )
     eager = model(images)
     model.compile(jit_compile=True)
     compiled = model.predict(images, verbose=0)
@@ -552,7 +554,7 @@ def test_function_with_a_head_without_weights_and_a_name_that_is_taken(rng):
     model = keras_lficam.build(
         pooled_only, 3, input_shape=(32, 32, 3), dropout=0.3
     )
-    assert model.predict(pictures(rng), verbose=0).shape == (4, 3)
+    assert model.predict(random_images(rng), verbose=0).shape == (4, 3)
     head = model.get_layer("head")
     assert head.layers[1].rate == 0.3
     assert model.get_layer("squeeze_attention").kernel.shape == (3, 3, 3, 3)
@@ -564,7 +566,7 @@ def test_partial_of_an_application_prepares_its_pixels(rng):
     model = keras_lficam.build(
         small_one, 3, input_shape=(64, 64, 3), architecture="plain"
     )
-    images = pictures(rng, size=(64, 64))
+    images = random_images(rng, size=(64, 64))
     first = keras.Model(model.input, model.get_layer("Conv1").output)
     (kernel,) = model.get_layer("Conv1").get_weights()
     expected = keras.ops.conv(
@@ -606,7 +608,7 @@ def test_own_family_draws_the_same_map_after_a_reload(
     function, size, rng, tmp_path
 ):
     model = keras_lficam.build(function, 3, input_shape=(size, size, 3))
-    images = pictures(rng, size=(size, size))
+    images = random_images(rng, size=(size, size))
     shown = keras_lficam.attention_view(model)(images)
     assert np.max(shown["attention_map"]) == 1
     model.save(tmp_path / "model.keras")

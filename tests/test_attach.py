@@ -22,7 +22,7 @@ from keras_lficam.surgery import (
 )
 
 
-def pictures(rng, shape=(32, 32, 3), count=4):
+def random_images(rng, shape=(32, 32, 3), count=4):
     return rng.uniform(0, 255, (count, *shape)).astype("float32")
 
 
@@ -156,7 +156,7 @@ def trained(kind, rng):
 def test_weights_of_trunk_and_head_are_kept(kind, rng):
     model = trained(kind, rng)
     before = model.get_weights()
-    images = pictures(rng)
+    images = random_images(rng)
     expected = answers(model, images)
     plain = keras_lficam.attach(model, architecture="plain")
     np.testing.assert_allclose(
@@ -189,7 +189,7 @@ def test_what_is_attached_is_saved_bit_by_bit(kind, rng, tmp_path):
     attached = keras_lficam.attach(reloaded)
     attached.save(tmp_path / "ours.keras")
     again = keras.models.load_model(tmp_path / "ours.keras")
-    images = pictures(rng)
+    images = random_images(rng)
     first, second = (
         answers(keras_lficam.attention_view(each), images)
         for each in (attached, again)
@@ -230,7 +230,7 @@ def test_frozen_trunk_stays_frozen(rng):
     model = trained("nested", rng)
     model.get_layer("base").trainable = False
     attached = keras_lficam.attach(model)
-    images = pictures(rng)
+    images = random_images(rng)
     moving = {weight.path for weight in attached.trainable_weights}
     assert len(moving) == 9 + 2
     frozen = attached.get_layer("first").get_weights()[0]
@@ -250,7 +250,7 @@ def test_normalization_moves_as_it_did(rng):
     """Also where the backbone is called with `training=False`."""
     model = trained("nested", rng)
     attached = keras_lficam.attach(model, architecture="plain")
-    images = pictures(rng)
+    images = random_images(rng)
     theirs = model.get_layer("base").get_layer("norm")
     ours = attached.get_layer("norm")
     for training in (None, True):
@@ -264,7 +264,7 @@ def test_normalization_moves_as_it_did(rng):
 def test_other_architectures_attach(architecture, rng):
     model = trained("flat", rng)
     attached = keras_lficam.attach(model, architecture=architecture)
-    predicted = answers(attached, pictures(rng))
+    predicted = answers(attached, random_images(rng))
     if architecture == "abn":
         assert set(predicted) == {"predictions", "attention_predictions"}
         predicted = predicted["predictions"]
@@ -286,7 +286,7 @@ def test_branch_of_a_stage_that_does_not_pad_is_a_bottleneck_block(rng):
         attached.get_layer("attention").input[0]
     )
     bare = keras.Model(attached.input, keras.layers.Softmax()(scores))
-    images = pictures(rng)
+    images = random_images(rng)
     np.testing.assert_allclose(
         answers(bare, images), answers(plain, images), atol=1e-6
     )
@@ -315,7 +315,7 @@ def test_layer_of_the_map_can_be_named(rng):
     plain = keras_lficam.attach(
         model, layer="stage2_block0_relu", architecture="plain"
     )
-    images = pictures(rng)
+    images = random_images(rng)
     np.testing.assert_allclose(
         answers(plain, images),
         answers(model, images),
@@ -378,7 +378,7 @@ def test_pooling_of_another_form_takes_the_map(form, rng):
         )
         for pool in (POOLINGS[kind], pooling)
     )
-    images = pictures(rng, (16, 12, 3))
+    images = random_images(rng, (16, 12, 3))
     first, second = (keras_lficam.attach(model) for model in (theirs, mine))
     second.set_weights(first.get_weights())
     shown, other = (
@@ -435,7 +435,7 @@ def test_map_is_found_in_the_order_of_the_calls(make, rng):
     model = make()
     late = model.get_layer("late").output
     assert split_classifier(model).features is late
-    images = pictures(rng, (16, 16, 3))
+    images = random_images(rng, (16, 16, 3))
     expected = answers(keras.Model(model.inputs[0], late), images)
     attached = keras_lficam.attach(model)
     features = keras.Model(
@@ -484,7 +484,7 @@ def test_head_of_another_kind_is_told_to_name_the_layer(kind):
 def test_function_whose_output_is_the_map_can_be_named(rng):
     model = headed(lambda x: HEADS["lstm"](keras.ops.relu(x) + 1.0))
     name = model.operations[3].name
-    images = pictures(rng)
+    images = random_images(rng)
     with pytest.raises(ValueError, match=f"layer='{name}'"):
         keras_lficam.attach(model)
     plain = keras_lficam.attach(model, layer=name, architecture="plain")
@@ -664,7 +664,7 @@ SOFTMAXES = [
 def test_predictions_stay_whatever_the_head_ends_with(kind, rng):
     model = ENDS[kind]()
     attached = keras_lficam.attach(model, architecture="plain")
-    images = pictures(rng)
+    images = random_images(rng)
     expected = answers(model, images)
     assert np.ptp(expected) > 1e-3
     np.testing.assert_allclose(answers(attached, images), expected, rtol=1e-5)
@@ -672,7 +672,7 @@ def test_predictions_stay_whatever_the_head_ends_with(kind, rng):
 
 @pytest.mark.parametrize("kind", SOFTMAXES)
 def test_softmax_is_recognized_whatever_its_form(kind, rng):
-    model, images = ENDS[kind](), pictures(rng)
+    model, images = ENDS[kind](), random_images(rng)
     assert last_activation(model) is keras.activations.softmax
     assert last_activation(keras.Sequential([model])) is (
         keras.activations.softmax
@@ -727,7 +727,7 @@ def test_sigmoid_as_a_function_is_recognized():
 @pytest.mark.parametrize("architecture", ["abn", "cam"])
 def test_another_head_has_the_activation_of_the_first(kind, architecture, rng):
     attached = keras_lficam.attach(ENDS[kind](), architecture=architecture)
-    each = keras.tree.flatten(answers(attached, pictures(rng)))
+    each = keras.tree.flatten(answers(attached, random_images(rng)))
     assert len(each) == (2 if architecture == "abn" else 1)
     for answer in each:
         np.testing.assert_allclose(answer.sum(axis=-1), 1, atol=1e-5)
@@ -742,7 +742,7 @@ def test_another_head_needs_to_know_the_activation(architecture):
 
 
 def test_dropout_behind_the_softmax_passes_the_scores_on(rng):
-    model, images = with_end(keras.layers.Dropout(0.5)), pictures(rng)
+    model, images = with_end(keras.layers.Dropout(0.5)), random_images(rng)
     assert last_activation(model) is keras.activations.softmax
     for architecture in ("plain", "cam", "abn"):
         attached = keras_lficam.attach(model, architecture=architecture)
@@ -867,7 +867,7 @@ def test_names_of_ones_own_layers_do_not_clash(rng):
     x = keras.layers.GlobalAveragePooling2D(name="head")(x)
     x = keras.layers.Dense(3, activation="softmax", name="predictions")(x)
     model = keras.Model(image, x, name="mine")
-    images = pictures(rng)
+    images = random_images(rng)
     attached = keras_lficam.attach(model)
     view = keras_lficam.attention_view(attached)
     maps = answers(view, images)["attention_map"]
@@ -908,7 +908,7 @@ def test_layer_that_is_a_nested_model_or_called_twice_can_be_named(rng):
         drawn = attached.get_layer("attention_map").output
         assert drawn.shape == shape
         plain = keras_lficam.attach(model, layer=layer, architecture="plain")
-        images = pictures(rng)
+        images = random_images(rng)
         np.testing.assert_allclose(
             answers(plain, images),
             answers(model, images),
@@ -928,7 +928,7 @@ def test_names_of_the_last_stage_do_not_clash_with_those_of_the_branch(rng):
     x = keras.layers.Dense(3, activation="softmax")(x)
     trained = keras.Model(image, x, name="trained")
     model = keras_lficam.attach(trained, architecture="abn")
-    shown = answers(keras_lficam.attention_view(model), pictures(rng))
+    shown = answers(keras_lficam.attention_view(model), random_images(rng))
     assert shown["attention_map"].shape[1:] == (15, 15, 1)
     # The stage and its copy both begin with the weights of the stage.
     for name in ("map", "conv"):
@@ -1025,7 +1025,7 @@ def test_model_that_is_given_stays_as_it_is(make, rng):
     # Nor has a model of ours other nodes for its view.
     ours = keras_lficam.build(model, 3, input_shape=shape)
     before = state_of(ours)
-    keras_lficam.attention_view(ours)(pictures(rng), training=False)
+    keras_lficam.attention_view(ours)(random_images(rng), training=False)
     assert state_of(ours) == before
     assert not set(map(id, split.trunk.layers)) & set(map(id, model.layers))
 
@@ -1046,7 +1046,7 @@ def of_gray(rng):
 
 
 def test_model_of_gray_images_is_attached(rng):
-    model, images = of_gray(rng), pictures(rng, (16, 16, 1))
+    model, images = of_gray(rng), random_images(rng, (16, 16, 1))
     attached = keras_lficam.attach(model)
     # The same with three equal channels, of which a kernel sees the sum.
     color = keras.Input((16, 16, 3))
@@ -1081,7 +1081,7 @@ def test_range_of_gray_pixels_is_that_of_the_model(rng):
     attached = keras_lficam.attach(model, value_range=(0, 1))
     whole = keras_lficam.attach(model)
     whole.set_weights(attached.get_weights())
-    images = pictures(rng, (16, 16, 1))
+    images = random_images(rng, (16, 16, 1))
     features = rng.normal(size=(4, 7, 7, 6)).astype("float32")
     one, other = (
         keras.ops.convert_to_numpy(net.get_layer("importance")([x, features]))

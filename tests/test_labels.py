@@ -84,7 +84,7 @@ def test_sources_refuse_names_before_training(tmp_path):
         folder = os.path.join(os.fsencode(tmp_path), name)
         os.mkdir(folder)
         for number in range(5):
-            # A picture of one black pixel.
+            # An image of one black pixel.
             with open(os.path.join(folder, b"%d.png" % number), "wb") as file:
                 file.write(b"P4 1 1\n\x80")
     with pytest.raises(ValueError, match=r"'dog\\udcff' is no UTF-8 text. To"):

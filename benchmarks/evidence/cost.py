@@ -116,7 +116,7 @@ def predictor(model, images, repeats):
     return predict, None
 
 
-def pictures():
+def random_images():
     import keras
     import numpy as np
 
@@ -126,7 +126,7 @@ def pictures():
 
 
 def measured(backbone, form, options):
-    images = pictures()
+    images = random_images()
     plain, ours = built(backbone, "plain"), built(backbone, form)
     predict_plain, peak_plain = predictor(plain, images, options.repeats)
     predict, peak = predictor(ours, images, options.repeats)
@@ -168,7 +168,7 @@ def peak_of(backbone, form):
 def print_peak(backbone, form):
     import keras_lficam  # noqa: F401
 
-    images = pictures()
+    images = random_images()
     before = _memory("VmRSS")
     predict, _ = predictor(built(backbone, form), images, 3)
     predict()

@@ -25,7 +25,7 @@ KINDS = {
     "ABN": ("abn", "AttentionMap"),
     "plain model, Grad-CAM": ("plain", "GradCAM"),
 }
-PICTURES = 2
+NUM_IMAGES = 2
 
 
 def main():
@@ -37,7 +37,7 @@ def main():
         if model.contender in explainers
     ]
     train.train_missing(study, models)
-    images = study.pictures(models[0], "test")[0][:PICTURES]
+    images = study.images(models[0], "test")[0][:NUM_IMAGES]
     columns = {}
     for setting in dict.fromkeys(model.setting for model in models):
         of = {
@@ -46,7 +46,7 @@ def main():
             if model.setting == setting
         }
         maps = [
-            stability.maps_of(study, of[contender], explainer)[:PICTURES]
+            stability.maps_of(study, of[contender], explainer)[:NUM_IMAGES]
             for contender, explainer in KINDS.values()
         ]
         # The kinds of an image are below each other.
@@ -56,7 +56,7 @@ def main():
     figure = visualization.comparison_grid(
         np.repeat(images, len(KINDS), axis=0),
         columns,
-        titles=list(KINDS) * PICTURES,
+        titles=list(KINDS) * NUM_IMAGES,
     )
     figure.savefig(OUTPUT, dpi=110, pil_kwargs={"quality": 88})
 

@@ -151,7 +151,7 @@ class Protocol:
             importance_network=networks.network(**words),
         )
 
-    def pictures(self, training, split, *, with_masks=False):
+    def images(self, training, split, *, with_masks=False):
         """Images that a training sees, all or those of two digits.
 
         Returns:
@@ -162,7 +162,7 @@ class Protocol:
         count = words.get("pictures", {}).get(split)
         folder = self.runs / "pictures" / split
         if not folder.exists():
-            _make_pictures(folder, split, count)
+            _make_images(folder, split, count)
         arrays = [
             np.load(folder / f"{name}.npy", mmap_mode="r")
             for name in (PARTS if with_masks else PARTS[:2])
@@ -177,7 +177,7 @@ class Protocol:
         return arrays
 
 
-def _make_pictures(folder, split, count):
+def _make_images(folder, split, count):
     """Makes the images of a split by all processors, a file for each part."""
     from keras_lficam.data import digits_in_photos
 
@@ -187,7 +187,7 @@ def _make_pictures(folder, split, count):
         mp_context=multiprocessing.get_context("spawn")
     ) as pool:
         made = pool.map(
-            functools.partial(_picture, split), numbers, chunksize=100
+            functools.partial(_image, split), numbers, chunksize=100
         )
         columns = list(zip(*made, strict=True))
     partial = folder.with_suffix(".partial")
@@ -197,7 +197,7 @@ def _make_pictures(folder, split, count):
     partial.rename(folder)
 
 
-def _picture(split, number):
+def _image(split, number):
     from keras_lficam.data import digits_in_photos
 
     made = digits_in_photos.compose(split, number)

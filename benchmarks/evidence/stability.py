@@ -49,10 +49,10 @@ def maps_of(study, training, explainer):
     if not kept.exists():
         model = keras.models.load_model(folder / "model.keras", compile=False)
         explain = getattr(keras_lficam.explainers, explainer)(model)
-        pictures, labels = study.pictures(training, "test")
+        images, labels = study.images(training, "test")
         maps = [
             explain(
-                pictures[first : first + 100].astype("float32"),
+                images[first : first + 100].astype("float32"),
                 labels[first : first + 100].astype("int32"),
             )
             for first in range(0, len(labels), 100)

@@ -64,7 +64,7 @@ def train(study, training):
         networks.fuse_normalization()
     recipe, folder = study.recipe(training), study.folder(training)
     folder.mkdir(parents=True, exist_ok=True)
-    images, labels = study.pictures(training, "train")
+    images, labels = study.images(training, "train")
     model = study.model(training)
     outputs = tuple(model.output) if isinstance(model.output, dict) else None
     steps = math.ceil(len(labels) / recipe.batch_size)
@@ -79,7 +79,7 @@ def train(study, training):
         (shifted.astype("float32"), targets(of_them, outputs))
         for shifted, of_them in endless(images, labels, recipe, training.seed)
     )
-    images, labels = study.pictures(training, "validation")
+    images, labels = study.images(training, "validation")
     best = folder / "model.keras"
     history = model.fit(
         batches,
@@ -147,7 +147,7 @@ def tested(study, training, model):
     from keras_lficam.architectures import attention_view
 
     has_map = any(layer.name == "attention_map" for layer in model.layers)
-    images, labels, masks = study.pictures(training, "test", with_masks=True)
+    images, labels, masks = study.images(training, "test", with_masks=True)
     view = attention_view(model) if has_map else model
     shown = view.predict(images.astype("float32"), batch_size=100, verbose=0)
     scores = shown["predictions"] if has_map else shown
@@ -179,7 +179,7 @@ def train_all(study, trainings, workers=2):
         return
     # Makes the images where they are missing; all processes would.
     for split in ("train", "validation", "test"):
-        study.pictures(trainings[0], split)
+        study.images(trainings[0], split)
     os.environ.update(ONE_CORE | FAST_CONVOLUTIONS)
     with concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn")

@@ -76,7 +76,7 @@ def sentence(found: Mapping[str, Any], split: str) -> str:
         f"MAJORITY CLASS: {always}. Look at the balanced accuracy; "
         "--class-weight balanced, or more epochs, may help.",
     }
-    return f"On the {split} pictures: {means[verdict(found)]}"
+    return f"On the {split} images: {means[verdict(found)]}"
 
 
 def _overall(found: Mapping[str, Mapping[str, Any]]) -> "Table":

@@ -144,19 +144,19 @@ def write_tables(
 
 
 def accuracy(measured: Measured) -> str:
-    """Words how often the model is right on the pictures."""
+    """Words how often the model is right on the images."""
     found = measured.found
     assert found.classes is not None  # They are those of the plan.
     if found.labels.ndim == 2:
         return (
-            f"The {len(found.labels)} pictures can have several labels. Of "
+            f"The {len(found.labels)} images can have several labels. Of "
             "each the likeliest of its labels is explained, of one without a "
             "label the likeliest of all."
         )
     right = (found.classes == found.labels).mean()
     return (
         f"The model is right on {right:.1%} of the {len(found.labels)} "
-        "pictures. The class that it predicts is explained."
+        "images. The class that it predicts is explained."
     )
 
 
@@ -175,18 +175,18 @@ def _other(arguments: argparse.Namespace) -> "keras.Model | None":
 
 
 def _say_classes(chosen: Any, split: str) -> None:
-    """Says how many pictures of each class there are, and warns of none."""
+    """Says how many images of each class there are, and warns of none."""
     counts = chosen.counts
     shown = [f"{name}: {counts[name]}" for name in list(counts)[:_SHOWN]]
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     print(
-        f"     Pictures: {chosen.count(split)} ({', '.join(shown)}{more})",
+        f"     Images: {chosen.count(split)} ({', '.join(shown)}{more})",
         flush=True,
     )
     absent = chosen.absent
     if absent:
         print(
-            f"Warning: {len(absent)} of {len(counts)} classes have no picture "
+            f"Warning: {len(absent)} of {len(counts)} classes have no image "
             f"among them: {', '.join(absent[:_SHOWN])}"
             f"{' and more' if len(absent) > _SHOWN else ''}; the numbers say "
             "nothing of these",

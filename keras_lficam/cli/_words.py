@@ -88,12 +88,12 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_bits_option(parser: argparse._ActionsContainer, default: str) -> None:
-    """Adds the option of the commands that read pictures."""
+    """Adds the option of the commands that read images."""
     parser.add_argument(
         "--bits",
         type=whole_number(8, 16),
         metavar="N",
-        help="bits that pictures of 16 bits use where their files do not say "
+        help="bits that images of 16 bits use where their files do not say "
         f"it, such as 12 of X-rays (default: {default})",
     )
 
@@ -112,7 +112,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="NAME|FOLDER|FILE",
         help="data set by its TensorFlow Datasets name, digits_in_photos, "
-        "elpv, a folder of pictures, or a CSV file that lists some; with "
+        "elpv, a folder of images, or a CSV file that lists some; with "
         "masks of the objects, localization is measured too",
     )
     parser.add_argument(
@@ -124,7 +124,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         "--count",
         type=whole_number(1, 10_000_000),
         default=100,
-        help="number of pictures, drawn by the seed with the classes in "
+        help="number of images, drawn by the seed with the classes in "
         "proportion (default: %(default)s)",
     )
     add_bits_option(parser, "those of the model's training")
@@ -133,13 +133,13 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1, 100_000),
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="size of the pictures, for a model that takes any",
+        help="size of the images, for a model that takes any",
     )
     parser.add_argument(
         "--samples",
         type=whole_number(1, 10_000_000),
-        help="changed pictures that SmoothGrad, RISE and LIME look at for "
-        "each picture (default: 50, 4000 and 1000)",
+        help="changed images that SmoothGrad, RISE and LIME look at for "
+        "each image (default: 50, 4000 and 1000)",
     )
     add_activation_option(parser)
     parser.add_argument(
@@ -153,13 +153,13 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=whole_number(1, 100_000),
         default=32,
-        help="pictures that are explained at once (default: %(default)s)",
+        help="images that are explained at once (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
         type=whole_number(0, 2**31 - 1),
         default=0,
-        help="seed of the pictures, of random masks and random weights "
+        help="seed of the images, of random masks and random weights "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -167,5 +167,5 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         type=pathlib.Path,
         required=True,
         metavar="FOLDER",
-        help="new folder for the tables and the pictures",
+        help="new folder for the tables and the figures",
     )

@@ -9,7 +9,7 @@ from keras_lficam.cli import _measuring, _output, _words
 if TYPE_CHECKING:
     from keras_lficam.evaluation import Evaluation
 
-# Pictures in the grid.
+# Images in the grid.
 _SHOWN = 6
 
 
@@ -18,10 +18,10 @@ def add(commands: "_words.Commands") -> None:
     compare = commands.add_parser(
         "compare",
         help="measure several explainers on a model and a data set",
-        description="Explains pictures of a data set by several methods and "
+        description="Explains images of a data set by several methods and "
         "measures how well their heat maps show what the model relies on and "
         "where the object is. Writes a table as comparison.csv and "
-        "comparison.md, a line for each picture as images.csv, grid.png and "
+        "comparison.md, a line for each image as images.csv, grid.png and "
         "quality_against_time.png.",
     )
     _words.add_measuring_options(compare)
@@ -50,16 +50,16 @@ def run(arguments: argparse.Namespace) -> int:
         f"""
 Written to {arguments.output}:
 
-  grid.png                  pictures and the maps of every explainer
+  grid.png                  images and the maps of every explainer
   quality_against_time.png  the table as a plot
   comparison.csv, .md       the table
-  images.csv                the values of every picture"""
+  images.csv                the values of every image"""
     )
     return 0
 
 
 def _write_grid(measured: _measuring.Measured, partial: pathlib.Path) -> None:
-    """Draws the first pictures and what every explainer says of them."""
+    """Draws the first images and what every explainer says of them."""
     import keras
     import numpy as np
 

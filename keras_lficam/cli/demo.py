@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name in ("model.keras", "labels.txt"):
             (partial / "training" / name).rename(partial / name)
         (partial / "metrics.json").write_text(json.dumps(metrics, indent=2))
-        _write_pictures(answers, source.class_names, partial)
+        _write_images(answers, source.class_names, partial)
     _print_summary(metrics, arguments.output)
     return 0
 
@@ -174,7 +174,7 @@ def metrics_of(answers: "Mapping[str, np.ndarray]") -> dict[str, float]:
     }
 
 
-def _write_pictures(
+def _write_images(
     answers: "Mapping[str, np.ndarray]",
     names: Sequence[str],
     partial: pathlib.Path,
@@ -199,10 +199,10 @@ def _write_pictures(
         titles=titles,
         masks=answers["boxes"][chosen],
     ).savefig(partial / "gallery.png", dpi=120)
-    (partial / "pictures").mkdir()
+    (partial / "images").mkdir()
     for index in chosen:
         name = f"{names[labels[index]]}_{index:04d}.png"
-        PIL.Image.fromarray(images[index]).save(partial / "pictures" / name)
+        PIL.Image.fromarray(images[index]).save(partial / "images" / name)
 
 
 def _print_summary(metrics: Mapping[str, Any], folder: pathlib.Path) -> None:
@@ -225,10 +225,10 @@ Trained in {metrics["train_seconds"]:.0f} s. Written to {folder}:
   model.keras    the model, for keras.models.load_model
   metrics.json   the numbers above
   training/      log and recipe of the training
-  pictures/      some test pictures
+  images/        some test images
 
 Next, see how it explains an image, one of these or your own:
 
-  keras-lficam explain {folder}/model.keras {folder}/pictures/*.png \\
+  keras-lficam explain {folder}/model.keras {folder}/images/*.png \\
       --output {folder}/explained"""
     )

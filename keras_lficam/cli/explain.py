@@ -302,35 +302,35 @@ def _explain_image(
     import tensorflow as tf
 
     from keras_lficam.data._images import to_gray
-    from keras_lficam.data.pictures import read_picture
+    from keras_lficam.data.image_files import read_image
 
     for target in targets.values():
         if target.exists():
             raise ValueError(
                 f"{path}: {target} exists. To fix this: give another folder"
             )
-    picture = PIL.Image.fromarray(read_picture(path, bits=task.bits))
+    image = PIL.Image.fromarray(read_image(path, bits=task.bits))
     height, width, channels = task.view.classifier.image_shape
     if None in (height, width):
-        open_width, open_height = _fitted(picture.size, _OPEN_SIDE)
+        open_width, open_height = _fitted(image.size, _OPEN_SIDE)
         height, width = height or open_height, width or open_width
     # As training and a server resize.
     pixels = tf.image.resize(
-        _pixels(picture), (height, width), "bilinear", antialias=True
+        _pixels(image), (height, width), "bilinear", antialias=True
     )
     if channels == 1:
         pixels = to_gray(pixels)
-    size = _fitted(picture.size, _OVERLAY_SIDE, enlarge=True)
-    enlarged = _pixels(picture.resize(size, PIL.Image.Resampling.LANCZOS))
+    size = _fitted(image.size, _OVERLAY_SIDE, enlarge=True)
+    enlarged = _pixels(image.resize(size, PIL.Image.Resampling.LANCZOS))
     explanation = task.view.explain(
         pixels.numpy(), task.classes, class_names=task.names
     ).over(enlarged)
-    pictures = _pictures(explanation, task)
-    _write(pictures, targets)
-    return explanation, pictures["overlay"]
+    figures = _figures(explanation, task)
+    _write(figures, targets)
+    return explanation, figures["overlay"]
 
 
-def _pictures(
+def _figures(
     explanation: "Explanation", task: _Task
 ) -> "dict[str, PIL.Image.Image]":
     """Renders what is written of an image, by its kinds."""
@@ -347,7 +347,7 @@ def _pictures(
         )
     figure = explanation.plot()
     dpi = min(_DPI, _LONGEST / max(figure.get_size_inches()))
-    pictures = {
+    figures = {
         "overlay": PIL.Image.fromarray(overlay[0]),
         "evidence": _contact_sheet.rendered(figure, dpi),
     }
@@ -355,12 +355,12 @@ def _pictures(
         why = visualization.signed_overlay(
             image, explanation.contrast(*task.contrast)
         )
-        pictures["contrast"] = PIL.Image.fromarray(why[0])
-    return pictures
+        figures["contrast"] = PIL.Image.fromarray(why[0])
+    return figures
 
 
 def _write(
-    pictures: "Mapping[str, PIL.Image.Image]",
+    figures: "Mapping[str, PIL.Image.Image]",
     targets: Mapping[str, pathlib.Path],
 ) -> None:
     """Writes the files of an image; takes them back if one cannot be."""
@@ -369,7 +369,7 @@ def _write(
         for kind, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(target) as partial:
-                pictures[kind].save(partial)
+                figures[kind].save(partial)
             written.append(target)
     except BaseException:
         for target in written:
@@ -521,8 +521,8 @@ def _fitted(
     return width, height
 
 
-def _pixels(picture: "PIL.Image.Image") -> "np.ndarray":
+def _pixels(image: "PIL.Image.Image") -> "np.ndarray":
     """Returns an image as a batch of one, `(1, H, W, 3)`."""
     import numpy as np
 
-    return np.asarray(picture)[np.newaxis]
+    return np.asarray(image)[np.newaxis]

@@ -59,7 +59,7 @@ def add(commands: "_words.Commands") -> None:
         type=whole_number(1, 100_000),
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="size that pictures get, for a model that takes any size",
+        help="size that images get, for a model that takes any size",
     )
     export.add_argument(
         "--top",
@@ -67,14 +67,14 @@ def add(commands: "_words.Commands") -> None:
         default=5,
         metavar="N",
         help="classes that evidence is given of, the likeliest, and that are "
-        "named for a picture; `all` for all classes in their order (default: "
+        "named for an image; `all` for all classes in their order (default: "
         "%(default)s, or all if there are fewer)",
     )
     export.add_argument(
         "--calibration",
         type=pathlib.Path,
         metavar="FOLDER",
-        help="pictures such as the model will see, for litert_int8",
+        help="images such as the model will see, for litert_int8",
     )
     _words.add_bits_option(export, "those of the model's training, else 16")
     _words.add_activation_option(export)
@@ -109,7 +109,7 @@ def _export(arguments: argparse.Namespace) -> int:
     _models.check_file(arguments.model)
     if "litert_int8" in arguments.formats and arguments.calibration is None:
         raise ValueError(
-            "litert_int8 needs pictures. To fix this: give --calibration"
+            "litert_int8 needs images. To fix this: give --calibration"
         )
     _models.start_keras()
     from keras_lficam import serving
@@ -127,7 +127,7 @@ def _export(arguments: argparse.Namespace) -> int:
     calibration = None
     if "litert_int8" in arguments.formats:
         given = tuple(model.input_shape[1:3])
-        calibration = _pictures(
+        calibration = _calibration_images(
             arguments.calibration,
             size if None in given else given,
             bits,
@@ -158,36 +158,36 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _pictures(
+def _calibration_images(
     folder: pathlib.Path,
     size: tuple[int, int],
     bits: int | None,
     *,
     gray: bool,
 ) -> "np.ndarray":
-    """Reads some pictures below a folder at a size, as training reads them."""
+    """Reads some images below a folder at a size, as training reads them."""
     import numpy as np
     import tensorflow as tf
 
-    from keras_lficam.data import read_picture
+    from keras_lficam.data import read_image
     from keras_lficam.data._images import to_gray
     from keras_lficam.data._listing import images_below
 
     if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder of pictures")
+        raise ValueError(f"{folder}: there is no such folder of images")
     images: list[np.ndarray] = []
     for path in sorted(images_below(folder, root=None).images):
         if len(images) == _CALIBRATED_WITH:
             break
         try:
-            picture = read_picture(path, bits=bits)
+            pixels = read_image(path, bits=bits)
         except ValueError as error:
             print(f"Left out: {error}", file=sys.stderr)
             continue
-        image = tf.image.resize(picture, size, antialias=True)
+        image = tf.image.resize(pixels, size, antialias=True)
         images.append(to_gray(image) if gray else image)
     if not images:
-        raise ValueError(f"{folder}: there is no picture that can be read")
+        raise ValueError(f"{folder}: there is no image that can be read")
     return np.stack(images)
 
 
@@ -209,6 +209,6 @@ def _print_summary(folder: pathlib.Path) -> None:
         "and ask it:\n\n"
         f"  keras-lficam serve-check http://localhost:8501 --model "
         f"{folder.parent.name}\n"
-        "  keras-lficam predict PICTURE... --url http://localhost:8501 \\\n"
+        "  keras-lficam predict IMAGE... --url http://localhost:8501 \\\n"
         f"      --model {folder.parent.name} --output FOLDER"
     )

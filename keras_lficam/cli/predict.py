@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     client = Client(arguments.url, arguments.model, arguments.timeout)
     failed = 0
     try:
-        for path in _output.progress(arguments.images, "picture"):
+        for path in _output.progress(arguments.images, "image"):
             try:
                 print(_ask(client, path, arguments.output, names), flush=True)
             except (ValueError, OSError) as error:
@@ -83,7 +83,7 @@ def _ask(
         raise ValueError(
             f"{path}: {target} exists. To fix this: give another folder"
         )
-    answer = client.picture(path.read_bytes())
+    answer = client.image(path.read_bytes())
     if answer.error:
         raise ValueError(f"{path}: {answer.error}")
     percent = round(100 * answer.probability)

@@ -86,18 +86,18 @@ def add(commands: "_words.Commands") -> None:
         "       keras-lficam train --output FOLDER --resume",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Trains a classifier on a data set of TensorFlow Datasets, "
-        "a folder of pictures\nor a CSV file, and draws heat maps of "
-        "validation pictures on the way. The\nvalidation part chooses the "
+        "a folder of images\nor a CSV file, and draws heat maps of "
+        "validation images on the way. The\nvalidation part chooses the "
         "best epoch; the test part is looked at once, at the\nend.",
         epilog="""\
-A folder of pictures has a folder for each class, with or without train,
+A folder of images has a folder for each class, with or without train,
 validation and test above them:
 
   my/folder/cat/1.jpg            my/folder/train/cat/1.jpg
   my/folder/dog/2.png            my/folder/validation/dog/2.png
 
 A CSV file begins with image,label and may have the columns split and mask, too.
-Paths begin at its folder. With a | between labels each picture can have several
+Paths begin at its folder. With a | between labels each image can have several
 or none, and the model answers yes or no for each class:
 
   image,label
@@ -131,7 +131,7 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         "--data",
         metavar="NAME|FOLDER|FILE",
         help="name of a data set of TensorFlow Datasets, digits_in_photos, "
-        "elpv, a folder of pictures, or a CSV file that lists some",
+        "elpv, a folder of images, or a CSV file that lists some",
     )
     add_bits_option(group, "those of the highest number in the folder")
     group.add_argument(
@@ -164,7 +164,7 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         type=whole_number(1, 100_000),
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="size that pictures get (default: that of the data set if it has "
+        help="size that images get (default: that of the data set if it has "
         "one, else 224 224)",
     )
     group.add_argument(
@@ -197,13 +197,13 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         "--epochs",
         type=whole_number(1, 1_000_000),
         metavar="N",
-        help="passes over the training pictures",
+        help="passes over the training images",
     )
     group.add_argument(
         "--batch-size",
         type=whole_number(1, 10_000_000),
         metavar="N",
-        help="pictures in a step, of all replicas together",
+        help="images in a step, of all replicas together",
     )
     group.add_argument(
         "--learning-rate",
@@ -248,7 +248,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         "--monitor",
         choices=_MONITORS,
         metavar="METRIC",
-        help="what of the validation pictures chooses the epoch that is kept, "
+        help="what of the validation images chooses the epoch that is kept, "
         "and stops training: %(choices)s",
     )
     group.add_argument(
@@ -284,7 +284,7 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
         "--synchronize-batch-norm",
         action="store_true",
         default=None,
-        help="batch normalization over the pictures of all replicas",
+        help="batch normalization over the images of all replicas",
     )
     group.add_argument(
         "--mixed-precision",
@@ -500,7 +500,7 @@ def _train(options: _Options, folder: pathlib.Path, resume: bool) -> int:
     )
     say(
         f"Training {model.name}, {model.count_params():,} parameters, on "
-        f"{len(source.class_names)} classes; pictures: {counts}"
+        f"{len(source.class_names)} classes; images: {counts}"
     )
 
     say(_about_recipe(options, recipe))
@@ -674,10 +674,10 @@ def _print_summary(
     else:  # It has no probabilities, as one whose training diverged.
         for split in splits:
             share = metrics[f"{split}_accuracy"]
-            print(f"accuracy on the {split} pictures: {share:.1%}")
+            print(f"accuracy on the {split} images: {share:.1%}")
     if source.damaged:
         print(
-            f"Damaged pictures that were left out: {len(source.damaged)}, "
+            f"Damaged images that were left out: {len(source.damaged)}, "
             f"named in {folder}/damaged.txt"
         )
     page = "  report.html   all of this as a page: open it first\n"
@@ -687,10 +687,10 @@ def _print_summary(
         f"{page if is_reported else ''}"
         "  model.keras   the best model, with labels.txt\n"
         "  metrics.json  these numbers, and the confusion matrix\n"
-        "  heat_maps/    validation pictures and their heat maps\n"
+        "  heat_maps/    validation images and their heat maps\n"
         "  log.csv       a line for each epoch\n"
         "  tensorboard/  the same for `tensorboard --logdir`\n\n"
-        "Next, see how it explains a picture:\n\n"
-        f"  keras-lficam explain {folder}/model.keras PICTURE... \\\n"
+        "Next, see how it explains an image:\n\n"
+        f"  keras-lficam explain {folder}/model.keras IMAGE... \\\n"
         f"      --output {folder}/explained"
     )

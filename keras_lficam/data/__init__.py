@@ -14,8 +14,8 @@ Examples:
     )
 """
 
+from keras_lficam.data.image_files import read_image
 from keras_lficam.data.loading import load, source
-from keras_lficam.data.pictures import read_picture
 from keras_lficam.data.sampling import sample
 from keras_lficam.data.sources.base import Damaged, Source
 from keras_lficam.data.sources.files import changed_file
@@ -27,7 +27,7 @@ __all__ = [
     "changed_file",
     "from_datasets",
     "load",
-    "read_picture",
+    "read_image",
     "sample",
     "source",
 ]

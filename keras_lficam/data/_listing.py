@@ -8,7 +8,7 @@ import pathlib
 import re
 from typing import NamedTuple
 
-from keras_lficam.data.pictures import FOREIGN
+from keras_lficam.data.image_files import FOREIGN
 
 _LOG = logging.getLogger("keras_lficam")
 # Identified by Pillow, but none that it decodes by itself, or no images.
@@ -278,6 +278,6 @@ def _check_no_splits(folder: pathlib.Path, classes: list[pathlib.Path]) -> None:
             f"{_some([each.name for each in classes])} holds the folders "
             f"{_some(sorted(same))}, so it is not clear which are the classes. "
             "To fix this: name the folders train, validation and test if they "
-            "are splits, with the classes in them; or put the pictures of "
+            "are splits, with the classes in them; or put the images of "
             "each class into its folder, without folders in it"
         )

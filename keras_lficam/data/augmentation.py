@@ -76,7 +76,7 @@ def check(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def needs_whole_picture(names: Sequence[str]) -> bool:
+def needs_whole_image(names: Sequence[str]) -> bool:
     """Says whether the images must come before they are resized.
 
     Args:
@@ -122,7 +122,7 @@ def image_function(
 
     Returns:
         Function of an image `(H, W, 3)` in 0 to 255, of `image_size` already
-        unless `needs_whole_picture(names)`, and a seed, int64 `(2,)`. Gives a
+        unless `needs_whole_image(names)`, and a seed, int64 `(2,)`. Gives a
         float32 image `(height, width, 3)` in 0 to 255.
 
     Reference:

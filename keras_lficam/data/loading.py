@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_lficam._checks import check_text, path_of
 from keras_lficam.data._listing import holds_images
-from keras_lficam.data.pictures import check_bits
+from keras_lficam.data.image_files import check_bits
 from keras_lficam.data.sources.base import Source
 from keras_lficam.data.sources.csv_file import CSVSource
 from keras_lficam.data.sources.folder import FolderSource
@@ -44,7 +44,7 @@ def source(
     Every file is read that Pillow reads, also behind a link, but for hidden
     ones. Each is read once; images that cannot be are named in the log and
     left out, and files that are none are counted there. Images of 16 bits
-    become 8 as `read_picture` says.
+    become 8 as `read_image` says.
 
     A data set of TensorFlow Datasets (TFDS) has the splits "train",
     "validation" and "test" if these are its own. What is missing comes from

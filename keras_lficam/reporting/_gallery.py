@@ -37,7 +37,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """A picture of an image: its title, its alternative text and its data."""
+    """A figure of an image: its title, its alternative text and its data."""
 
     title: str
     alt: str

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_lficam.explainers.base import OneCallExplainer
 from keras_lficam.explanation import ExplanationView
-from keras_lficam.serving import Limits, _pictures
+from keras_lficam.serving import Limits, _encoded_images
 from keras_lficam.visualization import (
     COLORMAP,
     OPACITY,
@@ -188,20 +188,20 @@ class Served(tf.Module):
             ]
         ):
             image_bytes = tf.identity(image_bytes)
-        pictures = _pictures.decoded(
+        decoded = _encoded_images.decoded(
             image_bytes, self._size, self._limits, self._channels, self._bits
         )
-        errors = pictures.errors
+        errors = decoded.errors
         if classes is not None:
             classes, errors = self._checked_classes(classes, errors)
         scale = (self._high - self._low) / 255
-        images = self._low + scale * pictures.images
+        images = self._low + scale * decoded.images
         answers = self._explained(
             self._resized(images), errors, self._size, classes
         )
         values, indices = tf.math.top_k(answers["probabilities"], self._top)
         indices = tf.where(errors[:, None] == "", indices, _NO_CLASS)
-        canvases = tf.where(errors == "", pictures.canvases, "")
+        canvases = tf.where(errors == "", decoded.canvases, "")
         evidence = self._view.upsample(
             answers["class_evidence"], self._size, self._size
         )
@@ -210,12 +210,12 @@ class Served(tf.Module):
                 self._names, indices % self._names.shape[0]
             ),
             "top_probabilities": values,
-            "evidence_overlay_bytes": _pictures.evidence_overlays(
+            "evidence_overlay_bytes": _encoded_images.evidence_overlays(
                 canvases, evidence, self._signed_colors, SIGNED_OPACITY
             ),
         }
         if "attention_map" in answers:
-            answers["overlay_bytes"] = _pictures.overlays(
+            answers["overlay_bytes"] = _encoded_images.overlays(
                 canvases, answers["attention_map"], self._colors, OPACITY
             )
         else:  # That of the first class, which is the likeliest.

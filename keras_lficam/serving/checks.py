@@ -103,7 +103,7 @@ def _served(client: Client) -> None:
 
 
 def _images(client: Client) -> None:
-    images = np.stack([_picture(), _picture()[::-1]])
+    images = np.stack([_image(), _image()[::-1]])
     answer = client.predict({"images": images.astype("float32")})
     _expect(not any(answer["error"]), answer["error"])
     _expect(np.all(answer["probabilities"] >= 0), "a probability is negative")
@@ -134,7 +134,7 @@ def _images(client: Client) -> None:
 
 
 def _uint8(client: Client) -> None:
-    images = _picture()[np.newaxis]
+    images = _image()[np.newaxis]
     _alike(_answers(client), client.predict({"images": images}, "uint8_images"))
 
 
@@ -159,7 +159,7 @@ def _png(client: Client) -> None:
 
 def _damaged(client: Client) -> None:
     good = _encoded()
-    files = [good, good[: len(good) // 2], b"no picture", good]
+    files = [good, good[: len(good) // 2], b"not an image", good]
     answer = client.predict({"image_bytes": files}, "encoded_images")
     errors = answer["error"]
     _expect(errors[0] == errors[3] == b"", "a good image was not answered")
@@ -221,10 +221,10 @@ def _answers(client: Client, signature: str = "serving_default") -> Answers:
 
 
 def _float_images() -> np.ndarray:
-    return _picture()[np.newaxis].astype("float32")
+    return _image()[np.newaxis].astype("float32")
 
 
-def _picture() -> np.ndarray:
+def _image() -> np.ndarray:
     """An image that needs no file, `(96, 96, 3)`."""
     rows, columns = np.mgrid[0:_SIDE, 0:_SIDE]
     disk = (rows - 40) ** 2 + (columns - 60) ** 2 < 400
@@ -236,5 +236,5 @@ def _encoded() -> bytes:
     import PIL.Image
 
     content = io.BytesIO()
-    PIL.Image.fromarray(_picture()).save(content, "PNG")
+    PIL.Image.fromarray(_image()).save(content, "PNG")
     return content.getvalue()

@@ -215,7 +215,7 @@ class Client:
                 for name, value in answer["outputs"].items()
             }
 
-    def picture(self, content: bytes) -> Answer:
+    def image(self, content: bytes) -> Answer:
         """Asks for class and overlay of an image.
 
         Args:
@@ -233,7 +233,7 @@ class Client:
             raise TypeError(
                 "Argument `content` must be the bytes of a JPEG or PNG file. "
                 f"Received: an object of type {type(content).__name__}. To "
-                "fix this: pathlib.Path('picture.jpg').read_bytes()"
+                "fix this: pathlib.Path('image.jpg').read_bytes()"
             )
         answer = self.predict({"image_bytes": [content]}, "encoded_images")
         with self._understanding():
@@ -401,7 +401,7 @@ class Client:
                     raise ServerError(
                         f"{self.url}: the answer has more than "
                         f"{self.max_bytes:,} bytes. To fix this: send fewer "
-                        "pictures."
+                        "images."
                     )
                 if time.monotonic() > deadline:
                     raise TimeoutError
@@ -581,8 +581,8 @@ def _check_png(content: bytes) -> None:
     """Raises an error, of any kind, unless it is an image to be written."""
     import PIL.Image
 
-    with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-        picture.verify()
+    with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        image.verify()
 
 
 def _to_json(value: _Input | bytes) -> Any:

@@ -28,7 +28,7 @@ from keras_lficam._checks import (
 )
 from keras_lficam._files import atomic_folder
 from keras_lficam.classifier import Classifier
-from keras_lficam.data.pictures import check_bits
+from keras_lficam.data.image_files import check_bits
 from keras_lficam.explainers import Explainer
 from keras_lficam.explainers.base import OneCallExplainer
 from keras_lficam.explanation import ExplanationView
@@ -100,7 +100,7 @@ def export(
       the classes that are asked for, in place of the likeliest.
     - `encoded_images` of `image_bytes (B,)`, JPEG or PNG files or their
       URL-safe base64. A JPEG is turned upright by its EXIF orientation, and a
-      PNG of 16 bits a channel is scaled as by `data.read_picture`. Gives the
+      PNG of 16 bits a channel is scaled as by `data.read_image`. Gives the
       same, the attention map at the model's size, `top_classes (B, top)`,
       names, `top_probabilities (B, top)`, and PNG files: `overlay_bytes (B,)`
       of the attention map, or of the likeliest class's evidence where there

@@ -167,9 +167,9 @@ class HeatMaps(keras.callbacks.Callback):
 
         canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
-        picture = np.asarray(canvas.buffer_rgba())[np.newaxis, ..., :3]
+        pixels = np.asarray(canvas.buffer_rgba())[np.newaxis, ..., :3]
         with self._writer.as_default():
-            tf.summary.image("heat_maps", picture, step=epoch)
+            tf.summary.image("heat_maps", pixels, step=epoch)
         self._writer.flush()
 
 

@@ -38,7 +38,7 @@ def overlay(
         ValueError: If the shapes do not match or a value is out of range.
 
     Examples:
-        picture = overlay(image, maps[0])
+        blended = overlay(image, maps[0])
     """
     pixels, heat = checked(images, maps)
     check_number("opacity", opacity, 0, 1)

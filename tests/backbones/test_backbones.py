@@ -116,8 +116,8 @@ def small_size(name):
     return 96 if name == "Xception" else 64
 
 
-def pictures(rng, size, count=2):
-    """Smooth pictures, for noise looks the same everywhere."""
+def smooth_images(rng, size, count=2):
+    """Smooth images, for noise looks the same everywhere."""
     coarse = rng.uniform(0, 255, (count, 3, 3, 3)).astype("float32")
     smooth = keras.ops.image.resize(coarse, (size, size))
     return keras.ops.convert_to_numpy(smooth)
@@ -134,7 +134,7 @@ def prepare(name, images):
 
 
 def assert_alike(actual, expected):
-    """Equal to 1e-5, and not the same for every picture."""
+    """Equal to 1e-5, and not the same for every image."""
     expected = np.asarray(expected)
     scale = np.abs(expected).max()
     assert np.abs(expected[0] - expected[1]).max() > 1e-3 * scale
@@ -238,7 +238,7 @@ def test_family_is_cut_and_a_stride_of_16_doubles_the_map(name, built_once):
 def test_family_learns_equals_keras_draws_and_is_saved_bit_by_bit(
     name, size, rng, tmp_path, built_once
 ):
-    images = pictures(rng, size)
+    images = smooth_images(rng, size)
     function = function_of(name)
     built_once(name)
     options = {"classes": 3, "input_shape": (size, size, 3)}
@@ -337,7 +337,7 @@ def test_every_backbone_has_slopes_draws_and_is_cut(name, rng):
     model = keras_lficam.build(name, 3, input_shape=(size, size, 3))
     view = keras_lficam.attention_view(model)
     with tf.GradientTape() as tape:
-        shown = view(pictures(rng, size), training=True)
+        shown = view(smooth_images(rng, size), training=True)
         loss = keras.losses.sparse_categorical_crossentropy(
             np.array([0, 1]), shown["predictions"]
         )
@@ -416,16 +416,16 @@ def check_imagenet(name, downloads, images, **options):
 @pytest.mark.every_backbone
 def test_weights_from_imagenet_and_an_open_size(rng, downloads):
     """The size keeps the weights of the normalization."""
-    images, opened = pictures(rng, 224), (None, None, 3)
+    images, opened = smooth_images(rng, 224), (None, None, 3)
     check_imagenet("EfficientNetB0", downloads, images, input_shape=opened)
 
 
 def test_weights_from_imagenet_and_other_classes_and_sizes(rng, downloads):
-    donor = check_imagenet("MobileNetV2", downloads, pictures(rng, 224))
+    donor = check_imagenet("MobileNetV2", downloads, smooth_images(rng, 224))
     model = keras_lficam.build(
         "MobileNetV2", 7, input_shape=(75, 64, 3), weights="imagenet"
     )
-    images = pictures(rng, 75)[:, :, :64]
+    images = smooth_images(rng, 75)[:, :, :64]
     trunk = keras.applications.MobileNetV2(
         weights=None, include_top=False, input_shape=(75, 64, 3)
     )
@@ -555,7 +555,7 @@ def test_stride_becomes_one_and_nothing_else_changes(rng, built_once):
     fine = backbones.load("ResNet50", 2, (64, 64, 3), output_stride=16)
     trunk = keras.Model(closed.image, closed.features)
     other = keras.Model(fine.image, fine.features)
-    settle(trunk, pictures(rng, 64))
+    settle(trunk, smooth_images(rng, 64))
     other.set_weights(trunk.get_weights())
 
     def convolve(x, name, padding="VALID"):
@@ -563,7 +563,7 @@ def test_stride_becomes_one_and_nothing_else_changes(rng, built_once):
         x = tf.nn.conv2d(x, layer.kernel, 1, padding) + layer.bias
         return trunk.get_layer(f"{name}_bn")(x)
 
-    images = pictures(rng, 64)
+    images = smooth_images(rng, 64)
     x = keras.Model(closed.image, trunk.get_layer("conv4_block6_out").output)(
         images
     )
@@ -666,7 +666,7 @@ def test_a_model_is_a_backbone_with_a_new_head(rng):
     assert model.output_shape == (None, 5)
     assert model.get_layer("attention_map").output.shape == (None, 12, 10, 1)
     assert model.get_layer("head").get_layer("dropout").rate == 0.3
-    images = pictures(rng, 32)
+    images = smooth_images(rng, 32)
     features = model.get_layer("importance").input[1]
     ours = keras.Model(model.input, features)(
         np.pad(images, ((0, 0), (0, 16), (0, 8), (0, 0)))
@@ -745,7 +745,7 @@ def test_backbone_of_gray_images_is_that_of_equal_channels(kind, size, rng):
     if backbone is None:
         side = 64 if kind == "model" else None
         backbone = small_classifiers.backbone((side, side, 3))
-    gray = pictures(rng, 64)[..., :1]
+    gray = smooth_images(rng, 64)[..., :1]
     color = np.repeat(gray, 3, axis=-1)
     models = [
         keras_lficam.build(backbone, 3, input_shape=(size, size, channels))
@@ -767,7 +767,7 @@ def test_weights_of_color_images_are_those_of_gray_ones(tmp_path, rng):
     options = {"classes": 3, "classifier_activation": None}
     backbone = OF_GRAY["application"]
     donor = backbone(weights=None, input_shape=(64, 64, 3), **options)
-    gray = pictures(rng, 64)[..., :1]
+    gray = smooth_images(rng, 64)[..., :1]
     prepared = prepare("MobileNetV2", np.repeat(gray, 3, axis=-1))
     settle(donor, prepared)
     donor.save_weights(tmp_path / "color.weights.h5")

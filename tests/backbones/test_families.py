@@ -75,7 +75,7 @@ def small(kind, **options):
     return function(**{"input_shape": (side, side, 3), "classes": 4, **options})
 
 
-def pictures(rng, side, count=4):
+def random_images(rng, side, count=4):
     return rng.uniform(0, 255, (count, side, side, 3)).astype("float32")
 
 
@@ -254,7 +254,7 @@ def test_gray_image_is_as_one_of_three_equal_channels(kind, rng):
     )
     shake(color, rng)
     gray.set_weights(color.get_weights())
-    images = pictures(rng, side)[..., :1]
+    images = random_images(rng, side)[..., :1]
     expected = called(color, np.repeat(images, 3, axis=-1))
     assert np.ptp(expected) > 1e-3
     np.testing.assert_allclose(called(gray, images), expected, atol=1e-6)
@@ -436,7 +436,7 @@ def network(request):
     rng = np.random.default_rng(0)
     model = small(request.param)
     shake(model, rng)
-    return request.param, model, pictures(rng, KINDS[request.param][1])
+    return request.param, model, random_images(rng, KINDS[request.param][1])
 
 
 def test_network_equals_its_rewrite(network):

@@ -410,7 +410,7 @@ def save_hub(name, folder, **pixels):
     return backbone, converter
 
 
-def pictures(rng, dtype="float32"):
+def random_images(rng, dtype="float32"):
     dark_and_bright = np.array([0, 128])[:, None, None, None]
     return (rng.integers(0, 128, (2, *SHAPE)) + dark_and_bright).astype(dtype)
 
@@ -461,7 +461,7 @@ def test_preset_of_keras_hub(name, rng, tmp_path):
         scale=[1 / 50, 1 / 60, 1 / 70],
         offset=[-2.0, -1.5, -1.0],
     )
-    images = pictures(rng)
+    images = random_images(rng)
     expected = call(backbone, converter(images))
     if isinstance(expected, dict):
         expected = expected["stage2"]
@@ -483,7 +483,7 @@ def test_encoder_of_keras_hub(name, rng):
     backbone = hub_backbone(name)
     image = keras.Input(SHAPE)
     model = keras.Model(image, image_features(backbone, image))
-    images = pictures(rng) / 255
+    images = random_images(rng) / 255
     expected = np.array(call(backbone, images))
     if name in PREFIX:
         expected = expected[:, PREFIX[name] :]
@@ -500,7 +500,7 @@ def test_preset_of_keras_cv(name, rng, tmp_path):
         family(**options, include_rescaling=False, input_shape=SHAPE)
     )
     save_cv(backbone, tmp_path)
-    images = pictures(rng)
+    images = random_images(rng)
     expected = np.array(backbone(images * np.float32(1 / 255)))
     model = build_hub(f"keras_cv/{tmp_path}", SHAPE, "preset")
     assert model.output_shape == (None, *shape)
@@ -545,7 +545,7 @@ def test_pixels_of_keras_cv_are_those_of_images():
 def test_integers_and_floats_are_the_same_pixels(rng, tmp_path):
     save_hub("VGGBackbone", str(tmp_path), scale=1 / 255)
     model = build_hub(f"keras_hub/{tmp_path}", SHAPE, "preset")
-    images = pictures(rng, "uint8")
+    images = random_images(rng, "uint8")
     np.testing.assert_array_equal(
         model(images).numpy(), model(images.astype("float32")).numpy()
     )
@@ -555,7 +555,7 @@ def test_pixels_are_exact_under_mixed_precision(rng, tmp_path):
     save_hub("VGGBackbone", str(tmp_path), scale=1 / 255, offset=-0.5)
     keras.config.set_dtype_policy("mixed_float16")
     model = build_hub(f"keras_hub/{tmp_path}", SHAPE, "preset")
-    images = pictures(rng)
+    images = random_images(rng)
     pixels = model.get_layer("preprocessing")(images).numpy()
     assert pixels.dtype == "float32"
     np.testing.assert_allclose(pixels, images / 255 - 0.5, atol=1e-6)
@@ -567,7 +567,7 @@ def test_converter_of_no_family_and_no_scale(rng, tmp_path):
     backbone.save_to_preset(str(tmp_path))
     keras_hub.layers.ImageConverter((9, 9)).save_to_preset(str(tmp_path))
     model = build_hub(f"keras_hub/{tmp_path}", SHAPE, "preset")
-    images = pictures(rng)
+    images = random_images(rng)
     np.testing.assert_allclose(
         model(images).numpy(), backbone(images).numpy(), rtol=1e-5, atol=1e-5
     )
@@ -593,7 +593,7 @@ def test_gray_image_is_as_one_of_three_equal_channels(name, rng, tmp_path):
         for shape in (shape, SHAPE)
     )
     assert gray.input_shape == (None, *shape)
-    images = pictures(rng)[..., :1]
+    images = random_images(rng)[..., :1]
     expected = np.array(color(np.repeat(images, 3, axis=-1)))
     check(gray, images, expected, tmp_path / "model.keras")
     backbone = hub_backbone(name)

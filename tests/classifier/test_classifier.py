@@ -100,7 +100,7 @@ def leaf(model, name):
     return None
 
 
-def pictures(rng):
+def random_images(rng):
     return rng.uniform(0, 255, (2, 16, 16, 3)).astype("float32")
 
 
@@ -127,7 +127,7 @@ def array(tensor):
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_logits_and_probabilities(kind, loaded, rng, tmp_path):
     model = kind()
-    images = pictures(rng)
+    images = random_images(rng)
     given = model.predict(images, verbose=0)
     if loaded:
         model.save(tmp_path / "model.keras")
@@ -161,7 +161,7 @@ def test_features_logits_and_probabilities(kind, loaded, rng, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_told_from_probabilities(kind, rng):
     model = kind("linear")
-    images = pictures(rng)
+    images = random_images(rng)
     classifier = Classifier(model)
     assert classifier.gives == "logits"
     split = classifier.split()
@@ -187,7 +187,7 @@ def test_logits_are_told_from_probabilities(kind, rng):
 def test_sigmoid_gives_probabilities(rng):
     model = nested("sigmoid")
     classifier = Classifier(model)
-    images = pictures(rng)
+    images = random_images(rng)
     split = classifier.split()
     logits = array(split.logits(split.features(images)))
     probabilities = array(classifier.probabilities(images))
@@ -208,7 +208,7 @@ def test_softmax_is_never_applied_to_what_is_already_softmax():
 
 def test_unknown_scores_are_asked_for(rng):
     model = flat("tanh")
-    images = pictures(rng)
+    images = random_images(rng)
     classifier = Classifier(model)
     assert classifier.gives is None
     with pytest.raises(
@@ -244,7 +244,7 @@ def test_it_follows_the_model_as_it_learns(rng):
     model = nested_twice()
     classifier = Classifier(model)
     split = classifier.split()
-    images = pictures(rng)
+    images = random_images(rng)
     before = array(classifier.probabilities(images))
     for weight in model.weights:
         weight.assign(weight + 0.3)
@@ -260,7 +260,7 @@ def test_it_follows_the_model_as_it_learns(rng):
 def test_the_model_is_left_as_it_was(rng, tmp_path):
     model = nested_twice()
     config = keras.saving.serialize_keras_object(model)
-    images = pictures(rng)
+    images = random_images(rng)
     given = model.predict(images, verbose=0)
     split = Classifier(model).split()
     split.logits(split.features(images))
@@ -279,7 +279,7 @@ def test_layers_of_two_models_belong_to_the_model_at_hand(rng):
     for layer in first.layers[1:]:
         x = layer(x)
     second = keras.Model(image, x)
-    images = pictures(rng)
+    images = random_images(rng)
     split = Classifier(second).split()
     expected = Classifier(first).split().features(images / 2)
     np.testing.assert_allclose(
@@ -315,7 +315,7 @@ def test_models_of_ours_are_cut_behind_the_attention(architecture, rng):
 @pytest.mark.parametrize("kind", [flat, nested, nested_twice, sequential])
 def test_layer_can_be_named_inside_a_nested_model(kind, rng):
     model = kind()
-    images = pictures(rng)
+    images = random_images(rng)
     split = Classifier(model).split("conv")
     assert split.shape == (7, 7, 4)
     np.testing.assert_allclose(
@@ -403,7 +403,7 @@ def test_logits_that_end_with_an_operation_of_several_tensors(kind, rng):
     }[kind]()
     model = keras.Model(base.input, scores)
     split = Classifier(model, "softmax").split()
-    images = pictures(rng)
+    images = random_images(rng)
     np.testing.assert_allclose(
         array(split.logits(split.features(images))),
         model.predict(images, verbose=0),
@@ -413,7 +413,7 @@ def test_logits_that_end_with_an_operation_of_several_tensors(kind, rng):
 
 def test_output_of_a_layer_is_found_in_nested_models(rng):
     model = nested_twice()
-    images = pictures(rng)
+    images = random_images(rng)
     found = Classifier(model).output_of("conv")
     assert found.shape == (None, 7, 7, 4)
     np.testing.assert_allclose(

@@ -103,10 +103,10 @@ def test_commands_say_what_to_do_in_python(
 ):
     path = tmp_path / "model.keras"
     documented["model"].save(path)
-    picture = tmp_path / "picture.png"
-    keras.utils.save_img(picture, documented["images"][0])
+    image = tmp_path / "image.png"
+    keras.utils.save_img(image, documented["images"][0])
     words = [command, str(path)]
-    words += [str(picture)] if command == "explain" else []
+    words += [str(image)] if command == "explain" else []
     words += ["--output", str(tmp_path / "output")]
     assert cli.main(words) == 2
     said = capsys.readouterr().err

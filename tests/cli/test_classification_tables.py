@@ -24,19 +24,19 @@ def metrics(right, labels=LABELS, names=("fine", "broken")):
     [
         (
             98,
-            "On the test pictures: The accuracy of 98.0% is above that of the "
+            "On the test images: The accuracy of 98.0% is above that of the "
             "majority class: always answering the most frequent class, fine, "
             "gives 70.0%.",
         ),
         (
             73,
-            "On the test pictures: The accuracy of 73.0% is not clearly above "
+            "On the test images: The accuracy of 73.0% is not clearly above "
             "that of the majority class: always answering the most frequent "
             "class, fine, gives 70.0%, which lies in the interval.",
         ),
         (
             60,
-            "On the test pictures: THE ACCURACY OF 60.0% IS NOT ABOVE THAT OF "
+            "On the test images: THE ACCURACY OF 60.0% IS NOT ABOVE THAT OF "
             "THE MAJORITY CLASS: always answering the most frequent class, "
             "fine, gives 70.0%. Look at the balanced accuracy; --class-weight "
             "balanced, or more epochs, may help.",

@@ -39,7 +39,7 @@ from keras_lficam.explanation import ExplanationView
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The folder of a demo on few pictures, and where these are."""
+    """The folder of a demo on few images, and where these are."""
     folder = tmp_path_factory.mktemp("demo")
     small = {"train": 128, "validation": 20, "test": 60}
     with pytest.MonkeyPatch.context() as patch:
@@ -52,7 +52,7 @@ def demo(tmp_path_factory):
 
 
 def small_model(*shape, classes=3, **options):
-    """A model of LFI-CAM, whose answers differ from picture to picture."""
+    """A model of LFI-CAM, whose answers differ from image to image."""
     model = keras_lficam.build(
         backbone(shape), classes, input_shape=shape, **options
     )
@@ -77,7 +77,7 @@ def model_file(tmp_path, saved):
 
 
 @pytest.fixture
-def picture(tmp_path, rng):
+def image_file(tmp_path, rng):
     pixels = rng.integers(0, 256, (40, 80, 3), dtype="uint8")
     PIL.Image.fromarray(pixels).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
@@ -100,7 +100,7 @@ def written_to(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def gray_picture(path, shade=90):
+def gray_image(path, shade=90):
     path.parent.mkdir(exist_ok=True)
     PIL.Image.new("RGB", (20, 20), (shade,) * 3).save(path)
     return path
@@ -111,10 +111,10 @@ def test_demo_leaves_what_it_says(demo):
     run, _ = demo
     assert sorted(path.name for path in run.iterdir()) == [
         "gallery.png",
+        "images",
         "labels.txt",
         "metrics.json",
         "model.keras",
-        "pictures",
         "training",
     ]
     assert not [p for p in run.parent.iterdir() if p != run]
@@ -196,7 +196,7 @@ def test_explain_that_is_stopped_says_what_it_has_written(
         return explained(task, path, targets)
 
     monkeypatch.setattr(explain_command, "_explain_image", stop_at_b)
-    paths = [gray_picture(tmp_path / f"{name}.png") for name in "abc"]
+    paths = [gray_image(tmp_path / f"{name}.png") for name in "abc"]
     out = tmp_path / "out"
     assert explain(model_file, *paths, "--output", out) == 130
     assert written_to(out) == ["a_evidence.png", "a_overlay.png"]
@@ -218,10 +218,10 @@ def test_warnings_of_tensorflow_datasets_about_itself_are_not_shown(caplog):
 @pytest.mark.end_to_end
 def test_explain_classifies_and_draws(demo, tmp_path, capsys):
     run, _ = demo
-    pictures = sorted((run / "pictures").iterdir())[:3]
-    assert explain(run / "model.keras", *pictures, "--output", tmp_path) == 0
+    images = sorted((run / "images").iterdir())[:3]
+    assert explain(run / "model.keras", *images, "--output", tmp_path) == 0
     model = keras.models.load_model(run / "model.keras")
-    for path, line in zip(pictures, answers(capsys), strict=True):
+    for path, line in zip(images, answers(capsys), strict=True):
         pixels = np.asarray(PIL.Image.open(path))[np.newaxis]
         scores = np.asarray(model(pixels, training=False))[0]
         expected = f"{scores.argmax()} ({100 * scores.max():.0f} %)"
@@ -232,10 +232,10 @@ def test_explain_classifies_and_draws(demo, tmp_path, capsys):
 
 
 def test_names_of_the_classes_are_read_beside_the_model(
-    model_file, picture, tmp_path, capsys
+    model_file, image_file, tmp_path, capsys
 ):
     labels = model_file.with_name("labels.txt")
-    explain(model_file, picture, "--output", tmp_path / "numbers")
+    explain(model_file, image_file, "--output", tmp_path / "numbers")
     model, hint, *_, line = (
         capsys.readouterr().out.partition(" %), ")[0].splitlines()
     )
@@ -243,35 +243,35 @@ def test_names_of_the_classes_are_read_beside_the_model(
     assert hint == f"For names instead of numbers: {labels}, one a line"
     assert line.split(": ")[1][:2] in ("0 ", "1 ", "2 ")
     labels.write_text("ant\nbee\ncow\n")
-    explain(model_file, picture, "--output", tmp_path / "out")
+    explain(model_file, image_file, "--output", tmp_path / "out")
     said = capsys.readouterr().out
     assert said.startswith(
         f"Model: {model_file}, of 3 classes: ant, bee, cow\nevidence inside"
     )
-    assert re.search(f"{picture}: (ant|bee|cow) ", said)
+    assert re.search(f"{image_file}: (ant|bee|cow) ", said)
     labels.write_bytes(b"ant\nb\xff\ncow\n")
-    assert explain(model_file, picture, "--output", tmp_path / "more") == 2
+    assert explain(model_file, image_file, "--output", tmp_path / "more") == 2
     assert "labels.txt: the file is no UTF-8 text" in capsys.readouterr().err
     labels.write_text("ant\n")
-    assert explain(model_file, picture, "--output", tmp_path / "more") == 2
+    assert explain(model_file, image_file, "--output", tmp_path / "more") == 2
     assert "each of the model's 3 classes" in capsys.readouterr().err
 
 
-def test_bad_pictures_are_named_and_the_others_done(
-    model_file, picture, tmp_path, capsys
+def test_bad_images_are_named_and_the_others_done(
+    model_file, image_file, tmp_path, capsys
 ):
     bad = tmp_path / "bad"
     bad.mkdir()
     damaged(bad, np.zeros((20, 30, 3), "uint8"))
     names = ["truncated.jpg", "empty.png", "text.png", "missing.png"]
-    pictures = [bad / names[0], picture, *(bad / name for name in names[1:])]
-    assert explain(model_file, *pictures, "--output", tmp_path / "out") == 1
+    images = [bad / names[0], image_file, *(bad / name for name in names[1:])]
+    assert explain(model_file, *images, "--output", tmp_path / "out") == 1
     shown = capsys.readouterr()
     errors = shown.err.splitlines()
     for name, line in zip(names, errors, strict=False):
         assert line.startswith(f"{bad / name}: ")
     assert errors[-1] == "4 of 5 images not explained"
-    assert shown.out.count("%), ") == shown.out.count(f"\n{picture}: ") == 1
+    assert shown.out.count("%), ") == shown.out.count(f"\n{image_file}: ") == 1
     # One image needs no contact sheet.
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert sorted(path.name for path in files) == [
@@ -280,15 +280,15 @@ def test_bad_pictures_are_named_and_the_others_done(
     ]
 
 
-def test_overlay_has_the_shape_of_the_picture_and_is_never_overwritten(
-    model_file, picture, tmp_path, capsys
+def test_overlay_has_the_shape_of_the_image_and_is_never_overwritten(
+    model_file, image_file, tmp_path, capsys
 ):
     out = tmp_path / "out"
-    assert explain(model_file, picture, "--output", out) == 0
+    assert explain(model_file, image_file, "--output", out) == 0
     with PIL.Image.open(out / "photo_overlay.png") as drawn:
         assert drawn.size == (512, 256)
     before = (out / "photo_overlay.png").read_bytes()
-    assert explain(model_file, picture, "--output", out) == 1
+    assert explain(model_file, image_file, "--output", out) == 1
     assert "exists. To fix this: give another folder" in capsys.readouterr().err
     assert (out / "photo_overlay.png").read_bytes() == before
 
@@ -314,12 +314,10 @@ def test_no_two_overlays_have_one_name(paths, expected):
     ]
 
 
-def test_pictures_of_equal_names_are_all_explained(
-    model_file, tmp_path, capsys
-):
+def test_images_of_equal_names_are_all_explained(model_file, tmp_path, capsys):
     names = ["cat/1.png", "dog/1.png", "dog/1.jpg"]
     paths = [
-        gray_picture(tmp_path / name, shade)
+        gray_image(tmp_path / name, shade)
         for name, shade in zip(names, (0, 120, 240), strict=True)
     ]
     twice = tmp_path / "cat" / ".." / "cat" / "1.png"
@@ -344,7 +342,7 @@ import os, pathlib, signal, sys
 import PIL.Image
 from keras_lficam import cli
 
-def save(picture, path):
+def save(image, path):
     pathlib.Path(path).write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -354,9 +352,9 @@ cli.main(sys.argv[1:])
 
 
 @pytest.mark.end_to_end
-def test_explain_that_was_killed_is_run_again(model_file, picture, tmp_path):
+def test_explain_that_was_killed_is_run_again(model_file, image_file, tmp_path):
     out = tmp_path / "out"
-    words = ["explain", model_file, picture, "--output", out]
+    words = ["explain", model_file, image_file, "--output", out]
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)])
     assert done.returncode == -signal.SIGKILL
     assert not (out / "photo_overlay.png").exists()
@@ -371,10 +369,10 @@ def test_explain_that_was_killed_is_run_again(model_file, picture, tmp_path):
     "folder", ["/proc/x", "/proc/x/y", "x" * 300, "/dev/null/x"]
 )
 def test_folder_that_cannot_be_made_is_refused_in_a_line(
-    folder, command, model_file, picture, capsys
+    folder, command, model_file, image_file, capsys
 ):
     words = {
-        "explain": ["explain", model_file, picture],
+        "explain": ["explain", model_file, image_file],
         "compare": ["compare", model_file, *ON_DIGITS],
         "demo": ["demo"],
         "export": ["export", model_file],
@@ -388,16 +386,16 @@ def test_folder_that_cannot_be_made_is_refused_in_a_line(
 
 
 def test_path_that_is_too_long_is_refused_in_a_line(
-    model_file, picture, tmp_path, capsys
+    model_file, image_file, tmp_path, capsys
 ):
     long = tmp_path / ("x" * 300 + ".keras")
-    assert explain(long, picture, "--output", tmp_path / "out") == 2
+    assert explain(long, image_file, "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert (
         error == f"keras-lficam explain: {long}: there is no such model file\n"
     )
-    # The name of the picture is short enough, and that of its overlay is not.
-    name = gray_picture(tmp_path / ("y" * 250 + ".png"))
+    # The name of the image is short enough, and that of its overlay is not.
+    name = gray_image(tmp_path / ("y" * 250 + ".png"))
     assert explain(model_file, name, "--output", tmp_path / "out") == 1
     overlay = tmp_path / "out" / ("y" * 250 + "_overlay.png")
     error = capsys.readouterr().err.splitlines()[0]
@@ -442,10 +440,10 @@ def with_own_layers(tmp_path):
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_layers_of_the_user_are_imported(
-    ending, with_own_layers, picture, monkeypatch, capsys
+    ending, with_own_layers, image_file, monkeypatch, capsys
 ):
     folder = with_own_layers
-    words = [folder / f"own.{ending}", picture, "--output", folder / "out"]
+    words = [folder / f"own.{ending}", image_file, "--output", folder / "out"]
     assert explain(*words) == 2
     error = capsys.readouterr().err
     assert re.search("'(Double|mine>triple|triple)' that Keras does", error)
@@ -461,7 +459,7 @@ def test_layers_of_the_user_are_imported(
 
 
 def test_import_that_fails_is_refused_in_a_line(
-    model_file, picture, tmp_path, capsys
+    model_file, image_file, tmp_path, capsys
 ):
     (tmp_path / "bad.py").write_text("1 / 0\n")
     for name, reason in [
@@ -469,7 +467,7 @@ def test_import_that_fails_is_refused_in_a_line(
         (str(tmp_path / "none.py"), "FileNotFoundError"),
         (str(tmp_path / "bad.py"), "ZeroDivisionError: division by zero"),
     ]:
-        words = [model_file, picture, "--output", tmp_path / "out"]
+        words = [model_file, image_file, "--output", tmp_path / "out"]
         assert explain(*words, "--import", name) == 2
         error = capsys.readouterr().err
         assert f"--import {name}: it cannot be imported ({reason}" in error
@@ -477,7 +475,7 @@ def test_import_that_fails_is_refused_in_a_line(
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
-def test_file_of_keras_2_is_named_as_such(ending, picture, tmp_path, capsys):
+def test_file_of_keras_2_is_named_as_such(ending, image_file, tmp_path, capsys):
     path = tmp_path / f"old.{ending}"
     layer = {"class_name": "Functional", "module": "tf_keras.src.engine"}
     config = {**layer, "config": {"name": "model", "layers": []}}
@@ -492,7 +490,7 @@ def test_file_of_keras_2_is_named_as_such(ending, picture, tmp_path, capsys):
             archive.writestr("config.json", json.dumps(config))
             archive.writestr("metadata.json", '{"keras_version": "2.15.0"}')
             archive.writestr("model.weights.h5", b"")
-    assert explain(path, picture, "--output", tmp_path / "out") == 2
+    assert explain(path, image_file, "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert f"{path}: the file is of Keras 2.15.0, which is Keras 2" in error
     assert "--import" not in error
@@ -500,42 +498,49 @@ def test_file_of_keras_2_is_named_as_such(ending, picture, tmp_path, capsys):
 
 
 def test_full_disk_leaves_no_half_overlay(
-    model_file, picture, tmp_path, monkeypatch, capsys
+    model_file, image_file, tmp_path, monkeypatch, capsys
 ):
     def fill_up(_, path):
-        path.write_bytes(b"half a picture")
+        path.write_bytes(b"half an image")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(PIL.Image.Image, "save", fill_up)
     out = tmp_path / "out"
-    assert explain(model_file, picture, "--output", out) == 1
+    assert explain(model_file, image_file, "--output", out) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_open_size_model_explains_a_picture_as_it_is(picture, tmp_path, capsys):
+def test_open_size_model_explains_an_image_as_it_is(
+    image_file, tmp_path, capsys
+):
     model = small_model(None, None, 3)
     model.save(tmp_path / "open.keras")
     out = tmp_path / "out"
-    assert explain(tmp_path / "open.keras", picture, "--output", out) == 0
-    pixels = np.asarray(PIL.Image.open(picture))[np.newaxis]
+    assert explain(tmp_path / "open.keras", image_file, "--output", out) == 0
+    pixels = np.asarray(PIL.Image.open(image_file))[np.newaxis]
     best = np.max(model(pixels, training=False))
     assert f"({100 * best:.0f} %)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_logits_become_probabilities_as_the_user_says(
-    activation, picture, tmp_path, capsys
+    activation, image_file, tmp_path, capsys
 ):
     model = small_model(40, 80, 3, classifier_activation=None)
     model.save(tmp_path / "logits.keras")
-    words = [tmp_path / "logits.keras", picture, "--output", tmp_path / "out"]
+    words = [
+        tmp_path / "logits.keras",
+        image_file,
+        "--output",
+        tmp_path / "out",
+    ]
     assert explain(*words) == 2
     error = capsys.readouterr().err
     assert "this model gives logits. To fix this: say" in error
     assert "--activation softmax if one class is right" in error
     assert explain(*words, "--activation", activation) == 0
-    pixels = np.asarray(PIL.Image.open(picture))[np.newaxis]
+    pixels = np.asarray(PIL.Image.open(image_file))[np.newaxis]
     logits = np.asarray(model(pixels, training=False))[0].astype("float64")
     best = {
         "softmax": np.exp(logits).max() / np.exp(logits).sum(),
@@ -546,13 +551,13 @@ def test_logits_become_probabilities_as_the_user_says(
 
 @pytest.mark.parametrize("ends", ["sigmoid", None])
 @pytest.mark.parametrize("bias", [-3.0, 2.0])
-def test_one_score_names_two_classes(ends, bias, picture, tmp_path, capsys):
+def test_one_score_names_two_classes(ends, bias, image_file, tmp_path, capsys):
     model = small_model(32, 32, 3, classes=1, classifier_activation=ends)
     dense = model.get_layer("head").get_layer("classifier")
     kernel, _ = dense.get_weights()
     dense.set_weights([0 * kernel, np.array([bias])])
     model.save(tmp_path / "one.keras")
-    words = [tmp_path / "one.keras", picture, "--output", tmp_path / "out"]
+    words = [tmp_path / "one.keras", image_file, "--output", tmp_path / "out"]
     if ends is None:
         assert explain(*words) == 2
         assert "--activation sigmoid if this is the logit of the second" in (
@@ -571,17 +576,15 @@ def test_one_score_names_two_classes(ends, bias, picture, tmp_path, capsys):
 
 
 def test_output_that_is_no_folder_is_refused(
-    model_file, picture, tmp_path, capsys
+    model_file, image_file, tmp_path, capsys
 ):
-    assert explain(model_file, picture, "--output", picture) == 2
+    assert explain(model_file, image_file, "--output", image_file) == 2
     assert "give another one with --output" in capsys.readouterr().err
-    assert cli.main(["demo", "--output", str(picture / "demo")]) == 2
+    assert cli.main(["demo", "--output", str(image_file / "demo")]) == 2
     assert "give another one with --output" in capsys.readouterr().err
 
 
-def test_large_picture_is_reduced_for_a_model_of_open_size(
-    tmp_path, monkeypatch
-):
+def test_large_image_is_reduced_for_a_model_of_open_size(tmp_path, monkeypatch):
     model = small_model(None, None, 3)
     model.save(tmp_path / "open.keras")
     seen = []
@@ -602,7 +605,7 @@ def test_large_picture_is_reduced_for_a_model_of_open_size(
 
 
 def test_wrong_model_is_refused_in_one_line(
-    model_file, picture, tmp_path, capsys
+    model_file, image_file, tmp_path, capsys
 ):
     plain = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     plain.save(tmp_path / "plain.keras")
@@ -626,7 +629,7 @@ def test_wrong_model_is_refused_in_one_line(
         ("text.h5", "this is no model that Keras can load"),
         ("plain.keras", "this model gives scores"),
     ]:
-        words = [tmp_path / name, picture, "--output", tmp_path / "out"]
+        words = [tmp_path / name, image_file, "--output", tmp_path / "out"]
         assert explain(*words) == 2
         error = capsys.readouterr().err
         assert f"{tmp_path / name}: {reason}" in error
@@ -638,7 +641,7 @@ def test_wrong_model_is_refused_in_one_line(
 
 @pytest.fixture(scope="module")
 def of_digits(tmp_path_factory):
-    """A model that takes the pictures of the demo."""
+    """A model that takes the images of the demo."""
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("of_digits") / "model.keras"
     small_model(64, 64, 3, classes=10).save(path)
@@ -650,7 +653,7 @@ def test_16_bits_are_read_as_in_training(model_file, rng, tmp_path):
     PIL.Image.fromarray(gray).save(tmp_path / "plain.png")
     deep = np.rint(gray / 255 * 4095).astype("uint16")
     PIL.Image.fromarray(deep).save(tmp_path / "deep.png")
-    pictures = [tmp_path / "plain.png", tmp_path / "deep.png"]
+    images = [tmp_path / "plain.png", tmp_path / "deep.png"]
     run = model_file.with_name("run.json")
     for number, (text, words, same) in enumerate(
         [
@@ -662,7 +665,7 @@ def test_16_bits_are_read_as_in_training(model_file, rng, tmp_path):
     ):
         run.write_text(text)
         folder = tmp_path / str(number)
-        explain(model_file, *pictures, "--output", folder, *words)
+        explain(model_file, *images, "--output", folder, *words)
         plain, darker = (
             np.asarray(PIL.Image.open(folder / f"{name}_overlay.png"))
             for name in ("plain", "deep")
@@ -678,8 +681,8 @@ def test_classes_of_a_sample_are_said_and_those_absent_warned_of(capsys):
     )
     _measuring._say_classes(chosen, "test")
     shown = capsys.readouterr()
-    assert shown.out == "     Pictures: 4 (ant: 3, bee: 0, cow: 1)\n"
-    assert "1 of 3 classes have no picture among them: bee;" in shown.err
+    assert shown.out == "     Images: 4 (ant: 3, bee: 0, cow: 1)\n"
+    assert "1 of 3 classes have no image among them: bee;" in shown.err
 
 
 @pytest.fixture(scope="module")
@@ -697,7 +700,7 @@ def compared(demo, of_digits):
 
 
 @pytest.mark.parametrize("command", ["compare", "evaluate"])
-def test_a_damaged_picture_is_named_once(command, tmp_path, capsys, caplog):
+def test_a_damaged_image_is_named_once(command, tmp_path, capsys, caplog):
     for name, level in (("ant", 60), ("bee", 200)):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(12):
@@ -719,7 +722,7 @@ def test_a_damaged_picture_is_named_once(command, tmp_path, capsys, caplog):
     assert cli.main(words) == 0
     said = "".join(capsys.readouterr()) + caplog.text
     assert said.count("5.png") == 1
-    assert "1 of 24 pictures cannot be read and are left out" in said
+    assert "1 of 24 images cannot be read and are left out" in said
     assert said.count("left out") == 1
 
 
@@ -780,7 +783,7 @@ def test_compare_leaves_what_it_says(compared):
     assert len(rows_of(compared / "images.csv")) == 20
     report = (compared / "comparison.md").read_text()
     assert "--count 10" in report.split("\n")[0]
-    assert "of the 10 pictures" in report
+    assert "of the 10 images" in report
     assert "| GradCAM |" in report
     for name in ("grid.png", "quality_against_time.png"):
         with PIL.Image.open(compared / name) as drawn:
@@ -900,7 +903,7 @@ def test_data_without_masks_is_evaluated_without_localization(
         "metrics.json",
     ]
     said = capsys.readouterr().out
-    assert "of the 6 pictures" in said
+    assert "of the 6 images" in said
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]
     assert found["images"] == 6
     majority = f"{found['majority_accuracy']:.1%}"
@@ -985,9 +988,9 @@ def test_wrong_words_are_refused(words, message, capsys):
 
 
 @pytest.mark.end_to_end
-def test_process_shows_its_own_lines_only(model_file, picture, tmp_path):
+def test_process_shows_its_own_lines_only(model_file, image_file, tmp_path):
     """Nothing of what TensorFlow logs at its start reaches the screen."""
-    words = ["explain", model_file, picture, "--output", tmp_path / "out"]
+    words = ["explain", model_file, image_file, "--output", tmp_path / "out"]
     finished = subprocess.run(
         [sys.executable, "-m", "keras_lficam_command", *map(str, words)],
         capture_output=True,
@@ -1002,7 +1005,7 @@ def test_process_shows_its_own_lines_only(model_file, picture, tmp_path):
         "For names instead of numbers",
         "evidence inside",
         "region of the attention map; attention added",
-        str(picture),
+        str(image_file),
         f"Written to {tmp_path / 'out'}",
     ]
 

@@ -58,7 +58,7 @@ def explanation_of(folder, model, image, classes=None, top=3):
     """The same by the function of the package, at the size of the overlay."""
     import tensorflow as tf
 
-    pixels = data.read_picture(folder / image)
+    pixels = data.read_image(folder / image)
     resized = tf.image.resize(pixels[None], (32, 32), antialias=True)
     large = PIL.Image.fromarray(pixels).resize(
         (512, 256), PIL.Image.Resampling.LANCZOS
@@ -166,7 +166,7 @@ def test_of_several_labels_all_likely_ones_are_named(folder, tmp_path, capsys):
     told = capsys.readouterr().out
     model = keras.models.load_model(words[0])
     for image in images:
-        pixels = data.read_picture(image)[np.newaxis]
+        pixels = data.read_image(image)[np.newaxis]
         pixels = tf.image.resize(pixels, (32, 32), "bilinear", antialias=True)
         chances = 1 / (1 + np.exp(-model(pixels).numpy()[0]))
         named = [NAMES[c] for c in np.argsort(-chances) if chances[c] >= 0.5]

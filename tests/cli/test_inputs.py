@@ -23,10 +23,10 @@ import sys
 sys.modules.update({"keras": None, "keras_lficam": None})
 import numpy as np
 import tensorflow as tf
-folder, picture, answers = sys.argv[1:]
+folder, image_file, answers = sys.argv[1:]
 loaded = tf.saved_model.load(folder)
 ask = loaded.signatures["encoded_images"]
-answer = ask(image_bytes=tf.constant([open(picture, "rb").read()]))
+answer = ask(image_bytes=tf.constant([open(image_file, "rb").read()]))
 np.savez(answers, **{name: value.numpy() for name, value in answer.items()})
 """
 
@@ -35,9 +35,9 @@ def run(*words):
     assert cli.main([*map(str, words)]) == 0
 
 
-def served(folder, picture, tmp_path):
-    target = tmp_path / f"{picture.stem}.npz"
-    arguments = ["-c", ASK, folder, picture, target]
+def served(folder, image_file, tmp_path):
+    target = tmp_path / f"{image_file.stem}.npz"
+    arguments = ["-c", ASK, folder, image_file, target]
     processes.finish(processes.start(arguments))
     with np.load(target, allow_pickle=True) as answer:
         return {name: answer[name][0] for name in answer}
@@ -51,13 +51,13 @@ def striped(kinds, rng, highest=255):
     return np.rint(pixels * highest)
 
 
-def explained(model, pictures, tmp_path, capsys):
-    """What `explain` says of the likeliest classes of each picture."""
+def explained(model, image_files, tmp_path, capsys):
+    """What `explain` says of the likeliest classes of each image."""
     output = tmp_path / "explained"
     capsys.readouterr()
-    run("explain", model, *pictures, "--output", output, "--json")
+    run("explain", model, *image_files, "--output", output, "--json")
     lines = capsys.readouterr().out.splitlines()
-    assert len([*output.glob("*_evidence.png")]) == len(pictures)
+    assert len([*output.glob("*_evidence.png")]) == len(image_files)
     return [
         {row["class"]: row["probability"] for row in json.loads(line)["rows"]}
         for line in lines
@@ -103,10 +103,10 @@ def test_a_csv_file_of_several_labels(tmp_path, capsys):
     export = json.loads((tmp_path / "served/bands/1/export.json").read_text())
     assert export["activation"] == "sigmoid"
 
-    pictures = [tmp_path / "3.png", tmp_path / "8.png"]
-    said = explained(folder / "model.keras", pictures, tmp_path, capsys)
-    for picture, chances in zip(pictures, said, strict=True):
-        answer = served(tmp_path / "served/bands/1", picture, tmp_path)
+    image_files = [tmp_path / "3.png", tmp_path / "8.png"]
+    said = explained(folder / "model.keras", image_files, tmp_path, capsys)
+    for image_file, chances in zip(image_files, said, strict=True):
+        answer = served(tmp_path / "served/bands/1", image_file, tmp_path)
         assert_same(answer, chances)
         # Each class is a yes or no of its own.
         logits = answer["logits"]
@@ -121,7 +121,7 @@ def test_a_csv_file_of_several_labels(tmp_path, capsys):
         *("--output", tmp_path / "compared"),
     )
     told = capsys.readouterr().out
-    assert "pictures can have several labels. Of each the likeliest" in told
+    assert "images can have several labels. Of each the likeliest" in told
     rows = (tmp_path / "compared/comparison.csv").read_text().splitlines()
     pointing = [row.split(",") for row in rows if ",pointing_game," in row]
     assert len(pointing) == 2

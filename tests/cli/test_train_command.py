@@ -42,16 +42,16 @@ def make_folder(folder, number, kinds=4):
 
 DAMAGED = {
     "class_1/empty.jpg": b"",
-    "class_1/text.jpg": b"this is no picture",
+    "class_1/text.jpg": b"this is not an image",
     "class_2/zeros.png": bytes(1000),
     "class_3/header.jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
 }
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A folder of 195 pictures, and of five files that are damaged."""
-    folder = make_folder(tmp_path_factory.mktemp("data") / "pictures", 195)
+def data_folder(tmp_path_factory):
+    """A folder of 195 images, and of five files that are damaged."""
+    folder = make_folder(tmp_path_factory.mktemp("data") / "images", 195)
     good = (folder / "class_0" / "000.png").read_bytes()
     truncated = {"class_0/truncated.png": good[: len(good) // 2]}
     for name, content in (DAMAGED | truncated).items():
@@ -101,28 +101,28 @@ def wait_for_step(folder, step, program):
 # ------------------------------------------------- two workers, kill, resume
 
 UNDRAWN = ["--heat-maps-every", "0"]
-# It learns its pictures; a flip leaves their stripes where they are.
+# It learns its images; a flip leaves their stripes where they are.
 LEARNING = [*OPTIONS, *UNDRAWN, "--batch-size", "8", "--augmentation", "flip"]
 LEARNING += ["--epochs", "6", "--checkpoint-every", "4"]
 SHARED = [*OPTIONS, "--epochs", "3", "--checkpoint-every", "2"]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, pictures):
+def whole(tmp_path_factory, data_folder):
     """A run that nobody disturbs, in one process."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    program = start("--data", pictures, "--output", folder, *LEARNING)
+    program = start("--data", data_folder, "--output", folder, *LEARNING)
     said = processes.finish(program)
     return folder, said
 
 
 @pytest.mark.end_to_end
 def test_a_run_that_is_killed_goes_on_as_if_it_was_not(
-    tmp_path, pictures, whole
+    tmp_path, data_folder, whole
 ):
     expected, _ = whole
     folder = tmp_path / "run"
-    program = start("--data", pictures, "--output", folder, *LEARNING)
+    program = start("--data", data_folder, "--output", folder, *LEARNING)
     # In the second epoch of 20 steps.
     assert wait_for_step(folder, 24, program) < 100
     program.send_signal(signal.SIGKILL)
@@ -150,10 +150,10 @@ def in_float64(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def synchronized(tmp_path_factory, pictures):
+def synchronized(tmp_path_factory, data_folder):
     """The same in this process, with what makes replicas equal to it."""
     folder = tmp_path_factory.mktemp("synchronized") / "run"
-    words = ["--data", pictures, "--output", folder, *SHARED, *UNDRAWN]
+    words = ["--data", data_folder, "--output", folder, *SHARED, *UNDRAWN]
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     try:
@@ -166,10 +166,10 @@ def synchronized(tmp_path_factory, pictures):
 
 @pytest.mark.end_to_end
 def test_two_workers_of_which_one_dies_train_what_one_process_does(
-    tmp_path, pictures, synchronized, in_float64
+    tmp_path, data_folder, synchronized, in_float64
 ):
     folder = tmp_path / "run"
-    words = ["--data", pictures, "--output", folder, *SHARED]
+    words = ["--data", data_folder, "--output", folder, *SHARED]
     words += ["--synchronize-batch-norm", "--resume"]
     words += ["--heat-maps-every", "2"]
     workers = start_workers(*words, **in_float64)
@@ -206,15 +206,15 @@ def test_two_workers_of_which_one_dies_train_what_one_process_does(
 
 
 @pytest.mark.end_to_end
-def test_damaged_pictures_are_named_and_the_others_trained(
-    tmp_path, pictures, whole, capfd
+def test_damaged_images_are_named_and_the_others_trained(
+    tmp_path, data_folder, whole, capfd
 ):
     folder, said = whole
-    assert "5 of 200 pictures cannot be read and are left out" in said
+    assert "5 of 200 images cannot be read and are left out" in said
     listed = (folder / "damaged.txt").read_text()
     for name in [*DAMAGED, "class_0/truncated.png"]:
-        assert said.count(str(pictures / name)) == 1
-        assert str(pictures / name) in listed
+        assert said.count(str(data_folder / name)) == 1
+        assert str(data_folder / name) in listed
     assert listed.count("\n") == 5
     assert "left out: 5, named in" in said
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -230,14 +230,14 @@ def test_damaged_pictures_are_named_and_the_others_trained(
     about = json.loads((folder / "run.json").read_text())
     assert sum(about["data"]["images"].values()) == 195
     # What it says next works.
-    picture = pictures / "class_2" / "002.png"
-    words = [folder / "model.keras", picture, "--output", tmp_path / "out"]
+    image = data_folder / "class_2" / "002.png"
+    words = [folder / "model.keras", image, "--output", tmp_path / "out"]
     assert cli.main(["explain", *map(str, words)]) == 0
     assert "class_2" in capfd.readouterr().out
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == [
-        f"{picture.stem}_evidence.png",
-        f"{picture.stem}_overlay.png",
+        f"{image.stem}_evidence.png",
+        f"{image.stem}_overlay.png",
     ]
 
 
@@ -257,7 +257,7 @@ def refused(capsys, *words, code=2):
     return line
 
 
-def test_wrong_runs_are_refused_in_one_line(tmp_path, pictures, capsys):
+def test_wrong_runs_are_refused_in_one_line(tmp_path, data_folder, capsys):
     one_class = make_folder(tmp_path / "one", 6, kinds=1)
     empty_class = make_folder(tmp_path / "empty", 40)
     (empty_class / "class_9").mkdir()
@@ -271,12 +271,12 @@ def test_wrong_runs_are_refused_in_one_line(tmp_path, pictures, capsys):
         (["--data", one_class], "class"),
         (["--data", empty_class], "class_9"),
         (["--data", other], "class_7"),
-        (["--data", pictures, "--backbone", "ResNet9000"], "ResNet9000"),
-        (["--data", pictures, "--image-size", "4", "4"], "4"),
-        (["--data", pictures, "--augmentation", "swirl"], "swirl"),
-        (["--data", pictures, "--weights", tmp_path / "no.h5"], "no.h5"),
-        (["--data", pictures, "--strategy", "multi_worker"], "TF_CONFIG"),
-        (["--data", pictures, "--batch-size", "0"], "--batch-size"),
+        (["--data", data_folder, "--backbone", "ResNet9000"], "ResNet9000"),
+        (["--data", data_folder, "--image-size", "4", "4"], "4"),
+        (["--data", data_folder, "--augmentation", "swirl"], "swirl"),
+        (["--data", data_folder, "--weights", tmp_path / "no.h5"], "no.h5"),
+        (["--data", data_folder, "--strategy", "multi_worker"], "TF_CONFIG"),
+        (["--data", data_folder, "--batch-size", "0"], "--batch-size"),
         ([], "--data"),
     ]:
         line = refused(
@@ -319,7 +319,7 @@ def test_stopping_says_what_was_written(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_hands_on_the_weights_of_classes(
-    tmp_path, pictures, monkeypatch
+    tmp_path, data_folder, monkeypatch
 ):
     given = {}
 
@@ -328,7 +328,7 @@ def test_the_command_hands_on_the_weights_of_classes(
         raise OSError("enough")
 
     monkeypatch.setattr("keras_lficam.training.fit", fit)
-    words = ["--data", pictures, "--output", tmp_path / "run", *OPTIONS]
+    words = ["--data", data_folder, "--output", tmp_path / "run", *OPTIONS]
     assert train(*words, "--class-weight", "balanced") == 2
     assert given["class_weight"] == "balanced"
 
@@ -366,11 +366,11 @@ def ended(monkeypatch, **more):
 
 
 def test_a_run_is_complete_without_its_report(
-    tmp_path, pictures, monkeypatch, capsys
+    tmp_path, data_folder, monkeypatch, capsys
 ):
     ended(monkeypatch, test_accuracy=0.5, validation=None, test=None)
     folder = tmp_path / "run"
-    assert train("--data", pictures, "--output", folder, *OPTIONS) == 0
+    assert train("--data", data_folder, "--output", folder, *OPTIONS) == 0
     said = capsys.readouterr()
     assert said.err.splitlines()[-1] == (
         "keras-lficam train: the report was not written (no page today). The "
@@ -378,21 +378,23 @@ def test_a_run_is_complete_without_its_report(
     )
     assert (
         "Best of 3 epochs by macro f1: 2\n\n"
-        "accuracy on the validation pictures: 25.0%\n"
-        "accuracy on the test pictures: 50.0%\n"
+        "accuracy on the validation images: 25.0%\n"
+        "accuracy on the test images: 50.0%\n"
     ) in said.out
     assert f"Written to {folder}:\n\n  model.keras " in said.out
 
 
-def test_the_accuracy_is_printed_once(tmp_path, pictures, monkeypatch, capsys):
+def test_the_accuracy_is_printed_once(
+    tmp_path, data_folder, monkeypatch, capsys
+):
     found = measure([0, 0, 0, 1], np.eye(2)[[0, 0, 1, 1]]).to_dict()
     ended(monkeypatch, validation=found)
-    words = ["--data", pictures, "--output", tmp_path / "run", *OPTIONS]
+    words = ["--data", data_folder, "--output", tmp_path / "run", *OPTIONS]
     assert train(*words, "--report", "off") == 0
     said = capsys.readouterr()
     assert "no page today" not in said.err
     assert "accuracy on" not in said.out
-    assert "On the validation pictures: " in said.out
+    assert "On the validation images: " in said.out
     (row,) = [x for x in said.out.splitlines() if x.startswith("accuracy ")]
     assert row.split()[1] == "75.0%"
 
@@ -424,19 +426,19 @@ def test_a_folder_that_cannot_be_written_is_refused(capsys, nobody):
 
 
 def test_an_output_that_cannot_be_a_folder_is_refused(
-    tmp_path, pictures, capsys
+    tmp_path, data_folder, capsys
 ):
     (tmp_path / "file").write_text("")
     output = tmp_path / "file" / "run"
-    line = refused(capsys, "--data", pictures, "--output", output, *OPTIONS)
+    line = refused(capsys, "--data", data_folder, "--output", output, *OPTIONS)
     assert str(tmp_path / "file") in line
 
 
 @pytest.mark.end_to_end
-def test_a_run_is_never_written_over(whole, pictures, capsys):
+def test_a_run_is_never_written_over(whole, data_folder, capsys):
     folder, _ = whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    line = refused(capsys, "--data", pictures, "--output", folder, *OPTIONS)
+    line = refused(capsys, "--data", data_folder, "--output", folder, *OPTIONS)
     assert "--resume" in line
     line = refused(capsys, "--output", folder, "--resume", "--seed", "4")
     assert "--seed 3, not 4" in line
@@ -452,7 +454,7 @@ def test_the_words_of_a_run_are_few_and_useful(whole):
     assert lines[0].startswith("Reading ")
     assert (
         "Training resnet8_lfi_cam, 80,244 parameters, on 4 classes; "
-        "pictures: 156 for train, 20 for validation, 19 for test"
+        "images: 156 for train, 20 for validation, 19 for test"
     ) in lines
     assert f"keras-lficam explain {folder}/model.keras" in said
     for noise in ("I0000", "W0000", "UserWarning", "WARNING", "DEBUG"):

@@ -67,7 +67,7 @@ def augmented_in_parallel(function, images, positions):
 
 
 @pytest.fixture
-def pictures(rng):
+def originals(rng):
     return rng.integers(0, 256, (8, 16, 24, 3), dtype="uint8")
 
 
@@ -79,7 +79,7 @@ def test_names_are_checked_and_sorted_by_what_they_need():
     assert augmentation.check(()) == ()
     for name in augmentation.NAMES:
         assert augmentation.check((name,)) == (name,)
-        whole = augmentation.needs_whole_picture(("flip", name))
+        whole = augmentation.needs_whole_image(("flip", name))
         assert whole == (name == "random_resized_crop")
         mixes = augmentation.mixes_labels(("flip", name))
         assert mixes == (name in {"mix_up", "cut_mix"})
@@ -107,36 +107,36 @@ def test_wrong_names_are_refused(names, error, match):
 
 
 @pytest.mark.parametrize("names", [(name,) for name in IMAGE_NAMES])
-def test_an_image_depends_on_input_and_seed_alone(pictures, names):
+def test_an_image_depends_on_input_and_seed_alone(originals, names):
     function = image_function(names, (16, 24))
     positions = np.arange(64)
-    expected = augmented(function, pictures, positions)
+    expected = augmented(function, originals, positions)
     shuffled = np.random.default_rng(1).permutation(64)
-    again = augmented_in_parallel(function, pictures, shuffled)
+    again = augmented_in_parallel(function, originals, shuffled)
     np.testing.assert_array_equal(again, expected[shuffled])
 
     tf.random.set_seed(5)
     fresh = augmentation.image_function(names, (16, 24))
     for position in (63, 3):  # Eagerly, in no order.
-        image = fresh(tf.constant(pictures[position % 8]), seed_at(position))
+        image = fresh(tf.constant(originals[position % 8]), seed_at(position))
         np.testing.assert_array_equal(image, expected[position])
 
 
 @pytest.mark.parametrize("names", [(name,) for name in IMAGE_NAMES])
-def test_images_of_a_batch_and_seeds_of_a_run_differ(pictures, names):
+def test_images_of_a_batch_and_seeds_of_a_run_differ(originals, names):
     function = image_function(names, (16, 24))
-    same = augmented(function, pictures[:1], np.arange(16))
+    same = augmented(function, originals[:1], np.arange(16))
     assert len({image.tobytes() for image in same}) >= (
         2 if names == ("flip",) else 8
     )
-    other = augmented(function, pictures[:1], np.arange(16), run=1)
+    other = augmented(function, originals[:1], np.arange(16), run=1)
     assert not np.array_equal(same, other)
 
 
 @pytest.mark.parametrize("names", BATCH_NAMES)
-def test_a_batch_depends_on_input_and_seed_alone(pictures, names):
+def test_a_batch_depends_on_input_and_seed_alone(originals, names):
     function = augmentation.batch_function(names, 8)
-    images, labels = pictures.astype("float32"), np.arange(8)
+    images, labels = originals.astype("float32"), np.arange(8)
 
     def mixed(positions, function):
         dataset = tf.data.Dataset.from_tensor_slices(positions).map(
@@ -162,24 +162,24 @@ def test_a_batch_depends_on_input_and_seed_alone(pictures, names):
             np.testing.assert_allclose(actual, wanted, rtol=1e-6, atol=1e-4)
 
 
-def test_no_global_random_state_is_read_or_moved(pictures):
+def test_no_global_random_state_is_read_or_moved(originals):
     before = random.getstate(), np.random.get_state()[1].tolist()
     function = augmentation.image_function(["rand_augment"], (16, 24))
     augmentation.batch_function(["mix_up", "cut_mix"], 8)
-    first = augmented(function, pictures, np.arange(8))
+    first = augmented(function, originals, np.arange(8))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
     np.testing.assert_array_equal(
-        augmented(function, pictures, np.arange(8)), first
+        augmented(function, originals, np.arange(8)), first
     )
 
 
-def test_precision_and_layout_of_the_model_do_not_reach_the_images(pictures):
+def test_precision_and_layout_of_the_model_do_not_reach_the_images(originals):
     names = ("rand_augment",)
 
     def results(function):
         mix = augmentation.batch_function(["mix_up", "cut_mix"], 8)
-        images = augmented(function, pictures, np.arange(64))
-        return images, *mix(pictures, np.arange(8), seed_at(1))
+        images = augmented(function, originals, np.arange(64))
+        return images, *mix(originals, np.arange(8), seed_at(1))
 
     expected = results(image_function(names, (16, 24)))
     keras.config.set_dtype_policy("mixed_float16")
@@ -236,19 +236,19 @@ def test_pixels_are_the_same_on_every_backend():
 # ------------------------------------------------------ what happens to images
 
 
-def test_without_names_the_pixels_stay(pictures):
+def test_without_names_the_pixels_stay(originals):
     images = augmented(
-        augmentation.image_function((), (16, 24)), pictures, np.arange(8)
+        augmentation.image_function((), (16, 24)), originals, np.arange(8)
     )
     assert images.dtype == np.float32
-    np.testing.assert_array_equal(images, pictures)
+    np.testing.assert_array_equal(images, originals)
 
 
-def test_flip_mirrors_half_of_the_images(pictures):
+def test_flip_mirrors_half_of_the_images(originals):
     function = augmentation.image_function(["flip"], (16, 24))
-    images = augmented(function, pictures[:1], np.arange(1000))
-    kept = (images == pictures[0]).all(axis=(1, 2, 3))
-    mirrored = (images == pictures[0, :, ::-1]).all(axis=(1, 2, 3))
+    images = augmented(function, originals[:1], np.arange(1000))
+    kept = (images == originals[0]).all(axis=(1, 2, 3))
+    mirrored = (images == originals[0, :, ::-1]).all(axis=(1, 2, 3))
     np.testing.assert_array_equal(kept, ~mirrored)
     # Five standard deviations, of sqrt(1000 / 4) = 15.8.
     assert abs(kept.sum() - 500) < 79
@@ -332,13 +332,13 @@ def test_random_resized_crop_keeps_an_image_of_which_no_box_can_be_cut(rng):
     np.testing.assert_array_equal(found, np.stack([image] * 4))
 
 
-def test_a_crop_is_flipped_too(pictures):
+def test_a_crop_is_flipped_too(originals):
     names = ["flip", "pad_crop"]
     both = augmented(
-        augmentation.image_function(names, (16, 24)), pictures, np.arange(64)
+        augmentation.image_function(names, (16, 24)), originals, np.arange(64)
     )
     cropped = augmented(
-        image_function(("pad_crop",), (16, 24)), pictures, np.arange(64)
+        image_function(("pad_crop",), (16, 24)), originals, np.arange(64)
     )
     kept = (both == cropped).all(axis=(1, 2, 3))
     mirrored = (both == cropped[:, :, ::-1]).all(axis=(1, 2, 3))
@@ -500,7 +500,7 @@ def test_rand_augment_moves_pixels_within_its_strength():
             for name, (_, expected) in kinds.items()
         }
         if errors["x"] < 2e-3 and errors["y"] < 2e-3:
-            continue  # Sharpness changes the edge of the picture alone.
+            continue  # Sharpness changes the edge of the image alone.
         name = min(errors, key=errors.get)
         assert errors[name] < 2e-3
         moves[name].append(kinds[name][0])
@@ -652,15 +652,15 @@ def test_a_last_batch_may_be_smaller(names):
     np.testing.assert_allclose(shares, np.eye(9)[8:], atol=1e-6)
 
 
-def test_all_together_take_pictures_of_no_known_shape(rng):
+def test_all_together_take_images_of_no_known_shape(rng):
     names = augmentation.check(["random_resized_crop", "flip", "rand_augment"])
     augment = augmentation.image_function(names, (12, 10))
-    pictures = [
+    originals = [
         rng.integers(0, 256, (*size, 3), "uint8")
         for size in [(30, 20), (9, 41)]
     ]
     dataset = tf.data.Dataset.from_generator(
-        lambda: iter(pictures), output_signature=tf.TensorSpec(None, "uint8")
+        lambda: iter(originals), output_signature=tf.TensorSpec(None, "uint8")
     ).map(lambda image: augment(image, tf.constant([0, 7], "int64")))
     found = list(dataset.as_numpy_iterator())
     assert [image.shape for image in found] == [(12, 10, 3)] * 2

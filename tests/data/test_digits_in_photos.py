@@ -30,7 +30,7 @@ def examples():
 
 @pytest.fixture(scope="module")
 def another_process():
-    """What one says that imports the package, and then makes a picture."""
+    """What one says that imports the package, and then makes an image."""
     code = """if True:
         import hashlib
         import sys
@@ -67,10 +67,10 @@ def flat(mask):
     return mask[..., 0] > 0
 
 
-# ------------------------------------------------------------ the pictures
+# -------------------------------------------------------------- the images
 
 
-def test_a_picture_depends_on_split_index_and_seed_alone():
+def test_an_image_depends_on_split_index_and_seed_alone():
     def digests(indices, split="train", **kwargs):
         return {
             index: digest(
@@ -87,11 +87,11 @@ def test_a_picture_depends_on_split_index_and_seed_alone():
 
 
 @pytest.mark.end_to_end
-def test_a_picture_is_the_same_in_another_process(another_process, examples):
+def test_an_image_is_the_same_in_another_process(another_process, examples):
     assert another_process[-1] == digest(examples["test"][7]["image"])
 
 
-def test_unknown_split_of_the_pictures():
+def test_unknown_split_of_the_images():
     with pytest.raises(ValueError, match="train.*Received: split='dev'"):
         digits_in_photos.compose("dev", 0)
 
@@ -131,7 +131,7 @@ def test_the_splits_cut_every_photo_into_pieces_that_do_not_overlap():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_pictures_show_photos_of_their_own_split_alone(monkeypatch, split):
+def test_images_show_photos_of_their_own_split_alone(monkeypatch, split):
     levels = dict.fromkeys(SPLITS, 20) | {split: 150}
     monkeypatch.setattr(
         digits_in_photos.drawing,

@@ -212,7 +212,7 @@ def test_errors_say_what_is_wrong_and_the_way_out(
         ("no/such/folder", "no/such/folder: there is no such folder"),
         ("Cats_vs_Dog", "nearest: cats_vs_dogs"),
         ("CIFAR-10", "nearest: cifar10"),
-        ("my pictures", "folder that exists, or .*'my pictures'"),
+        ("my images", "folder that exists, or .*'my images'"),
         ("cifar11", "folder that exists, or .*'cifar11'.*cifar10"),
     ],
 )

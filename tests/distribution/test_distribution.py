@@ -100,7 +100,7 @@ def test_two_devices_of_jax_compute_what_one_does(tmp_path):
         import keras
         import numpy as np
         import distributed_worker as worker
-        from small_classifiers import pictures
+        from small_classifiers import labeled_images
         from keras_lficam import data, distribution, fit, Recipe
         import tensorflow as tf
 
@@ -111,7 +111,7 @@ def test_two_devices_of_jax_compute_what_one_does(tmp_path):
         keras.utils.set_random_seed(5)
         model = worker.lfi_cam()
         parts = [
-            tf.data.Dataset.from_tensor_slices(pictures(count, 0))
+            tf.data.Dataset.from_tensor_slices(labeled_images(count, 0))
             for count in (32, 13)
         ]
         source = data.from_datasets(

@@ -40,15 +40,15 @@ def gap(maps, other_maps):
     return level(maps) - level(other_maps)
 
 
-def pictures(levels):
+def images_of(levels):
     """Images `(B, 2, 2, 3)` of one brightness each."""
     return np.ones((1, 2, 2, 3)) * np.reshape(levels, (-1, 1, 1, 1))
 
 
 DATA = [
-    (pictures([0.0, 1.0]), np.array([0, 1])),
-    (pictures([3.0, 4.0]), np.array([3, 4])),
-    (pictures([7.0]), np.array([7])),
+    (images_of([0.0, 1.0]), np.array([0, 1])),
+    (images_of([3.0, 4.0]), np.array([3, 4])),
+    (images_of([7.0]), np.array([7])),
 ]
 
 
@@ -72,7 +72,7 @@ def test_mean_and_interval_by_hand():
 def test_interval_holds_the_mean_of_all_in_95_of_100(rng):
     held = 0
     for _ in range(400):
-        sample = [(pictures(rng.normal(5, 2, 10)), np.zeros(10, int))]
+        sample = [(images_of(rng.normal(5, 2, 10)), np.zeros(10, int))]
         (row,) = evaluate({"gray": gray}, {"level": level}, sample).rows
         held += row.low <= 5 <= row.high
     assert 0.92 < held / 400 < 0.98
@@ -82,7 +82,7 @@ def test_defect_shuffled_set_pairs_images_with_other_labels():
     """Other libraries go through it twice, each time in another order."""
     levels = np.arange(200)
     shuffled = (
-        tf.data.Dataset.from_tensor_slices((pictures(levels), levels))
+        tf.data.Dataset.from_tensor_slices((images_of(levels), levels))
         .shuffle(200, seed=0)
         .batch(16)
     )
@@ -220,7 +220,7 @@ def test_classes_that_are_chosen_among_several_labels(tmp_path):
     found = evaluate(
         {"gray": gray},
         {"distance": level_against_label},
-        [(pictures([0.0, 1.0]), labels)],
+        [(images_of([0.0, 1.0]), labels)],
         classes=last,
     )
     assert asked == [2]
@@ -244,7 +244,7 @@ def test_images_without_a_mask_have_no_value():
     def both(maps, masks):
         return np.stack([level(maps), level(masks)], axis=-1)
 
-    images = pictures([0.0, 1.0, 3.0, 4.0, 7.0])
+    images = images_of([0.0, 1.0, 3.0, 4.0, 7.0])
     batches = [
         (images[part], np.zeros(len(masks[part]), int), masks[part])
         for part in (slice(2), slice(2, 4), slice(4, 5))
@@ -361,7 +361,7 @@ class Slow:
 
 @pytest.mark.parametrize("sizes", [[4, 4, 4], [4, 3], [4], [4, 4, 3]])
 def test_seconds_are_without_the_first_call(sizes):
-    data = [(pictures(np.ones(size)), np.ones(size, int)) for size in sizes]
+    data = [(images_of(np.ones(size)), np.ones(size, int)) for size in sizes]
     slow = Slow()
     (row,) = evaluate({"slow": slow}, {"level": level}, data).rows
     assert 0.01 <= row.seconds_per_image < 0.04

@@ -37,7 +37,7 @@ def make(request):
 
 @pytest.fixture
 def images(rng):
-    """Three pictures with something to see, 0 to 255."""
+    """Three images with something to see, 0 to 255."""
     coarse = rng.uniform(0, 255, (3, 5, 6, 3)).astype("float32")
     return ops.convert_to_numpy(ops.image.resize(coarse, SIZE))
 

@@ -107,15 +107,15 @@ def curve(net, image, saliency, number, before, after, steps):
     pixels = sorted(
         np.ndindex(saliency.shape[:2]), key=lambda place: -saliency[place][0]
     )
-    picture = before.astype("float64").copy()
-    values = [net(picture[None])[0, number]]
+    changed = before.astype("float64").copy()
+    values = [net(changed[None])[0, number]]
     done = 0
     for step in range(1, steps + 1):
         until = round(step * len(pixels) / steps)
         for place in pixels[done:until]:
-            picture[place] = after[place]
+            changed[place] = after[place]
         done = until
-        values.append(net(picture[None])[0, number])
+        values.append(net(changed[None])[0, number])
     return np.array(values)
 
 
@@ -279,7 +279,7 @@ def test_insertion_begins_blurred_and_ends_at_the_image(net, images, maps):
     start = net([blurred(image) for image in images])[:, 1]
     np.testing.assert_allclose(curve[:, 0], start, rtol=1e-5)
     np.testing.assert_allclose(curve[:, -1], net(images)[:, 1], rtol=1e-5)
-    # An even picture stays as it is, up to the edges.
+    # An even image stays as it is, up to the edges.
     even = np.full((1, *SIZE, 3), 200, "uint8")
     curve = metrics.insertion_curve(net.build(), even, maps[:1], 1)
     np.testing.assert_allclose(curve, net(even)[0, 1], rtol=1e-5)
@@ -289,9 +289,9 @@ def watched_sizes(monkeypatch):
     """Lists how many images the models are given at a time."""
     run, sizes = CompiledFunction.run, []
 
-    def watched(self, pictures):
-        sizes.append(len(pictures))
-        return run(self, pictures)
+    def watched(self, images):
+        sizes.append(len(images))
+        return run(self, images)
 
     monkeypatch.setattr(CompiledFunction, "run", watched)
     return sizes
@@ -483,8 +483,8 @@ def test_models_of_ours_and_their_own_maps():
         maps, (1, 2, 3), keepdims=True
     )
     whole, shown = (
-        model.predict(pictures, verbose=0)["predictions"][:, 1]
-        for pictures in (images.astype("float32"), images * spread)
+        model.predict(each, verbose=0)["predictions"][:, 1]
+        for each in (images.astype("float32"), images * spread)
     )
     right = np.maximum(0, whole - shown) / whole
     np.testing.assert_allclose(drop, right, atol=1e-5)
@@ -618,8 +618,8 @@ def test_single_deletion_equals_its_rewrite(classes, net, images, maps):
     rows, columns = [0, 2, 3, 4, 6], [0, 1, 2, 4, 5]
     maps = maps - 0.5
 
-    def logits(picture):
-        return picture.astype("float64").ravel() @ net.kernel + net.bias
+    def logits(image):
+        return image.astype("float64").ravel() @ net.kernel + net.bias
 
     right = []
     for number, (image, one) in enumerate(zip(images, maps, strict=True)):

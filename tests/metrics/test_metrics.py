@@ -9,7 +9,7 @@ from keras_lficam.backbones import cifar
 
 
 def batch(*rows):
-    """Makes `(1, H, W, 1)` of the rows of one picture."""
+    """Makes `(1, H, W, 1)` of the rows of one image."""
     return np.array(rows, "float32")[np.newaxis, ..., np.newaxis]
 
 

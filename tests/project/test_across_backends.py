@@ -121,7 +121,7 @@ def test_loaded_elsewhere_it_predicts_and_draws_the_same(name, stage, folder):
     actual = np.load(folder / f"{name}.{stage}.npz")
     assert set(actual) == set(expected)
     for key in expected:
-        # Another picture, another answer: it is not about constants.
+        # Another image, another answer: it is not about constants.
         assert np.abs(expected[key][0] - expected[key][1]).max() > 5e-5
         np.testing.assert_allclose(actual[key], expected[key], atol=2e-5)
 

@@ -340,7 +340,7 @@ def test_a_group_of_channels_does_not_see_the_others(inputs):
         np.testing.assert_equal(np.allclose(*ratios, rtol=1e-4), equal)
 
 
-def test_batches_hold_every_picture_of_a_pass_once(rng):
+def test_batches_hold_every_image_of_a_pass_once(rng):
     images = rng.integers(0, 256, (7, 8, 8, 3)).astype("uint8")
     recipe = Recipe(epochs=1, batch_size=5, augmentation=())
     batches = train.endless(images, np.arange(7, dtype="uint8"), recipe, 3)
@@ -355,8 +355,8 @@ def test_batches_hold_every_picture_of_a_pass_once(rng):
     )
 
 
-def test_pictures_are_shifted_and_what_is_beside_them_is_black():
-    """A white picture shows by its black rows and columns how it moved."""
+def test_images_are_shifted_and_what_is_beside_them_is_black():
+    """A white image shows by its black rows and columns how it moved."""
     white = np.full((200, 16, 16, 3), 255, "uint8")
     recipe = Recipe(epochs=1, batch_size=200, augmentation=("pad_crop",))
     shown, _ = next(train.endless(white, np.zeros(200, "uint8"), recipe, 0))
@@ -371,7 +371,7 @@ def test_pictures_are_shifted_and_what_is_beside_them_is_black():
     assert {columns for _, columns in moves} == {0, 1, 2}
 
 
-def test_pictures_are_those_of_the_data_set(tmp_path):
+def test_images_are_those_of_the_data_set(tmp_path):
     study = protocol.Protocol(protocol.HERE / "quick.toml")
     study.runs = tmp_path
     study.words["data"] = {
@@ -379,39 +379,39 @@ def test_pictures_are_those_of_the_data_set(tmp_path):
         "pictures": {"test": 20},
     }
     training = study.all_trainings()[0]
-    images, labels, masks = study.pictures(training, "test", with_masks=True)
+    images, labels, masks = study.images(training, "test", with_masks=True)
     expected = digits_in_photos.compose("test", 13)
     np.testing.assert_array_equal(images[13], expected["image"])
     np.testing.assert_array_equal(masks[13], expected["mask"])
     assert list(labels) == [*range(10), *range(10)]
     pair = dataclasses.replace(training, pair=True)
-    images, labels = study.pictures(pair, "test")
+    images, labels = study.images(pair, "test")
     assert list(labels) == [0, 1, 0, 1]
     np.testing.assert_array_equal(images[2], expected["image"])
 
 
 def test_a_mosaic_has_four_classes_that_the_model_is_sure_of():
-    """Of pictures of one value each, which is their number."""
+    """Of images of one value each, which is their number."""
     labels = np.arange(40) % 5
     probabilities = 0.9 * np.eye(5)[labels] + 0.02
     probabilities[:10] = 0.7 * np.eye(5)[labels[:10]] + 0.06  # Not sure.
     probabilities[10:15] = np.eye(5)[(labels[10:15] + 1) % 5]  # Wrong.
-    pictures, cells = grid_pointing.chosen(probabilities, labels, 50, seed=0)
-    assert pictures.min() >= 15
-    assert all(len(set(labels[one])) == 4 for one in pictures)
+    numbers, cells = grid_pointing.chosen(probabilities, labels, 50, seed=0)
+    assert numbers.min() >= 15
+    assert all(len(set(labels[one])) == 4 for one in numbers)
     assert set(cells) == {0, 1, 2, 3}
     images = np.broadcast_to(
         np.arange(40.0)[:, None, None, None], (40, 2, 3, 1)
     )
-    mosaics = grid_pointing.mosaics_of(images, pictures)
+    mosaics = grid_pointing.mosaics_of(images, numbers)
     assert mosaics.shape == (50, 4, 6, 1)
     for number, corner in enumerate([(0, 0), (0, 5), (3, 0), (3, 5)]):
         np.testing.assert_array_equal(
-            mosaics[:, *corner, 0], pictures[:, number]
+            mosaics[:, *corner, 0], numbers[:, number]
         )
     masks = grid_pointing.masks_of(cells, (2, 3))
     np.testing.assert_array_equal(masks.sum((1, 2, 3)), np.full(50, 6))
-    asked = pictures[np.arange(50), cells]
+    asked = numbers[np.arange(50), cells]
     np.testing.assert_array_equal(
         metrics.energy_pointing_game(
             (mosaics == asked[:, None, None, None]).astype("float32"), masks

@@ -811,7 +811,7 @@ def ratios_without_a_processor(blocks):
         ("Score-CAM is up to five\ntimes slower.", True),
         ("It needs half the time.", True),
         ("It takes 0.80 of xplique's time.", True),
-        ("Pictures of 20 epochs, two at a time.", False),
+        ("Images of 20 epochs, two at a time.", False),
         ("| a | ratio |\n| --- | --- |\n| b | 1.02 |", True),
         ("| a |\n| --- |\n| 60 times as fast |", True),
         ("| a | ratio |\n\nMeasured on: processor unknown.", False),

@@ -63,7 +63,7 @@ def plain():
 def begun(tmp_path_factory):
     """Gives a function that runs a training in a folder where one has been."""
     path = tmp_path_factory.mktemp("begun")
-    source = folder_of(path / "pictures", cat=12, dog=12)
+    source = folder_of(path / "images", cat=12, dog=12)
     model = built(2, architecture="plain")
 
     def fit(batch_size=8, **options):
@@ -198,7 +198,7 @@ def cause(heading, message, path, request):
         request.getfixturevalue, ["model", "plain", "monkeypatch", "capsys"]
     )
     explainers = keras_lficam.explainers
-    pictures = np.zeros((4, 32, 32, 3))
+    images = np.zeros((4, 32, 32, 3))
     logits = keras.Sequential(
         [
             keras.Input((32, 32, 3)),
@@ -208,16 +208,16 @@ def cause(heading, message, path, request):
         ]
     )
     recipe = keras_lficam.Recipe(epochs=1)
-    one = {"cat": 0, "dog": 4} if "no picture" in message else {"cat": 4}
+    one = {"cat": 0, "dog": 4} if "no image" in message else {"cat": 4}
     if "answered" in heading:
         served = request.getfixturevalue("served")
         too_bright = tf.fill((1, 32, 32, 3), 300.0)
         tiff = "TIFF" in message
-        no_picture = tf.constant([b"II*\0abc" if tiff else b"abc"])
+        no_image = tf.constant([b"II*\0abc" if tiff else b"abc"])
         return (
             answered(served, "serving_default", images=too_bright)
             if "numbers" in message
-            else answered(served, "encoded_images", image_bytes=no_picture)
+            else answered(served, "encoded_images", image_bytes=no_image)
         )
     return {
         "A saved model does not load": lambda: (
@@ -243,18 +243,18 @@ def cause(heading, message, path, request):
         "Logits or probabilities?": lambda: (
             classifier_of(logits, "model.keras")
             if "--activation" in message
-            else explainers.ScoreCAM(logits)(pictures)
+            else explainers.ScoreCAM(logits)(images)
         ),
         "Images of another shape": lambda: explainers.GradCAM(plain)(
-            pictures[..., 0]
+            images[..., 0]
         ),
         "Only one class, or an empty one": lambda: keras_lficam.data.source(
-            folder_of(path / "pictures", **one)
+            folder_of(path / "images", **one)
         ),
         "A CSV file is refused": lambda: csv_file(path, "missing" in message),
         "The classes do not match": lambda: keras_lficam.fit(
             model,
-            folder_of(path / "pictures", cat=12, dog=12),
+            folder_of(path / "images", cat=12, dog=12),
             recipe,
             folder=path / "run",
         ),

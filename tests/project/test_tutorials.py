@@ -82,17 +82,17 @@ def test_every_rule_is_read_and_compiles():
 )
 def test_changed_number_fails_and_changed_time_passes(tmp_path):
     source = (
-        'print("0.25 s, 12 ms a picture, 80.5 pictures a second")\n'
+        'print("0.25 s, 12 ms an image, 80.5 images a second")\n'
         'print("accuracy: 46 of 48, AUC 0.94, map 8x8")'
     )
     printed = (
-        "0.25 s, 12 ms a picture, 80.5 pictures a second\n"
+        "0.25 s, 12 ms an image, 80.5 images a second\n"
         "accuracy: 46 of 48, AUC 0.94, map 8x8\n"
     )
     changes = {
         "unchanged": printed,
         "time": printed.replace("0.25 s", "3 s").replace("12 ms", "9.1 ms"),
-        "speed": printed.replace("80.5 pictures", "1,210 pictures"),
+        "speed": printed.replace("80.5 images", "1,210 images"),
         "count": printed.replace("46 of", "45 of"),
         "score": printed.replace("0.94", "0.95"),
         "shape": printed.replace("8x8", "7x7"),

@@ -279,7 +279,7 @@ def test_what_is_no_run_is_refused(written, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def csv_file(tmp_path_factory):
     """A CSV file of images; the first for the test repeats one to train."""
     folder = tmp_path_factory.mktemp("data") / "test_tube"
     (folder / "made").mkdir(parents=True)
@@ -296,8 +296,8 @@ def pictures(tmp_path_factory):
     return folder / "labels.csv"
 
 
-def test_images_of_a_csv_file_are_named_from_its_folder(pictures):
-    source = data.source(pictures)
+def test_images_of_a_csv_file_are_named_from_its_folder(csv_file):
+    source = data.source(csv_file)
     images = Images(source, Classifier(classifier(2)), (16, 12), "stretch")
     assert images.names("test") == ["made/7.png", "made/8.png"]
     assert images.twins().across == [
@@ -306,9 +306,9 @@ def test_images_of_a_csv_file_are_named_from_its_folder(pictures):
 
 
 def test_the_command_reports_with_the_data_that_it_is_given(
-    pictures, tmp_path, monkeypatch, capsys
+    csv_file, tmp_path, monkeypatch, capsys
 ):
-    source = data.source(pictures)
+    source = data.source(csv_file)
     folder = tmp_path / "run"
     about = {"name": "moved", "class_names": ["a", "b"], "bits": 12}
     write_run(folder, source, classifier(2), data=about)
@@ -319,19 +319,19 @@ def test_the_command_reports_with_the_data_that_it_is_given(
         return data.source(name, **options)
 
     monkeypatch.setattr(running, "source_named", source_named)
-    words = ["report", str(folder), "--data", str(pictures)]
+    words = ["report", str(folder), "--data", str(csv_file)]
     words += ["--data-dir", str(tmp_path), "--images", "1"]
     words += ["--output", str(tmp_path / "page.html")]
     assert cli.main(words) == 0
     assert given == {
-        "name": str(pictures),
+        "name": str(csv_file),
         "data_dir": str(tmp_path),
         "bits": 12,
     }
     assert f"Written: {tmp_path / 'page.html'}, " in capsys.readouterr().out
     page = check((tmp_path / "page.html").read_text())
     assert "made/1.png (train) = made/7.png (test)" in page.text
-    assert str(pictures.parent / "made") not in page.text
+    assert str(csv_file.parent / "made") not in page.text
 
 
 def test_each_split_is_decoded_as_often_as_it_must_be(tmp_path, monkeypatch):

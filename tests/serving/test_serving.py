@@ -44,10 +44,10 @@ from tensorflow_serving.config import model_server_config_pb2
 
 import keras_lficam
 from keras_lficam import explainers, visualization
-from keras_lficam.data.pictures import read_picture
+from keras_lficam.data.image_files import read_image
 from keras_lficam.serving import (
+    _encoded_images,
     _formats,
-    _pictures,
     _server_files,
 )
 
@@ -152,7 +152,7 @@ def assert_answers(answer, expected, tolerance=1e-4):
     )
 
 
-def test_the_pictures_of_these_tests_differ(expected):
+def test_the_images_of_these_tests_differ(expected):
     probabilities, maps = expected
     assert len(set(probabilities.argmax(-1))) > 2
     assert probabilities.std(0).max() > 0.05
@@ -177,8 +177,8 @@ loaded = tf.saved_model.load({str(exported)!r})
 images = np.load("images.npy")
 answer = loaded.signatures["uint8_images"](images=tf.constant(images))
 np.savez("answer.npz", **{{name: v.numpy() for name, v in answer.items()}})
-picture = tf.io.encode_png(images[0]).numpy()
-answer = loaded.signatures["encoded_images"](image_bytes=tf.constant([picture]))
+image = tf.io.encode_png(images[0]).numpy()
+answer = loaded.signatures["encoded_images"](image_bytes=tf.constant([image]))
 assert answer["error"].numpy()[0] == b""
 assert sys.modules["keras"] is sys.modules["keras_lficam"] is None
 """
@@ -550,7 +550,7 @@ def test_images_of_another_size_are_smoothed_and_their_map_is_theirs(
     assert_answers(answer, (shown["predictions"], np.asarray(maps)))
 
 
-# ------------------------------------------------------------------ pictures
+# -------------------------------------------------------------------- images
 
 
 def turned(orientation, endian="<"):
@@ -595,10 +595,10 @@ def png(rows, depth, color, significant=b"", clear=b""):
 
 
 def transparent(mode):
-    picture = photo().convert(mode)
+    image = photo().convert(mode)
     opacity = np.tile(np.linspace(0, 255, 120, dtype="uint8"), (90, 1))
-    picture.putalpha(PIL.Image.fromarray(opacity))
-    return picture
+    image.putalpha(PIL.Image.fromarray(opacity))
+    return image
 
 
 def packed(depth, color=0):
@@ -638,7 +638,7 @@ def gray(mode="L", **options):
 FRAMES = {"save_all": True, "append_images": [photo(left=300)]}
 JPEG = {"kind": "JPEG", "quality": 95}
 # Files, and how far from Pillow's a pixel may be.
-PICTURES = {
+IMAGE_FILES = {
     **{f"jpeg_{n}": (lambda n=n: turned(n), 2) for n in range(1, 9)},
     "jpeg_6_big_endian": (lambda: turned(6, ">"), 2),
     "progressive": (lambda: file_of(photo(), progressive=True, **JPEG), 2),
@@ -688,24 +688,24 @@ PICTURES = {
 @pytest.fixture(scope="module")
 def read_by_pillow(tmp_path_factory, by_keras):
     """Each file, its pixels, and what Keras, asked once, makes of them."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for name, (make, _) in PICTURES.items():
+    folder = tmp_path_factory.mktemp("images")
+    for name, (make, _) in IMAGE_FILES.items():
         (folder / name).write_bytes(make())
-    pixels = [read_picture(folder / name) for name in PICTURES]
-    answers = by_keras(np.stack([shrunk(picture) for picture in pixels]))
+    pixels = [read_image(folder / name) for name in IMAGE_FILES]
+    answers = by_keras(np.stack([shrunk(image) for image in pixels]))
     return {
-        name: ((folder / name).read_bytes(), picture, answer)
-        for name, picture, *answer in zip(
-            PICTURES, pixels, *answers, strict=True
+        name: ((folder / name).read_bytes(), image, answer)
+        for name, image, *answer in zip(
+            IMAGE_FILES, pixels, *answers, strict=True
         )
     }
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGE_FILES)
 def test_every_kind_of_file_is_read_as_pillow_does(
     encoded, read_by_pillow, name
 ):
-    _, levels = PICTURES[name]
+    _, levels = IMAGE_FILES[name]
     content, pixels, expected = read_by_pillow[name]
     answer = encoded(content)
     assert answer["error"].tolist() == [b""]
@@ -754,7 +754,7 @@ def test_files_of_12_bits_are_served_as_they_are_explained(
 ):
     path = tmp_path / "x_ray.png"
     path.write_bytes(deep(color, highest, significant))
-    expected = by_keras(shrunk(read_picture(path, bits=12))[np.newaxis])
+    expected = by_keras(shrunk(read_image(path, bits=12))[np.newaxis])
     answer = session_of_12_bits.run(
         "encoded_images", {"image_bytes": np.array([path.read_bytes()])}
     )
@@ -773,8 +773,8 @@ def test_the_export_says_which_bits_it_takes(of_12_bits, exported):
     assert (bits(of_12_bits), bits(exported)) == (12, None)
 
 
-def test_the_eight_orientations_show_one_picture(encoded):
-    """Each is the upright picture, turned back as EXIF says."""
+def test_the_eight_orientations_show_one_image(encoded):
+    """Each is the upright image, turned back as EXIF says."""
     upright = photo()
     back = PIL.Image.Transpose
     ways = [
@@ -791,9 +791,9 @@ def test_the_eight_orientations_show_one_picture(encoded):
     for orientation, way in enumerate(ways, start=1):
         exif = PIL.Image.Exif()
         exif[0x0112] = orientation
-        picture = upright if way is None else upright.transpose(way)
+        image = upright if way is None else upright.transpose(way)
         files.append(
-            file_of(picture, "JPEG", quality=100, subsampling=0, exif=exif)
+            file_of(image, "JPEG", quality=100, subsampling=0, exif=exif)
         )
     answer = encoded(*files)
     for content in answer["overlay_bytes"]:
@@ -805,7 +805,7 @@ def test_the_eight_orientations_show_one_picture(encoded):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("length", range(3))
 def test_base64_is_decoded(encoded, kind, length):
-    # Behind the end of a picture nothing is read.
+    # Behind the end of an image nothing is read.
     content = file_of(photo(), kind) + length * b"\xff"
     plain = base64.b64encode(content)
     url_safe = base64.urlsafe_b64encode(content)
@@ -824,7 +824,7 @@ def test_base64_is_decoded(encoded, kind, length):
     assert len(set(answer["overlay_bytes"])) == 1
 
 
-def test_a_large_picture_has_a_small_overlay(encoded, by_keras):
+def test_a_large_image_has_a_small_overlay(encoded, by_keras):
     large = photo(500, 400, 0).resize((2500, 2000))
     answer = encoded(file_of(large, "JPEG", quality=90, subsampling=0))
     with PIL.Image.open(io.BytesIO(answer["overlay_bytes"][0])) as overlay:
@@ -880,7 +880,7 @@ def test_a_wrong_shape_is_refused(session, name, shape):
         session.run(name, {"images": np.zeros(shape, dtype)})
 
 
-def test_no_pictures_are_refused(session):
+def test_no_images_are_refused(session):
     with pytest.raises(
         tf.errors.InvalidArgumentError, match="must hold at least one image"
     ):
@@ -921,7 +921,7 @@ def test_an_image_of_nonsense_is_named_and_spoils_no_other(
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_picture_alone_is_named(session, name):
+def test_a_damaged_image_alone_is_named(session, name):
     content, words = DAMAGED[name]
     files = np.array([content, None], object)[:1]
     answer = session.run("encoded_images", {"image_bytes": files})
@@ -934,7 +934,7 @@ def test_a_damaged_picture_alone_is_named(session, name):
         assert not answer[value].any()
 
 
-def test_damaged_pictures_spoil_no_other(encoded, images, expected):
+def test_damaged_images_spoil_no_other(encoded, images, expected):
     number = len(DAMAGED)
     good = [file_of(PIL.Image.fromarray(image)) for image in images[:number]]
     files = []
@@ -988,7 +988,7 @@ def test_limits_are_those_that_were_given():
         small,
         small,
     ]
-    shown = _pictures.decoded(tf.constant(files), (8, 8), limits)
+    shown = _encoded_images.decoded(tf.constant(files), (8, 8), limits)
     long = f"the file has more than {len(large):,} bytes"
     assert [error.decode() for error in shown.errors.numpy()] == [
         "",
@@ -996,10 +996,10 @@ def test_limits_are_those_that_were_given():
         "",
         long,
         long,
-        "the picture has more than 8,000 pixels",
+        "the image has more than 8,000 pixels",
         "",
         # 8000 + 8000 + 200 were decoded.
-        "the pictures of this request have more than 16,300 pixels together",
+        "the images of this request have more than 16,300 pixels together",
     ]
     good = [0, 2, 6]
     assert [bool(canvas) for canvas in shown.canvases.numpy()] == [

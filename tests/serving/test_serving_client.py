@@ -126,7 +126,7 @@ def test_the_answers_are_those_of_keras(connect, images, expected):
         assert content.startswith(b"\x89PNG")
 
 
-def test_damaged_pictures_are_named_over_the_wire(connect):
+def test_damaged_images_are_named_over_the_wire(connect):
     files = [content for content, _ in DAMAGED.values()]
     answer = connect().predict({"image_bytes": files}, "encoded_images")
     words = [words.encode() for _, words in DAMAGED.values()]
@@ -369,7 +369,7 @@ def body(content, status="200 OK", length=None, kind="application/json"):
 
 
 def outputs(**changed):
-    """A right answer to a picture, with some outputs changed or left out."""
+    """A right answer to an image, with some outputs changed or left out."""
     png = base64.b64encode(file_of(PIL.Image.new("RGB", (4, 4)))).decode()
     right = {
         "error": [""],

@@ -61,7 +61,7 @@ def server(exported):
 
 
 @pytest.fixture
-def picture(tmp_path, rng):
+def image_file(tmp_path, rng):
     pixels = rng.integers(0, 256, (40, 80, 3), dtype="uint8")
     PIL.Image.fromarray(pixels).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
@@ -140,22 +140,22 @@ def test_evidence_of_so_many_classes_is_exported(
     assert given["top"] == top
 
 
-def test_int8_is_calibrated_with_a_folder_of_pictures(
+def test_int8_is_calibrated_with_a_folder_of_images(
     model_file, tmp_path, rng, capsys
 ):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for number in range(12):
         pixels = rng.integers(0, 256, (20 + number, 30, 3), dtype="uint8")
-        PIL.Image.fromarray(pixels).save(pictures / f"{number}.png")
-    (pictures / "notes.txt").write_text("no picture")
+        PIL.Image.fromarray(pixels).save(images / f"{number}.png")
+    (images / "notes.txt").write_text("not an image")
     words = ["export", str(model_file), "--output", str(tmp_path / "animals")]
     words += ["--formats", "litert_int8"]
     assert cli.main(words) == 2
     assert "give --calibration" in capsys.readouterr().err
     assert cli.main([*words, "--calibration", str(tmp_path / "none")]) == 2
     assert "no such folder" in capsys.readouterr().err
-    assert cli.main([*words, "--calibration", str(pictures)]) == 0
+    assert cli.main([*words, "--calibration", str(images)]) == 0
     whole = tmp_path / "animals" / "1" / "model_int8.tflite"
     interpreter = tf.lite.Interpreter(str(whole))
     interpreter.allocate_tensors()
@@ -163,10 +163,10 @@ def test_int8_is_calibrated_with_a_folder_of_pictures(
     assert np.int8 in kinds
 
 
-def explained_in(said, picture):
-    """The class of a picture in what `explain` says: `FILE: CLASS (N %)`."""
+def explained_in(said, image_file):
+    """The class of an image in what `explain` says: `FILE: CLASS (N %)`."""
     (line,) = (
-        line for line in said.splitlines() if line.startswith(f"{picture}: ")
+        line for line in said.splitlines() if line.startswith(f"{image_file}: ")
     )
     return line.split(", ")[0]
 
@@ -209,36 +209,38 @@ def test_a_server_reads_16_bits_as_training_and_explain_did(
 
 
 def test_predict_answers_as_explain_does(
-    server, model_file, picture, tmp_path, capsys
+    server, model_file, image_file, tmp_path, capsys
 ):
-    words = ["explain", str(model_file), str(picture)]
+    words = ["explain", str(model_file), str(image_file)]
     assert cli.main([*words, "--output", str(tmp_path / "here")]) == 0
     here = capsys.readouterr().out
     for kind, url in enumerate(urls(server)):
         output = tmp_path / f"served_{kind}"
-        words = ["predict", str(picture), "--url", url]
+        words = ["predict", str(image_file), "--url", url]
         words += ["--model", "animals", "--output", str(output)]
         assert cli.main(words) == 0
         served = capsys.readouterr().out
-        assert served.split(", ")[0] == explained_in(here, picture)
+        assert served.split(", ")[0] == explained_in(here, image_file)
         overlay = PIL.Image.open(output / "photo_overlay.png")
         assert overlay.size == (80, 40)
 
 
-def test_predict_names_what_is_not_answered(server, picture, tmp_path, capsys):
+def test_predict_names_what_is_not_answered(
+    server, image_file, tmp_path, capsys
+):
     content = io.BytesIO()
-    PIL.Image.open(picture).save(content, "JPEG")
+    PIL.Image.open(image_file).save(content, "JPEG")
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(content.getvalue()[:400])
-    words = ["predict", str(cut), str(tmp_path / "none.png"), str(picture)]
+    words = ["predict", str(cut), str(tmp_path / "none.png"), str(image_file)]
     words += ["--url", server.rest, "--model", "animals"]
     words += ["--output", str(tmp_path / "served")]
     assert cli.main(words) == 1
     said = capsys.readouterr()
-    assert f"{cut}: the JPEG picture is damaged or cut off" in said.err
+    assert f"{cut}: the JPEG image is damaged or cut off" in said.err
     assert "none.png: there is no such file" in said.err
     assert "2 of 3 images not answered" in said.err
-    assert said.out.startswith(f"{picture}: ")
+    assert said.out.startswith(f"{image_file}: ")
     assert cli.main(words) == 1  # Nothing is written over.
     assert "photo_overlay.png exists" in capsys.readouterr().err
 
@@ -271,8 +273,10 @@ def test_serve_check_says_no(server, capsys):
         (["--url", "grpc://localhost:9"], "no server could be reached"),
     ],
 )
-def test_a_server_that_is_not_there_is_named(picture, capsys, words, message):
-    assert cli.main(["predict", str(picture), "--model", "m", *words]) == 2
+def test_a_server_that_is_not_there_is_named(
+    image_file, capsys, words, message
+):
+    assert cli.main(["predict", str(image_file), "--model", "m", *words]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
@@ -321,15 +325,15 @@ def test_model_without_a_name_is_not_exported(model_file, capsys):
 
 
 def test_the_shipped_model_explains_when_none_is_named(tmp_path, capsys):
-    pictures = sorted((SHIPPED / "examples").glob("*.png"))
-    assert len(pictures) == 6
-    words = ["explain", *map(str, pictures), "--output", str(tmp_path / "out")]
+    images = sorted((SHIPPED / "examples").glob("*.png"))
+    assert len(images) == 6
+    words = ["explain", *map(str, images), "--output", str(tmp_path / "out")]
     assert cli.main(words) == 0
     said = capsys.readouterr().out
     assert "knows the handwritten digits 0 to 9 and nothing else" in said
-    lines = [explained_in(said, picture) for picture in pictures]
+    lines = [explained_in(said, image) for image in images]
     found = [line.split(": ")[1].split()[0] for line in lines]
-    # The first six test pictures; the label follows from the number.
+    # The first six test images; the label follows from the number.
     expected = [
         str(digits_in_photos.compose("test", number)["label"])
         for number in range(6)
@@ -338,7 +342,7 @@ def test_the_shipped_model_explains_when_none_is_named(tmp_path, capsys):
     # An overlay and the evidence of each, and a sheet of all.
     assert len(list((tmp_path / "out").iterdir())) == 13
     loaded = tf.saved_model.load(str(SHIPPED / "1"))
-    content = [picture.read_bytes() for picture in pictures]
+    content = [image.read_bytes() for image in images]
     answer = loaded.signatures["encoded_images"](
         image_bytes=tf.constant(content)
     )

@@ -11,7 +11,7 @@ from keras_lficam import surgery
 SIZE = 32
 
 
-def pictures(rng, count=4):
+def random_images(rng, count=4):
     return rng.uniform(0, 255, (count, SIZE, SIZE, 3)).astype("float32")
 
 
@@ -98,7 +98,7 @@ def test_what_is_frozen_inside_a_layer_stays_so(freeze, expected, rng):
     freeze(block)
     attached = keras_lficam.attach(model, architecture="plain")
     copy = attached.get_layer("block")
-    images = pictures(rng)
+    images = random_images(rng)
     assert moved(block, images, model) == expected
     assert moved(copy, images, attached) == expected
     for weight, other in zip(copy.weights, block.weights, strict=True):
@@ -143,7 +143,7 @@ def test_a_layer_that_two_hold_has_its_own_say(rng):
     copy = attached.get_layer("pair")
     assert copy.first.trainable
     assert not copy.second.trainable
-    images = pictures(rng)
+    images = random_images(rng)
     attached(images, training=True)
     # Two calls, of momentum 0.99: of the images, then of what has mean 0.
     mean = images.mean(axis=(0, 1, 2))
@@ -169,7 +169,7 @@ def test_frozen_backbone_of_keras_hub_stays_frozen(rng):
     model = classifier(image, backbone(image))
     attached = keras_lficam.attach(model)
     before = backbone.get_weights()
-    attached(pictures(rng), training=True)
+    attached(random_images(rng), training=True)
     for weight, old in zip(
         attached.get_layer("trunk").get_weights(), before, strict=True
     ):
@@ -215,7 +215,7 @@ def reusing(rng):
 def test_pooling_that_is_called_twice_loses_its_second_stride(rng):
     """By hand: 32 pooled to 16, then the window of 2 at every cell."""
     model = reusing(rng)
-    images = pictures(rng)
+    images = random_images(rng)
     x = ops.convert_to_tensor(images)
     for name, stride in (("first", 2), ("second", 1)):
         layer = model.get_layer(name)
@@ -264,7 +264,7 @@ def test_attention_branch_of_a_stage_that_shares_layers(rng):
     assert drawn.shape == (None, 8, 8, 1)
     names = {layer.name for layer in attached.layers}
     assert "attention_stage_1_convolution" in names
-    predicted = attached.predict(pictures(rng), verbose=0)
+    predicted = attached.predict(random_images(rng), verbose=0)
     assert predicted["predictions"].shape == (4, 2)
 
 
@@ -324,7 +324,7 @@ def test_borders_that_are_lost_are_no_stride(last, rng):
     image, x = valid()
     assert x.shape == (None, 6, 6, 4)
     model = classifier(image, last()(x))
-    images = pictures(rng)
+    images = random_images(rng)
     theirs = keras.Model(image, model.get_layer("last").output)
     split = surgery.split_copy(model, output_stride=4)  # As it has.
     np.testing.assert_array_equal(
@@ -344,7 +344,7 @@ def test_number_may_stand_before_its_map(rng):
     x = 1.0 - x
     x = convolution(strides=2, name="second")(x)
     model = classifier(image, x)
-    images = pictures(rng)
+    images = random_images(rng)
     expected = ops.convert_to_tensor(images)
     for name, stride in (("first", 2), ("second", 1)):
         layer = model.get_layer(name)

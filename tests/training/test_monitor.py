@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from logs import rows
 from sklearn import metrics as scores
-from small_classifiers import normalized_backbone, pictures
+from small_classifiers import labeled_images, normalized_backbone
 
 import keras_lficam
 from keras_lficam import data
@@ -21,13 +21,13 @@ NAMES = ["a", "b", "c"]
 
 def source_of(labels=None):
     """With these validation labels of 13 images."""
-    training = tf.data.Dataset.from_tensor_slices(pictures(9, 0)).batch(5)
-    images, usual = pictures(13, 1)
+    training = tf.data.Dataset.from_tensor_slices(labeled_images(9, 0)).batch(5)
+    images, usual = labeled_images(13, 1)
     labels = usual if labels is None else np.array(labels)
     if labels.ndim == 2:
-        several = np.eye(3)[pictures(9, 0)[1]]
+        several = np.eye(3)[labeled_images(9, 0)[1]]
         training = tf.data.Dataset.from_tensor_slices(
-            (pictures(9, 0)[0], several)
+            (labeled_images(9, 0)[0], several)
         ).batch(5)
     validation = tf.data.Dataset.from_tensor_slices((images, labels)).batch(5)
     return data.from_datasets(training, validation, class_names=NAMES)
@@ -88,7 +88,7 @@ def test_it_is_the_metric_of_all_predictions_together(
     seen = []
 
     def remember(epoch, logs):
-        found = model(pictures(13, 1)[0], training=False)
+        found = model(labeled_images(13, 1)[0], training=False)
         found = found["predictions"] if isinstance(found, dict) else found
         chances = np.array(found, "float64")
         if options.get("classifier_activation", "") is None:
@@ -134,7 +134,7 @@ def test_several_labels_are_monitored(tmp_path):
         epochs=1,
         monitor="average_precision",
     )
-    chances = np.array(model(pictures(13, 1)[0], training=False))
+    chances = np.array(model(labeled_images(13, 1)[0], training=False))
     (row,) = rows(tmp_path / "run")
     assert row["val_average_precision"] == pytest.approx(
         scores.average_precision_score(labels, chances, average="macro")
@@ -157,7 +157,7 @@ def test_training_stops_by_what_is_monitored(tmp_path, monitor, rate, epochs):
         recompute_statistics=True,
     )
     # On the images that it learns.
-    images, labels = pictures(9, 0)
+    images, labels = labeled_images(9, 0)
     batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(9)
     history = keras_lficam.fit(
         classifier(architecture="plain"),
@@ -204,7 +204,7 @@ def test_classes_that_validation_lacks_are_named(tmp_path, caplog):
         "leaves it out"
     ) in caplog.text
     (row,) = rows(tmp_path / "run")
-    chances = np.array(model(pictures(13, 1)[0], training=False))
+    chances = np.array(model(labeled_images(13, 1)[0], training=False))
     assert row["val_roc_auc"] == pytest.approx(
         of_each(scores.roc_auc_score, np.array(labels), chances)
     )

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from interruptions import Kill, Killed
 from logs import rows
-from small_classifiers import normalized_backbone, pictures
+from small_classifiers import labeled_images, normalized_backbone
 
 import keras_lficam
 from keras_lficam import data
@@ -37,7 +37,9 @@ TWO = Recipe(
 
 
 def batches(number, seed):
-    return tf.data.Dataset.from_tensor_slices(pictures(number, seed)).batch(5)
+    return tf.data.Dataset.from_tensor_slices(
+        labeled_images(number, seed)
+    ).batch(5)
 
 
 @pytest.fixture(scope="module")

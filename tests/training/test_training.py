@@ -17,7 +17,7 @@ import tensorflow as tf
 from interruptions import Kill, Killed
 from logs import rows
 from sklearn.utils.class_weight import compute_class_weight
-from small_classifiers import normalized_backbone, pictures
+from small_classifiers import labeled_images, normalized_backbone
 
 import keras_lficam
 from keras_lficam import data, training
@@ -46,7 +46,9 @@ NAMES = ["stripes", "dots", "plain"]
 
 
 def batches(number, seed):
-    return tf.data.Dataset.from_tensor_slices(pictures(number, seed)).batch(5)
+    return tf.data.Dataset.from_tensor_slices(
+        labeled_images(number, seed)
+    ).batch(5)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,7 @@ def test_fit_is_model_fit_with_the_recipe(tmp_path, source):
             velocity[number] = 0.9 * velocity[number] + penalized
             variable.assign(variable - 0.05 * velocity[number])
         if (step + 1) % STEPS == 0:
-            images, labels = pictures(13, 1)
+            images, labels = labeled_images(13, 1)
             chances = by_hand(images, training=False).numpy()
             right = (chances.argmax(-1) == labels).mean()
             value = -np.log(chances[np.arange(13), labels]).mean()
@@ -147,11 +149,11 @@ def test_the_best_epoch_is_kept_and_the_test_images_never_choose(
     model = keras.models.load_model(folder / "model.keras")
     assert_equal(weights(model), expected)
     assert getattr(model, "optimizer", None) is None
-    images, labels = pictures(11, 2)
+    images, labels = labeled_images(11, 2)
     chances = np.array(model(images, training=False))
     tested = (chances.argmax(-1) == labels).mean()
     assert metrics["test_accuracy"] == pytest.approx(tested)
-    images, labels = pictures(13, 1)
+    images, labels = labeled_images(13, 1)
     chances = np.array(model(images, training=False))
     right = (chances.argmax(-1) == labels).mean()
     assert metrics["validation_accuracy"] == pytest.approx(right)
@@ -192,7 +194,7 @@ def test_the_loss_follows_the_activation(
     )
     model = classifier(classifier_activation=activation)
     run(tmp_path / "run", source, recipe, model=model)
-    images, labels = pictures(13, 1)
+    images, labels = labeled_images(13, 1)
     scores = np.array(model(images, training=False), "float64")
     one_hot = np.eye(3)[labels]
     if activation is None:
@@ -233,7 +235,7 @@ def test_both_outputs_of_an_attention_branch_network_learn(tmp_path, source):
 
 
 def weighted(number, seed, labels=None):
-    images, single = pictures(number, seed)
+    images, single = labeled_images(number, seed)
     weights = np.random.default_rng(seed).uniform(0, 3, number)
     labels = single if labels is None else labels
     return tf.data.Dataset.from_tensor_slices(
@@ -290,7 +292,7 @@ def test_the_loss_is_weighted(
             weight = weight * weights[0]
         total.append(losses(images, labels, weight, training=True).mean())
     assert row["loss"] == pytest.approx(np.mean(total), rel=1e-4)
-    images, labels = pictures(13, 1)
+    images, labels = labeled_images(13, 1)
     weight = np.ones(13)
     if of_images:  # Those of classes are for training alone.
         weight = np.random.default_rng(1).uniform(0, 3, 13)
@@ -310,7 +312,9 @@ def test_the_loss_is_weighted(
 def test_images_with_several_labels(tmp_path, augmentation):
     rng = np.random.default_rng(4)
     labels, held_out = rng.integers(0, 2, (41, 3)), rng.integers(0, 2, (13, 3))
-    training = tf.data.Dataset.from_tensor_slices((pictures(41, 0)[0], labels))
+    training = tf.data.Dataset.from_tensor_slices(
+        (labeled_images(41, 0)[0], labels)
+    )
     several = data.from_datasets(
         training.batch(5), weighted(13, 1, held_out), class_names=NAMES
     )
@@ -324,7 +328,7 @@ def test_images_with_several_labels(tmp_path, augmentation):
     )
     run(tmp_path / "run", several, recipe, model=model, heat_maps_every=1)
     (row,) = rows(tmp_path / "run")
-    found = np.array(model(pictures(13, 1)[0], training=False), "float64")
+    found = np.array(model(labeled_images(13, 1)[0], training=False), "float64")
     weight = np.random.default_rng(1).uniform(0, 3, 13)
     target = held_out * 0.9 + 0.05
     each = -(target * np.log(found) + (1 - target) * np.log(1 - found))
@@ -462,7 +466,7 @@ def test_the_loss_of_several_labels_is_weighted(tmp_path, of_images):
     assert row["loss"] == pytest.approx(np.mean(total), rel=1e-4)
     # In validation there are the weights of images alone.
     by_hand.set_weights(model.get_weights())
-    each = losses(pictures(13, 1)[0], held_out, training=False).mean(-1)
+    each = losses(labeled_images(13, 1)[0], held_out, training=False).mean(-1)
     weight = np.random.default_rng(1).uniform(0, 3, 13)
     assert row["val_loss"] == pytest.approx((weight * each).mean(), rel=1e-4)
 
@@ -639,7 +643,7 @@ def test_mixed_labels_train_and_whole_labels_validate(tmp_path, source, mixing):
     model = classifier(dropout=None)
     run(tmp_path / "run", source, recipe, model=model)
     (row,) = rows(tmp_path / "run")
-    images, labels = pictures(13, 1)
+    images, labels = labeled_images(13, 1)
     chances = np.array(model(images, training=False), "float64")
     loss = -np.log(chances[np.arange(13), labels]).mean()
     assert row["val_loss"] == pytest.approx(loss, rel=1e-3)
@@ -861,7 +865,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
 @pytest.mark.usefixtures("eagerly")
 def test_images_to_validate_and_test_are_decoded_once(tmp_path, monkeypatch):
-    pixels, _ = pictures(9, 0)
+    pixels, _ = labeled_images(9, 0)
     for number, image in enumerate(pixels):
         split = ("train", "validation", "test")[number // 3]
         path = tmp_path / "data" / split / NAMES[number % 3] / f"{number}.png"
@@ -953,7 +957,7 @@ def test_heat_maps_of_the_same_images_are_drawn(tmp_path, source):
 
 @pytest.mark.usefixtures("eagerly")
 def test_heat_maps_in_a_fit_of_ones_own(tmp_path):
-    images, labels = pictures(6, 0)
+    images, labels = labeled_images(6, 0)
     model = classifier(architecture="lfi_cam")
     model.compile("adam", "sparse_categorical_crossentropy")
     maps = training.HeatMaps(
@@ -1094,7 +1098,7 @@ def test_a_damaged_file_of_a_run_is_named_with_the_way_out(
 def test_an_image_that_vanishes_is_named_and_the_run_goes_on(tmp_path, split):
     for part, seed in [("train", 0), ("validation", 1)]:
         for index, (image, label) in enumerate(
-            zip(*pictures(12, seed), strict=True)
+            zip(*labeled_images(12, seed), strict=True)
         ):
             path = tmp_path / "data" / part / NAMES[label] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -190,7 +190,7 @@ def test_comparison_grid_is_image_by_explainer(images, maps):
     assert drawn(figure).std() > 10
 
 
-def test_comparison_grid_outlines_masks_on_every_picture(images, maps):
+def test_comparison_grid_outlines_masks_on_every_image(images, maps):
     masks = np.zeros_like(maps)
     masks[:, 2:8, 3:9] = 1
     figure = visualization.comparison_grid(images, {"one": maps}, masks=masks)

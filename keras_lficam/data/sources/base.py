@@ -18,7 +18,7 @@ RESIZINGS = ("stretch", "center_crop")
 
 
 class Damaged(NamedTuple):
-    """A picture file that could not be read.
+    """An image file that could not be read.
 
     Attributes:
         path: The file.
@@ -242,7 +242,7 @@ class Source(abc.ABC):
         The order of a folder is drawn from all its images, that of other data
         from 10,000 at a time. Images are kept in memory at the size asked for
         if all fit into a quarter of what is free, and no random crop needs the
-        whole picture.
+        whole image.
 
         Args:
             split: As for `batches`.
@@ -319,7 +319,7 @@ class Source(abc.ABC):
 
         image_of = (
             original
-            if augmentations.needs_whole_picture(names)
+            if augmentations.needs_whole_image(names)
             else _memory.remembered(resized_image, (height, width, 3), count)
         )
         augment = augmentations.image_function(names, (height, width))

@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from keras_lficam._names import nearest
 from keras_lficam.data._listing import SPLIT_WORDS
-from keras_lficam.data.pictures import check_bits, read_mask
+from keras_lficam.data.image_files import check_bits, read_mask
 from keras_lficam.data.sources.base import Damaged
 from keras_lficam.data.sources.files import (
     SHARE,
     FilesSource,
+    ImageFile,
     Look,
-    Picture,
     listed,
     looks_at,
     lot_of,
@@ -73,19 +73,19 @@ class CSVSource(FilesSource):
         self.multi_label = any(_BETWEEN in row.label for row in rows)
         self.has_masks = any(row.mask for row in rows)
         splits = _splits(file, rows)
-        pictures = _pictures(file, rows, self.multi_label)
+        images = _images(file, rows, self.multi_label)
         _check_labels(file, rows)
-        looks = looks_at(one.path for one in pictures)
+        looks = looks_at(one.path for one in images)
         damaged = report_damaged(file, looks)
-        damaged += _damaged_masks(file, pictures, looks)
+        damaged += _damaged_masks(file, images, looks)
         self._set_seen(looks, damaged, bits)
         lost = {bad.path for bad in damaged}
-        found: dict[str, list[Picture]] = {"train": []}
-        for picture, split in zip(pictures, splits, strict=True):
-            if not {picture.path, picture.mask} & lost:
-                found.setdefault(split or "train", []).append(picture)
+        found: dict[str, list[ImageFile]] = {"train": []}
+        for image, split in zip(images, splits, strict=True):
+            if not {image.path, image.mask} & lost:
+                found.setdefault(split or "train", []).append(image)
         train = found.pop("train")
-        self.class_names = _class_names(file, train, pictures)
+        self.class_names = _class_names(file, train, images)
         wanted = {} if "validation" in splits else {"validation": SHARE}
         if not any(splits):
             wanted["test"] = 0.0
@@ -274,11 +274,11 @@ def _splits(file: pathlib.Path, rows: Sequence[_Row]) -> list[str]:
     return found
 
 
-def _pictures(
+def _images(
     file: pathlib.Path, rows: Sequence[_Row], multi_label: bool
-) -> list[Picture]:
+) -> list[ImageFile]:
     """Makes paths and labels of the rows; names all files that are missing."""
-    pictures, missing = [], []
+    images, missing = [], []
     for row in rows:
         labels = [label.strip() for label in row.label.split(_BETWEEN)]
         path = _path(file, row.image)
@@ -286,8 +286,8 @@ def _pictures(
         for name in filter(None, (path, mask)):
             if not os.path.isfile(name):
                 missing.append(f"{name} in line {row.number}")
-        pictures.append(
-            Picture(
+        images.append(
+            ImageFile(
                 path,
                 tuple(dict.fromkeys(filter(None, labels))),
                 lot_of(row.image.replace("\\", "/")),
@@ -308,7 +308,7 @@ def _pictures(
                 f"several labels or none, write at least one with "
                 f"{_BETWEEN!r}, as cat{_BETWEEN}"
             )
-    return pictures
+    return images
 
 
 def _check_labels(file: pathlib.Path, rows: Sequence[_Row]) -> None:
@@ -336,14 +336,14 @@ def _is_fraction(label: str) -> bool:
 
 
 def _class_names(
-    file: pathlib.Path, train: Sequence[Picture], every: Sequence[Picture]
+    file: pathlib.Path, train: Sequence[ImageFile], every: Sequence[ImageFile]
 ) -> list[str]:
-    names = {label for picture in train for label in picture.labels}
+    names = {label for image in train for label in image.labels}
     if not train:
         raise ValueError(
             f"{file}: there is no image to train with that can be read"
         )
-    others = {label for picture in every for label in picture.labels} - names
+    others = {label for image in every for label in image.labels} - names
     if others:
         raise ValueError(
             f"{file}: no image to train with has the label "
@@ -359,46 +359,46 @@ def _class_names(
     return sorted_class_names(file, names)
 
 
-def _groups(train: Sequence[Picture]) -> Iterable[Sequence[Picture]]:
+def _groups(train: Sequence[ImageFile]) -> Iterable[Sequence[ImageFile]]:
     """Groups images by their class, or the rarest of several.
 
     So rare classes, too, have images for validation.
     """
     counts = collections.Counter(
-        label for picture in train for label in picture.labels
+        label for image in train for label in image.labels
     )
-    groups: dict[str, list[Picture]] = {}
-    for picture in train:
+    groups: dict[str, list[ImageFile]] = {}
+    for image in train:
         rarest = min(
-            picture.labels, key=lambda label: (counts[label], label), default=""
+            image.labels, key=lambda label: (counts[label], label), default=""
         )
-        groups.setdefault(rarest, []).append(picture)
+        groups.setdefault(rarest, []).append(image)
     return groups.values()
 
 
 def _damaged_masks(
     file: pathlib.Path,
-    pictures: Sequence[Picture],
+    images: Sequence[ImageFile],
     looks: Mapping[str, Look | Damaged],
 ) -> list[Damaged]:
     """Lists masks that cannot be read or are of another size."""
     damaged = []
-    for picture in pictures:
-        look = looks[picture.path]
-        if not picture.mask or isinstance(look, Damaged):
+    for image in images:
+        look = looks[image.path]
+        if not image.mask or isinstance(look, Damaged):
             continue
         try:
-            size = read_mask(picture.mask).shape[:2]
+            size = read_mask(image.mask).shape[:2]
         except ValueError as error:
-            told = str(error).removeprefix(f"{picture.mask}: ")
-            damaged.append(Damaged(picture.mask, told))
+            told = str(error).removeprefix(f"{image.mask}: ")
+            damaged.append(Damaged(image.mask, told))
             continue
         if size != look[:2]:
             told = (
                 f"the mask is {size[0]} x {size[1]}, and its image "
                 f"{look.height} x {look.width}"
             )
-            damaged.append(Damaged(picture.mask, told))
+            damaged.append(Damaged(image.mask, told))
     return report_left_out(
         file, damaged, "masks cannot be used, and their images are left out"
     )

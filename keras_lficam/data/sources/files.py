@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from keras_lficam import _labels
 from keras_lficam.data._images import common_shape
-from keras_lficam.data.pictures import bits_for, read
+from keras_lficam.data.image_files import bits_for, read
 from keras_lficam.data.sources.base import Damaged, Source
 
 _LOG = logging.getLogger("keras_lficam")
@@ -30,7 +30,7 @@ _SHOWN = 20
 _CHANGED = "it could still be read when the {} was scanned"
 
 
-class Picture(NamedTuple):
+class ImageFile(NamedTuple):
     """An image file.
 
     Attributes:
@@ -64,7 +64,7 @@ class Look(NamedTuple):
 
 
 class FilesSource(Source):
-    """Images of files, which are decoded by `read_picture`.
+    """Images of files, which are decoded by `read_image`.
 
     A subclass sets `name`, `class_names`, `multi_label` and `has_masks`, the
     others by `_set_seen` and `_set_parts`.
@@ -74,7 +74,7 @@ class FilesSource(Source):
     _shuffled_together = tf.int64.max
     # What the files are listed by, for messages.
     _kind: str
-    _parts: dict[str, list[Picture]]
+    _parts: dict[str, list[ImageFile]]
 
     def _set_seen(
         self,
@@ -90,8 +90,8 @@ class FilesSource(Source):
 
     def _set_parts(
         self,
-        given: Mapping[str, Iterable[Picture]],
-        groups: Iterable[Sequence[Picture]],
+        given: Mapping[str, Iterable[ImageFile]],
+        groups: Iterable[Sequence[ImageFile]],
         wanted: Mapping[str, float],
     ) -> None:
         """Sets the splits, by the arguments of `with_set_aside`."""
@@ -104,25 +104,25 @@ class FilesSource(Source):
     def _examples(
         self, split: str, shuffle_seed: int | None
     ) -> tf.data.Dataset:
-        pictures = self._parts[split]
-        paths = [os.fsencode(picture.path) for picture in pictures]
-        columns = {"path": np.array(paths), "label": self._labels(pictures)}
+        images = self._parts[split]
+        paths = [os.fsencode(image.path) for image in images]
+        columns = {"path": np.array(paths), "label": self._labels(images)}
         if self.has_masks:
-            masks = [os.fsencode(picture.mask) for picture in pictures]
+            masks = [os.fsencode(image.mask) for image in images]
             columns["mask"] = np.array(masks)
         dataset = tf.data.Dataset.from_tensor_slices(columns)
         if shuffle_seed is not None:
-            dataset = dataset.shuffle(len(pictures), seed=shuffle_seed)
+            dataset = dataset.shuffle(len(images), seed=shuffle_seed)
         return dataset
 
-    def _labels(self, pictures: Sequence[Picture]) -> np.ndarray:
+    def _labels(self, images: Sequence[ImageFile]) -> np.ndarray:
         number = {name: i for i, name in enumerate(self.class_names)}
         if not self.multi_label:
-            labels = [number[picture.labels[0]] for picture in pictures]
+            labels = [number[image.labels[0]] for image in images]
             return np.array(labels, "int64")
-        several = np.zeros((len(pictures), len(number)), "float32")
-        for row, picture in zip(several, pictures, strict=True):
-            row[[number[name] for name in picture.labels]] = 1
+        several = np.zeros((len(images), len(number)), "float32")
+        for row, image in zip(several, images, strict=True):
+            row[[number[name] for name in image.labels]] = 1
         return several
 
     def _image(self, example: dict[str, Any]) -> tf.Tensor:
@@ -141,7 +141,7 @@ class FilesSource(Source):
         for side, before in zip(pixels.shape, self.image_shape, strict=True):
             if before not in (None, side):
                 raise ValueError(
-                    f"{name}: the picture has another size than all had, "
+                    f"{name}: the image has another size than all had, "
                     f"{pixels.shape[0]} x {pixels.shape[1]}; {changed}"
                 )
         return pixels
@@ -266,7 +266,7 @@ def report_damaged(
     report_left_out(
         given,
         damaged,
-        f"of {len(looks)} pictures cannot be read and are left out",
+        f"of {len(looks)} images cannot be read and are left out",
     )
     several = [
         path
@@ -328,14 +328,14 @@ def decided_bits(
     above = sum(number >= 2**bits for number in highest)
     _LOG.log(
         logging.WARNING if above or bits not in (asked, 16) else logging.INFO,
-        "%s: %d pictures of 16 bits do not say how many of them they use; "
+        "%s: %d images of 16 bits do not say how many of them they use; "
         "their highest number is %d, and %d, the most of %d bits, is white%s",
         given,
         len(highest),
         max(highest),
         2**bits - 1,
         bits,
-        f". {above} pictures have numbers above it" if above else "",
+        f". {above} images have numbers above it" if above else "",
     )
     return bits
 
@@ -365,10 +365,10 @@ def sorted_class_names(given: pathlib.Path, names: Iterable[str]) -> list[str]:
 
 
 def with_set_aside(
-    given: Mapping[str, Iterable[Picture]],
-    groups: Iterable[Sequence[Picture]],
+    given: Mapping[str, Iterable[ImageFile]],
+    groups: Iterable[Sequence[ImageFile]],
     wanted: Mapping[str, float],
-) -> dict[str, list[Picture]]:
+) -> dict[str, list[ImageFile]]:
     """Takes splits that the data does not have from the training images.
 
     Which images, is decided in each group by their lots, so that an image does
@@ -384,13 +384,13 @@ def with_set_aside(
         The splits that have images, in the order of training, validation and
         test; in each the images by their paths.
     """
-    parts = {split: [*pictures] for split, pictures in given.items()}
+    parts = {split: [*images] for split, images in given.items()}
     parts |= {"train": []} | {split: [] for split in wanted}
-    for pictures in groups:
-        *left, last = sorted(pictures, key=lambda picture: picture.lot)
+    for images in groups:
+        *left, last = sorted(images, key=lambda image: image.lot)
         for split, lowest in wanted.items():
             chosen = [one for one in left if 0 <= one.lot - lowest < SHARE]
-            if split == "validation" and not chosen and len(pictures) >= 3:
+            if split == "validation" and not chosen and len(images) >= 3:
                 middle = lowest + SHARE / 2
                 chosen = [min(left, key=lambda one: abs(one.lot - middle))]
             parts[split] += chosen

@@ -12,13 +12,13 @@ from keras_lficam.data._listing import (
     report_others,
     split_folders,
 )
-from keras_lficam.data.pictures import check_bits
+from keras_lficam.data.image_files import check_bits
 from keras_lficam.data.sources.base import Damaged
 from keras_lficam.data.sources.files import (
     SHARE,
     FilesSource,
+    ImageFile,
     Look,
-    Picture,
     looks_at,
     lot_of,
     report_damaged,
@@ -28,7 +28,7 @@ from keras_lficam.data.sources.files import (
 
 _LOG = logging.getLogger("keras_lficam")
 # The images of each class of each split.
-_Found = dict[str, dict[str, list[Picture]]]
+_Found = dict[str, dict[str, list[ImageFile]]]
 
 
 class FolderSource(FilesSource):
@@ -43,7 +43,7 @@ class FolderSource(FilesSource):
             train a classifier.
     """
 
-    _contents = "pictures and their classes"
+    _contents = "images and their classes"
     _kind = "folder"
 
     def __init__(
@@ -55,18 +55,18 @@ class FolderSource(FilesSource):
         if not folder.is_dir():
             raise ValueError(
                 f"{folder}: there is no such folder; give a folder that holds "
-                "a folder of pictures for each class"
+                "a folder of images for each class"
             )
         folders = split_folders(folder)
         listings: list[Listing] = []
         found: _Found = {
-            split: _pictures_in(sub, listings) for split, sub in folders.items()
+            split: _images_in(sub, listings) for split, sub in folders.items()
         }
         looks = looks_at(
-            picture.path
+            image.path
             for classes in found.values()
-            for pictures in classes.values()
-            for picture in pictures
+            for images in classes.values()
+            for image in images
         )
         found = _without_damaged(found, looks)
         report_others(folder, listings)
@@ -80,14 +80,14 @@ class FolderSource(FilesSource):
         if folders["train"] == folder:  # There are no folders of splits.
             wanted["test"] = 0.0
         given = {
-            split: [one for pictures in classes.values() for one in pictures]
+            split: [one for images in classes.values() for one in images]
             for split, classes in found.items()
             if split != "train"
         }
         self._set_parts(given, found["train"].values(), wanted)
         if "validation" not in self._parts:
             raise ValueError(
-                f"{folder}: there are too few pictures to set some aside for "
+                f"{folder}: there are too few images to set some aside for "
                 "validation; give 3 or more of a class, or folders train and "
                 "validation"
             )
@@ -96,10 +96,10 @@ class FolderSource(FilesSource):
 # ------------------------------------------------------- what is in a folder
 
 
-def _pictures_in(
+def _images_in(
     folder: pathlib.Path, listings: list[Listing]
-) -> dict[str, list[Picture]]:
-    """Finds the pictures of each class in a folder of classes."""
+) -> dict[str, list[ImageFile]]:
+    """Finds the images of each class in a folder of classes."""
     classes = folders_in(folder)
     files = [
         os.fspath(path)
@@ -109,26 +109,26 @@ def _pictures_in(
     beside = [path for path in files if is_image(path)]
     if not classes and beside:
         raise ValueError(
-            f"{folder}: it holds pictures, but no folders of classes; put the "
-            "pictures of each class into a folder with its name"
+            f"{folder}: it holds images, but no folders of classes; put the "
+            "images of each class into a folder with its name"
         )
     if beside:
         _LOG.warning(
-            "%s: %d pictures beside the folders of classes are left out",
+            "%s: %d images beside the folders of classes are left out",
             folder,
             len(beside),
         )
     others = [path for path in files if path not in set(beside)]
     listings.append(Listing([], others, [], []))
-    pictures = {}
+    images = {}
     for sub in classes:
         below = images_below(sub, root=folder)
         listings.append(below)
-        pictures[sub.name] = [
-            Picture(path, (sub.name,), _lot(path, folder))
+        images[sub.name] = [
+            ImageFile(path, (sub.name,), _lot(path, folder))
             for path in below.images
         ]
-    return pictures
+    return images
 
 
 def _lot(path: str, folder: pathlib.Path) -> float:
@@ -139,11 +139,11 @@ def _without_damaged(found: _Found, looks: dict[str, Look | Damaged]) -> _Found:
     return {
         split: {
             name: [
-                picture
-                for picture in pictures
-                if not isinstance(looks[picture.path], Damaged)
+                image
+                for image in images
+                if not isinstance(looks[image.path], Damaged)
             ]
-            for name, pictures in classes.items()
+            for name, images in classes.items()
         }
         for split, classes in found.items()
     }
@@ -163,20 +163,20 @@ def _check_classes(folder: pathlib.Path, found: _Found) -> None:
     train = found["train"]
     if not any(train.values()):
         raise ValueError(
-            f"{folder}: there is no picture to train with; give a folder that "
-            "holds a folder for each class, with pictures that end in "
+            f"{folder}: there is no image to train with; give a folder that "
+            "holds a folder for each class, with images that end in "
             ".jpeg .jpg .png .tif .webp or another that Pillow reads"
         )
-    empty = [name for name, pictures in train.items() if not pictures]
+    empty = [name for name, images in train.items() if not images]
     if empty:
         raise ValueError(
-            f"{folder}: no picture can be read in the class folder "
-            f"{', '.join(empty)}; put pictures into it, or take it away"
+            f"{folder}: no image can be read in the class folder "
+            f"{', '.join(empty)}; put images into it, or take it away"
         )
     if len(train) < 2:
         raise ValueError(
             f"{folder}: there is one class alone, {next(iter(train))}; give a "
-            "folder with pictures of two classes or more"
+            "folder with images of two classes or more"
         )
     for split, classes in found.items():
         unknown = sorted(set(classes) - set(train))
@@ -187,6 +187,6 @@ def _check_classes(folder: pathlib.Path, found: _Found) -> None:
             )
         if not any(classes.values()):
             raise ValueError(
-                f"{folder}: no picture can be read in the folder for {split}; "
-                "put pictures into its folders of classes, or take it away"
+                f"{folder}: no image can be read in the folder for {split}; "
+                "put images into its folders of classes, or take it away"
             )

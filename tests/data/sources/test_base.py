@@ -206,7 +206,7 @@ def test_augmentations_are_seeded_by_position_and_step(source, monkeypatch):
 
         def augment(image, seed):
             assert image.dtype == tf.uint8
-            # The whole picture, not one of 2x2 pixels.
+            # The whole image, not one of 2x2 pixels.
             seen.append(tuple(image.shape))
             pixel = [tf.cast(image[0, 0, 0], tf.int64), *tf.unstack(seed)]
             return tf.ones((2, 2, 1)) * tf.cast(tf.stack(pixel), tf.float32)
@@ -338,7 +338,7 @@ def test_center_crop_shows_the_middle():
         ((60, 120), (28, 70), (40, 80)),
     ],
 )
-def test_center_crop_is_of_a_picture_resized_by_pillow(shape, size, before):
+def test_center_crop_is_of_an_image_resized_by_pillow(shape, size, before):
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), "uint8"))
     image = np.asarray(coarse.resize(shape[::-1], Image.Resampling.BICUBIC))

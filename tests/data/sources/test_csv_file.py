@@ -202,11 +202,11 @@ def test_damaged_files_are_left_out_and_named(folder, caplog):
         source = listed(folder, [*lines, "bad.png,cat,"], "image,label,mask")
     reasons = {bad.path: bad.reason for bad in source.damaged}
     assert reasons == {
-        str(folder / "bad.png"): "the file is no picture",
+        str(folder / "bad.png"): "the file is not an image",
         str(folder / "wide.png"): "the mask is 4 x 5, and its image 4 x 6",
     }
     assert sum(map(source.count, source.splits)) == 29
-    assert "1 of 31 pictures cannot be read" in caplog.text
+    assert "1 of 31 images cannot be read" in caplog.text
     assert "1 masks cannot be used" in caplog.text
 
 

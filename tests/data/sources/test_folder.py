@@ -1,4 +1,4 @@
-"""Folders of pictures: what is found, split, read and refused."""
+"""Folders of images: what is found, split, read and refused."""
 
 import hashlib
 import io
@@ -18,27 +18,27 @@ import tensorflow_datasets as tfds
 import keras_lficam
 from keras_lficam import data
 from keras_lficam.cli import _models
-from keras_lficam.data import pictures
+from keras_lficam.data import image_files
 from keras_lficam.data.sources import files
 
 KINDS = ("cat", "dog", "emu")
 
 
 def write(path, color=(0, 0, 0), size=(6, 4)):
-    """Writes a picture of one color, `size` is width and height."""
+    """Writes an image of one color, `size` is width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.new("RGB", size, color).save(path)
 
 
 def write_classes(folder, number=20, kinds=KINDS):
-    """The red of a picture is its class, the green its number."""
+    """The red of an image is its class, the green its number."""
     for kind, name in enumerate(kinds):
         for i in range(number):
             write(folder / name / f"{i:03d}.png", (kind, i, 7))
 
 
 def members(source, split):
-    """The pictures of a split, as pairs of class and number."""
+    """The images of a split, as pairs of class and number."""
     batches = source.batches(split, batch_size=500)
     ((images, labels),) = batches.as_numpy_iterator()
     assert len(images) == source.count(split)
@@ -74,7 +74,7 @@ def test_splits_follow_from_the_names_alone(tmp_path):
         assert members(source, split) == pairs
 
 
-def test_more_pictures_do_not_move_others(tmp_path):
+def test_more_images_do_not_move_others(tmp_path):
     write_classes(tmp_path / "a", 40)
     write_classes(tmp_path / "b" / "c", 90)
     few, many = data.source(tmp_path / "a"), data.source(tmp_path / "b" / "c")
@@ -90,7 +90,7 @@ def test_one_in_ten_is_for_validation_and_one_for_the_test():
 
 
 @pytest.mark.parametrize("number", [3, 4, 5, 8])
-def test_small_classes_have_pictures_to_train_with_and_to_validate(
+def test_small_classes_have_images_to_train_with_and_to_validate(
     tmp_path, number
 ):
     kinds = [f"kind {i:02d}" for i in range(40)]
@@ -284,7 +284,7 @@ def test_splits_without_one_for_training_are_refused(tmp_path):
 def test_splits_without_classes_are_refused(tmp_path):
     for name in ("train_images", "test_images"):
         write(tmp_path / name / "a.png")
-    with pytest.raises(ValueError, match="_images: it holds pictures, but"):
+    with pytest.raises(ValueError, match="_images: it holds images, but"):
         data.source(tmp_path)
 
 
@@ -307,8 +307,8 @@ def test_what_can_be_read_is_read_and_the_rest_is_named(tmp_path, caplog):
             "h.png!small": "PNG",
         }.items()
     ):
-        picture = PIL.Image.new("RGB", (6, 4), (0, 50 + 20 * number, 0))
-        picture.save(cat / name, kind)
+        image = PIL.Image.new("RGB", (6, 4), (0, 50 + 20 * number, 0))
+        image.save(cat / name, kind)
     (cat / "i.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     (cat / "j.jxl").write_bytes(b"\xff\x0a")
     (cat / "empty.jpg").write_bytes(b"")
@@ -320,7 +320,7 @@ def test_what_can_be_read_is_read_and_the_rest_is_named(tmp_path, caplog):
     assert sorted(reasons) == ["empty.jpg", "i.heic", "j.jxl"]
     assert reasons["i.heic"].startswith("the file is HEIF, which Pillow")
     second, first = caplog.messages
-    assert "3 of 22 pictures cannot be read" in first
+    assert "3 of 22 images cannot be read" in first
     assert "4 files are no images and are left out (2 of .txt" in second
     for name in ("notes.txt", "more.txt", "table.csv", "README"):
         assert f"{os.sep}{name}" in second
@@ -375,7 +375,7 @@ def test_a_folder_that_is_closed_is_named(tmp_path, caplog, monkeypatch):
 
 
 def write_deep(folder, highest):
-    """Pictures of 16 bits, of which the brightest holds `highest`."""
+    """Images of 16 bits, of which the brightest holds `highest`."""
     for kind, name in enumerate(("cat", "dog")):
         (folder / name).mkdir(parents=True)
         for i in range(12):
@@ -404,7 +404,7 @@ def test_bits_follow_from_the_whole_folder(
     (record,) = caplog.records
     assert record.levelname == level
     message = record.getMessage()
-    assert "24 pictures of 16 bits do not say how many" in message
+    assert "24 images of 16 bits do not say how many" in message
     assert f"highest number is {highest}, and {2**bits - 1}, the" in message
     expected = {
         min(round(((highest - 100 * i) >> kind) / (2**bits - 1) * 255), 255)
@@ -418,7 +418,7 @@ def test_bits_follow_from_the_whole_folder(
     assert found == expected
 
 
-def test_a_run_keeps_the_bits_of_its_pictures(tmp_path):
+def test_a_run_keeps_the_bits_of_its_images(tmp_path):
     write_deep(tmp_path / "data", 3900)
     model = small_classifiers.of_channels([[1, 0], [0, 1], [0, 0]])
     keras_lficam.fit(
@@ -443,7 +443,7 @@ def test_bits_are_of_folders_with_files_that_have_them(tmp_path):
         data.source("cifar10", bits=12)
 
 
-def test_pictures_of_any_depth_and_of_known_kinds_are_found(tmp_path):
+def test_images_of_any_depth_and_of_known_kinds_are_found(tmp_path):
     write_classes(tmp_path, 5, ("cat", "dog"))
     for number, name in enumerate(
         ["a/b/c.JPG", "a.Tiff", "b.tif", "c.webp", "d.BMP", "e.gif", "f.jpeg"]
@@ -452,7 +452,7 @@ def test_pictures_of_any_depth_and_of_known_kinds_are_found(tmp_path):
     for name in (".hidden.png", "._a.png", ".cache/a.png", "notes.txt"):
         path = tmp_path / "cat" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text("no picture")
+        path.write_text("not an image")
     (tmp_path / ".git").mkdir()
     source = data.source(tmp_path)
     assert sum(map(source.count, source.splits)) == 17
@@ -472,31 +472,31 @@ def test_names_need_not_be_text(tmp_path):
 def test_training_sees_the_pixels_that_are_explained(tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (8, 6, 3), dtype="uint8")
-    picture = PIL.Image.fromarray(pixels)
+    image = PIL.Image.fromarray(pixels)
     (tmp_path / "odd").mkdir()
     turned = PIL.Image.Exif()
     turned[0x0112] = 6  # To be turned by 90 degrees.
-    picture.save(tmp_path / "odd" / "turned.jpg", exif=turned)
-    picture.convert("CMYK").save(tmp_path / "odd" / "cmyk.jpg")
+    image.save(tmp_path / "odd" / "turned.jpg", exif=turned)
+    image.convert("CMYK").save(tmp_path / "odd" / "cmyk.jpg")
     PIL.Image.fromarray(pixels[..., 0].astype("uint16") * 257).save(
         tmp_path / "odd" / "deep.png"
     )
-    picture.convert("P").save(tmp_path / "odd" / "palette.gif")
-    picture.save(tmp_path / "odd" / "lossless.webp", lossless=True)
+    image.convert("P").save(tmp_path / "odd" / "palette.gif")
+    image.save(tmp_path / "odd" / "lossless.webp", lossless=True)
     write_classes(tmp_path, 5, ("even",))
     source = data.source(tmp_path)
     assert source.image_shape == (None, None, 3)
     seen = 0
     for split in source.splits:
-        pictures = source._examples(split, None).map(
+        read = source._examples(split, None).map(
             lambda example: (example["path"], source._image(example))
         )
-        for path, image in pictures.as_numpy_iterator():
-            expected = data.read_picture(os.fsdecode(path))
+        for path, image in read.as_numpy_iterator():
+            expected = data.read_image(os.fsdecode(path))
             np.testing.assert_array_equal(image, expected)
             seen += 1
     assert seen == 10
-    assert data.read_picture(tmp_path / "odd" / "turned.jpg").shape == (6, 8, 3)
+    assert data.read_image(tmp_path / "odd" / "turned.jpg").shape == (6, 8, 3)
 
 
 def test_image_shape_is_known_where_all_are_alike(tmp_path):
@@ -538,7 +538,7 @@ def test_order_follows_the_seed_with_shuffle(tmp_path):
 
 
 def damage(folder):
-    """Damages 5 of the pictures in 5 ways, and gives their paths."""
+    """Damages 5 of the images in 5 ways, and gives their paths."""
     rng = np.random.default_rng(1)
     noise = PIL.Image.fromarray(rng.integers(0, 256, (40, 40, 3), "uint8"))
     ways = []
@@ -558,22 +558,22 @@ def damage(folder):
 
 @pytest.fixture(scope="module")
 def folder_of_200(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     write_classes(folder, 39, [f"class {kind}" for kind in range(5)])
     return folder, damage(folder)
 
 
-def test_damaged_pictures_are_named_counted_and_skipped(folder_of_200, caplog):
+def test_damaged_images_are_named_counted_and_skipped(folder_of_200, caplog):
     folder, paths = folder_of_200
     with caplog.at_level(logging.WARNING, "keras_lficam"):
         source = data.source(folder)
     assert sorted(bad.path for bad in source.damaged) == sorted(paths)
     reasons = {os.path.basename(path): why for path, why in source.damaged}
     assert reasons["empty.webp"] == "the file is empty"
-    assert reasons["text.jpg"] == "the file is no picture"
+    assert reasons["text.jpg"] == "the file is not an image"
     assert reasons["cut.jpg"].startswith("the file is damaged (")
     (record,) = caplog.records
-    assert "5 of 200 pictures cannot be read" in record.getMessage()
+    assert "5 of 200 images cannot be read" in record.getMessage()
     for path in paths:
         assert path in record.getMessage()
     assert sum(map(source.count, source.splits)) == 195
@@ -581,7 +581,7 @@ def test_damaged_pictures_are_named_counted_and_skipped(folder_of_200, caplog):
     assert len(pairs) == 195
 
 
-def test_an_epoch_has_every_good_picture_once(folder_of_200):
+def test_an_epoch_has_every_good_image_once(folder_of_200):
     source = data.source(folder_of_200[0])
     count = source.count("train")
     steps = source.stream("train", image_size=(4, 6), batch_size=count)
@@ -591,7 +591,7 @@ def test_an_epoch_has_every_good_picture_once(folder_of_200):
         np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
 
 
-def test_a_picture_that_vanishes_is_named(tmp_path):
+def test_an_image_that_vanishes_is_named(tmp_path):
     write_classes(tmp_path)
     source = data.source(tmp_path)
     (tmp_path / "dog" / "007.png").unlink()
@@ -606,11 +606,11 @@ def test_a_picture_that_vanishes_is_named(tmp_path):
         (lambda path: path.unlink(), "there is no such file"),
         (lambda path: path.write_bytes(path.read_bytes()[:45]), "damaged"),
         (lambda path: path.write_bytes(b""), "the file is empty"),
-        (lambda path: path.write_text("text"), "the file is no picture"),
+        (lambda path: path.write_text("text"), "the file is not an image"),
         (lambda path: write(path, size=(7, 4)), "another size .*, 4 x 7"),
     ],
 )
-def test_a_picture_that_changes_is_found_in_the_error_of_a_step(
+def test_an_image_that_changes_is_found_in_the_error_of_a_step(
     tmp_path, change, reason
 ):
     write_classes(tmp_path)
@@ -627,18 +627,16 @@ def test_a_picture_that_changes_is_found_in_the_error_of_a_step(
     assert data.changed_file(ValueError("another")) is None
 
 
-def test_large_pictures_are_refused_and_named(tmp_path, monkeypatch):
+def test_large_images_are_refused_and_named(tmp_path, monkeypatch):
     write_classes(tmp_path, 5, ("cat", "dog"))
     write(tmp_path / "cat" / "large.png", size=(9, 9))
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 80)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 80)
     (bad,) = data.source(tmp_path).damaged
     assert bad.path.endswith("large.png")
     assert "has 81 pixels, 9 x 9, and at most 80 are read" in bad.reason
 
 
-def test_pictures_that_need_much_memory_are_decoded_alone(
-    tmp_path, monkeypatch
-):
+def test_images_that_need_much_memory_are_decoded_alone(tmp_path, monkeypatch):
     write_classes(tmp_path, 8, ("cat", "dog"))
     at_once, most = [], []
     read = files.read
@@ -676,7 +674,7 @@ def a_file(folder):
     folder.write_text("text")
 
 
-def no_pictures(folder):
+def no_images(folder):
     (folder / "cat").mkdir()
     (folder / "cat" / "notes.txt").write_text("text")
 
@@ -729,16 +727,16 @@ def two_validations(folder):
     [
         (no_folder, "there is no such folder; give a folder that holds"),
         (a_file, "there is no such folder; give a folder that holds"),
-        (nothing, "no picture to train with; .*a folder for each class"),
-        (no_pictures, r"no picture to train with; .*\.jpeg \.jpg"),
+        (nothing, "no image to train with; .*a folder for each class"),
+        (no_images, r"no image to train with; .*\.jpeg \.jpg"),
         (one_class, "there is one class alone, cat; give .*two classes"),
-        (empty_class, "no picture can be read in the class folder fox; put"),
-        (damaged_class, "no picture can be read in the class folder fox; put"),
-        (no_classes, "holds pictures, but no folders of classes; put"),
-        (no_classes_in_train, "train: it holds pictures, but no folders"),
+        (empty_class, "no image can be read in the class folder fox; put"),
+        (damaged_class, "no image can be read in the class folder fox; put"),
+        (no_classes, "holds images, but no folders of classes; put"),
+        (no_classes_in_train, "train: it holds images, but no folders"),
         (unknown_class, "test has the class fox that train lacks; the fold"),
-        (too_few, "too few pictures .*validation; give 3 or more"),
-        (empty_validation, "no picture .* the folder for validation; put"),
+        (too_few, "too few images .*validation; give 3 or more"),
+        (empty_validation, "no image .* the folder for validation; put"),
         (two_validations, "two folders for one split, of train, val, valid;"),
     ],
 )
@@ -769,10 +767,10 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
         data.source(tmp_path)
     first, second = (record.getMessage() for record in caplog.records)
     assert first.endswith("are not looked into: notes")
-    assert "1 pictures beside the folders of classes" in second
+    assert "1 images beside the folders of classes" in second
 
 
-def test_a_folder_of_prepared_data_is_no_folder_of_pictures(
+def test_a_folder_of_prepared_data_is_no_folder_of_images(
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -781,13 +779,13 @@ def test_a_folder_of_prepared_data_is_no_folder_of_pictures(
     (prepared / "cifar10-train.tfrecord-00000-of-00001").write_bytes(b"")
     with tfds.testing.mock_data(num_examples=8):
         assert len(data.source("cifar10").class_names) == 10
-    # Pictures in it are what is meant.
+    # Images in it are what is meant.
     for name in ("a", "b"):
         folder = tmp_path / "cifar10" / name
         folder.mkdir()
         for number in range(9):
-            picture = PIL.Image.new("RGB", (8, 8))
-            picture.save(folder / f"{number}.png")
+            image = PIL.Image.new("RGB", (8, 8))
+            image.save(folder / f"{number}.png")
     (prepared / "cifar10-train.tfrecord-00000-of-00001").unlink()
     prepared.rmdir()
     assert data.source("cifar10").class_names == ["a", "b"]

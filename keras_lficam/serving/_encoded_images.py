@@ -1,4 +1,4 @@
-"""Decodes pictures inside a graph, where a damaged one spoils no other."""
+"""Decodes images inside a graph, where a damaged one spoils no other."""
 
 import functools
 from collections.abc import Callable, Collection
@@ -35,15 +35,15 @@ _BARE = [0x01, *range(0xD0, 0xDA)]
 _ORIENTATION = 0x0112
 
 
-class Pictures(NamedTuple):
-    """A batch of pictures that came as bytes.
+class DecodedImages(NamedTuple):
+    """A batch of images that came as bytes.
 
     Args:
-        images: `(B, height, width, channels)`, float32 in 0 to 255; 0 where a
-            picture could not be read.
-        canvases: `(B,)`, each picture in gray at the size of its overlay,
+        images: `(B, height, width, channels)`, float32 in 0 to 255; 0 where an
+            image could not be read.
+        canvases: `(B,)`, each image in gray at the size of its overlay,
             `(h, w, 1)` uint8 as `tf.io.serialize_tensor` gives it.
-        errors: `(B,)`, why a picture could not be read; empty where it was.
+        errors: `(B,)`, why an image could not be read; empty where it was.
     """
 
     images: tf.Tensor
@@ -57,10 +57,10 @@ def decoded(
     limits: Limits,
     channels: int = 3,
     bits: int | None = None,
-) -> Pictures:
-    """Decodes, turns upright and resizes JPEG and PNG pictures.
+) -> DecodedImages:
+    """Decodes, turns upright and resizes JPEG and PNG images.
 
-    What a picture costs is known from its header, and limited, before it is
+    What an image costs is known from its header, and limited, before it is
     decoded. One is decoded after the other, so memory does not depend on how
     many there are.
 
@@ -69,11 +69,11 @@ def decoded(
         image_size: `(height, width)` of the images.
         limits: What is refused without being decoded.
         channels: 3 for RGB, 1 for gray.
-        bits: Bits that pictures of 16 bits use where they do not say it, as
-            for `keras_lficam.data.read_picture`.
+        bits: Bits that images of 16 bits use where they do not say it, as
+            for `keras_lficam.data.read_image`.
 
     Returns:
-        The pictures.
+        The images.
     """
     # A third more where they are base64, and line breaks.
     too_long = _length(encoded) > 3 * limits.file_bytes // 2
@@ -88,7 +88,7 @@ def decoded(
     )
     pixels = heights * widths
     names = tf.gather(["", "JPEG", "PNG"], kinds)
-    broken = tf.strings.join(["the ", names, " picture is damaged or cut off"])
+    broken = tf.strings.join(["the ", names, " image is damaged or cut off"])
     errors = tf.fill(tf.shape(encoded), "")
     for condition, words in [
         (too_long, f"the file has more than {limits.file_bytes:,} bytes"),
@@ -98,19 +98,19 @@ def decoded(
             "the file is a TIFF, which is not decoded here; save it as PNG, "
             "of 8 or 16 bits",
         ),
-        (kinds == 0, "the file is neither a JPEG nor a PNG picture"),
+        (kinds == 0, "the file is neither a JPEG nor a PNG image"),
         (
             pixels > limits.pixels,
-            f"the picture has more than {limits.pixels:,} pixels",
+            f"the image has more than {limits.pixels:,} pixels",
         ),
-        (scans > _MAX_SCANS, f"the picture has more than {_MAX_SCANS} scans"),
+        (scans > _MAX_SCANS, f"the image has more than {_MAX_SCANS} scans"),
         ((pixels == 0) | (pixels > most), broken),
     ]:
         errors = tf.where((errors == "") & condition, words, errors)
     all_pixels = tf.cumsum(tf.where(errors == "", pixels, 0))
     errors = tf.where(
         (errors == "") & (all_pixels > limits.batch_pixels),
-        "the pictures of this request have more than "
+        "the images of this request have more than "
         f"{limits.batch_pixels:,} pixels together",
         errors,
     )
@@ -120,16 +120,16 @@ def decoded(
         index: tf.Tensor, file: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         size = tf.stack([heights[index], widths[index]])
-        picture = tf.cond(
+        decoded_image = tf.cond(
             deep[index] > 0,
             lambda: _decode_deep(file, alphas[index], used[index], bits or 16),
             lambda: _decode(file, kinds[index], size, alphas[index]),
         )
-        picture = _upright(picture, orientations[index])
-        image = tf.image.resize(picture, image_size, "bilinear", antialias=True)
+        upright = _upright(decoded_image, orientations[index])
+        image = tf.image.resize(upright, image_size, "bilinear", antialias=True)
         if channels == 1:
             image = to_gray(image)
-        return index, image, tf.io.serialize_tensor(_canvas(picture))
+        return index, image, tf.io.serialize_tensor(_canvas(upright))
 
     # The errors of decoding cannot be caught in a graph, but a data set can
     # leave out elements that raise them. The first is a guard: there is always
@@ -154,7 +154,9 @@ def decoded(
     )
     damaged = (errors == "") & (canvases == "")
     errors = tf.where(damaged, broken, errors)
-    return Pictures(tf.ensure_shape(images, (None, *shape)), canvases, errors)
+    return DecodedImages(
+        tf.ensure_shape(images, (None, *shape)), canvases, errors
+    )
 
 
 def _begins_with(files: tf.Tensor, starts: Collection[bytes]) -> tf.Tensor:
@@ -169,13 +171,13 @@ def _length(files: tf.Tensor) -> tf.Tensor:
 def overlays(
     canvases: tf.Tensor, maps: tf.Tensor, colors: tf.Tensor, opacity: float
 ) -> tf.Tensor:
-    """Lays heat maps over their pictures, as `visualization.overlay` does.
+    """Lays heat maps over their images, as `visualization.overlay` does.
 
     Args:
-        canvases: As in `Pictures`.
+        canvases: As in `DecodedImages`.
         maps: Heat maps `(B, h, w, 1)` in [0, 1].
         colors: Color map `(256, 3)` in 0 to 255.
-        opacity: How much of a picture is covered where its map is 1.
+        opacity: How much of an image is covered where its map is 1.
 
     Returns:
         `(B,)` PNG files; empty where there is no canvas.
@@ -197,15 +199,15 @@ def overlays(
 def evidence_overlays(
     canvases: tf.Tensor, evidence: tf.Tensor, colors: tf.Tensor, opacity: float
 ) -> tf.Tensor:
-    """Lays signed evidence over pictures, as `visualization.signed_overlay`.
+    """Lays signed evidence over images, as `visualization.signed_overlay`.
 
-    The classes of a picture are on one scale: its largest magnitude.
+    The classes of an image are on one scale: its largest magnitude.
 
     Args:
-        canvases: As in `Pictures`.
+        canvases: As in `DecodedImages`.
         evidence: Signed maps `(B, h, w, n)`.
         colors: Diverging color map `(256, 3)` in 0 to 255.
-        opacity: How much of a picture is covered by the strongest evidence.
+        opacity: How much of an image is covered by the strongest evidence.
 
     Returns:
         `(B, n)` PNG files; empty where there is no canvas.
@@ -258,12 +260,12 @@ def _draw(
     return tf.io.encode_png(tf.cast(tf.round(blended), tf.uint8))
 
 
-def _canvas(picture: tf.Tensor) -> tf.Tensor:
-    sides = tf.cast(tf.shape(picture)[:2], tf.float64)
+def _canvas(image: tf.Tensor) -> tf.Tensor:
+    sides = tf.cast(tf.shape(image)[:2], tf.float64)
     one = tf.ones([], tf.float64)
     scale = tf.minimum(one, OVERLAY_SIDE / tf.reduce_max(sides))
     size = tf.cast(tf.maximum(tf.round(sides * scale), 1), tf.int32)
-    smaller = tf.image.resize(picture, size, "bilinear", antialias=True)
+    smaller = tf.image.resize(image, size, "bilinear", antialias=True)
     gray = tf.reduce_mean(smaller, axis=-1, keepdims=True)
     return tf.cast(tf.round(gray), tf.uint8)
 
@@ -277,7 +279,7 @@ def _without_base64(file: tf.Tensor) -> tf.Tensor:
     text = tf.strings.regex_replace(text, r"[\s=]", "")
     text = tf.strings.regex_replace(text, r"\+", "-")
     text = tf.strings.regex_replace(text, "/", "_")
-    # One letter too many is none of base64; then the picture is cut off.
+    # One letter too many is none of base64; then the image is cut off.
     length = tf.strings.length(text)
     text = tf.strings.substr(
         text, 0, length - tf.cast(length % 4 == 1, tf.int32)
@@ -305,14 +307,14 @@ def _decode(
         lambda: tf.io.decode_png(file, channels=3),
         lambda: _on_white(tf.io.decode_png(file, channels=4)),
     ]
-    picture = tf.switch_case(tf.cast(kind - 1 + alpha, tf.int32), branches)
-    return tf.ensure_shape(picture, (None, None, 3))
+    image = tf.switch_case(tf.cast(kind - 1 + alpha, tf.int32), branches)
+    return tf.ensure_shape(image, (None, None, 3))
 
 
 def _decode_deep(
     file: tf.Tensor, alpha: tf.Tensor, used: tf.Tensor, bits: int
 ) -> tf.Tensor:
-    """Brings a PNG of 16 bits a channel to 8, as `read_picture` does.
+    """Brings a PNG of 16 bits a channel to 8, as `read_image` does.
 
     Args:
         file: Its bytes.
@@ -325,15 +327,15 @@ def _decode_deep(
     """
 
     def scaled(channels: int) -> tf.Tensor:
-        picture = tf.io.decode_png(file, channels=channels, dtype=tf.uint16)
-        return _on_white(picture, _white(picture, used, bits))
+        image = tf.io.decode_png(file, channels=channels, dtype=tf.uint16)
+        return _on_white(image, _white(image, used, bits))
 
-    picture = tf.cond(alpha > 0, lambda: scaled(4), lambda: scaled(3))
-    return tf.ensure_shape(picture, (None, None, 3))
+    image = tf.cond(alpha > 0, lambda: scaled(4), lambda: scaled(3))
+    return tf.ensure_shape(image, (None, None, 3))
 
 
-def _white(picture: tf.Tensor, used: tf.Tensor, bits: int) -> tf.Tensor:
-    """Says which number of a picture of 16 bits is white.
+def _white(image: tf.Tensor, used: tf.Tensor, bits: int) -> tf.Tensor:
+    """Says which number of an image of 16 bits is white.
 
     Those that say they use fewer bits fill all 16 by the standard, and their
     lowest repeat the highest; or they hold the numbers as they were measured.
@@ -341,14 +343,14 @@ def _white(picture: tf.Tensor, used: tf.Tensor, bits: int) -> tf.Tensor:
     mask = tf.cast(2 ** (16 - used) - 1, tf.uint16)
 
     def look(start: tf.Tensor, step: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-        rows = picture[start : start + step]
+        rows = image[start : start + step]
         below = tf.reduce_any(tf.bitwise.bitwise_and(rows, mask) > 0)
         highest = tf.cast(tf.reduce_max(rows), tf.int64)
         return tf.maximum(found, tf.stack([highest, tf.cast(below, tf.int64)]))
 
     def declared() -> tf.Tensor:
         highest, below = tf.unstack(
-            _by_rows(picture, look, tf.zeros([2], tf.int64))
+            _by_rows(image, look, tf.zeros([2], tf.int64))
         )
         measured = (highest < 2**used) & (below > 0)
         return tf.where(measured, 2 ** tf.maximum(used, 8) - 1, 2**16 - 1)
@@ -359,12 +361,12 @@ def _white(picture: tf.Tensor, used: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 def _by_rows(
-    picture: tf.Tensor,
+    image: tf.Tensor,
     function: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
     start: tf.Tensor,
 ) -> tf.Tensor:
-    """Folds a function over the rows of a picture, some rows at a time."""
-    height, width = tf.unstack(tf.shape(picture)[:2])
+    """Folds a function over the rows of an image, some rows at a time."""
+    height, width = tf.unstack(tf.shape(image)[:2])
     step = tf.maximum(_PIXELS_AT_ONCE // width, 1)
     return tf.while_loop(
         lambda row, value: row < height,
@@ -373,19 +375,19 @@ def _by_rows(
     )[1]
 
 
-def _on_white(picture: tf.Tensor, white: tf.Tensor | int = 255) -> tf.Tensor:
-    """Scales a picture to 8 bits, and lays its transparency on white."""
+def _on_white(image: tf.Tensor, white: tf.Tensor | int = 255) -> tf.Tensor:
+    """Scales an image to 8 bits, and lays its transparency on white."""
 
     def lay(
         start: tf.Tensor, step: tf.Tensor, parts: tf.TensorArray
     ) -> tf.TensorArray:
-        rows = picture[start : start + step]
+        rows = image[start : start + step]
         color = tf.cast(rows[..., :3], tf.float32)
-        if picture.dtype == tf.uint16:
+        if image.dtype == tf.uint16:
             top = tf.cast(white, tf.float32)
             color = tf.minimum(color, top) * (255 / top)
-        if picture.shape[-1] == 4:
-            opaque = tf.cast(rows[..., 3:], tf.float32) / picture.dtype.max
+        if image.shape[-1] == 4:
+            opaque = tf.cast(rows[..., 3:], tf.float32) / image.dtype.max
             color = color * opaque + 255 * (1 - opaque)
         color = tf.cast(tf.round(color), tf.uint8)
         return parts.write(start // step, color)
@@ -397,14 +399,14 @@ def _on_white(picture: tf.Tensor, white: tf.Tensor | int = 255) -> tf.Tensor:
         infer_shape=False,
         element_shape=(None, None, 3),
     )
-    return _by_rows(picture, lay, parts).concat()
+    return _by_rows(image, lay, parts).concat()
 
 
-def _upright(picture: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns a picture as its EXIF orientation, 1 to 8, asks."""
+def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Turns an image as its EXIF orientation, 1 to 8, asks."""
 
     def turned(transposed: bool, axes: list[int]) -> tf.Tensor:
-        changed = tf.transpose(picture, (1, 0, 2)) if transposed else picture
+        changed = tf.transpose(image, (1, 0, 2)) if transposed else image
         return tf.reverse(changed, axes) if axes else changed
 
     turns = [
@@ -504,7 +506,7 @@ def _jpeg_header(data: tf.Tensor) -> tf.Tensor:
     lengths = tf.where(_is_one_of(kinds, _BARE), tf.zeros_like(starts), lengths)
     follower = tf.searchsorted(starts, starts + 2 + lengths)
     count = tf.size(starts)
-    index, steps, exif = 0, 0, -1  # The first is the start of the picture.
+    index, steps, exif = 0, 0, -1  # The first is the start of the image.
     while index < count and steps < _MAX_STEPS:
         if is_frame[index] or kinds[index] == 0xDA:
             break

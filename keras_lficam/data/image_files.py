@@ -53,7 +53,7 @@ class Read(NamedTuple):
     pages: int = 1
 
 
-def read_picture(
+def read_image(
     path: str | os.PathLike[str], *, bits: int | None = None
 ) -> np.ndarray:
     """Reads an image file as RGB.
@@ -85,7 +85,7 @@ def read_picture(
 
     Examples:
         keras_lficam.visualization.grid(images, maps).savefig("grid.png")
-        pixels = read_picture("grid.png")
+        pixels = read_image("grid.png")
     """
     check_bits(bits)
     path_of("path", path)
@@ -149,17 +149,17 @@ def bits_for(highest: int) -> int:
 
 
 def read(path: str | os.PathLike[str], bits: int | None) -> Read:
-    """Reads an image file as `read_picture` does, without a word.
+    """Reads an image file as `read_image` does, without a word.
 
     Args:
         path: The file.
-        bits: As for `read_picture`.
+        bits: As for `read_image`.
 
     Returns:
         A `Read`.
 
     Raises:
-        ValueError: As for `read_picture`.
+        ValueError: As for `read_image`.
     """
     import PIL.Image
     import PIL.ImageOps
@@ -183,17 +183,17 @@ def read(path: str | os.PathLike[str], bits: int | None) -> Read:
             return found
         if opened.mode == "F":
             raise _RefusedError(
-                "the picture holds floating point numbers, whose range is not "
+                "the image holds floating point numbers, whose range is not "
                 "known; save it with 8 or 16 bits"
             )
-        picture: PIL.Image.Image = opened
-        if picture.has_transparency_data:
-            white = PIL.Image.new("RGBA", picture.size, "white")
-            white.alpha_composite(picture.convert("RGBA"))
-            picture = white
-        if picture.mode != "RGB":
-            picture = picture.convert("RGB")
-        return Read(np.asarray(picture), None, pages)
+        image: PIL.Image.Image = opened
+        if image.has_transparency_data:
+            white = PIL.Image.new("RGBA", image.size, "white")
+            white.alpha_composite(image.convert("RGBA"))
+            image = white
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        return Read(np.asarray(image), None, pages)
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
@@ -239,9 +239,9 @@ def _opened(path: str) -> Iterator[Any]:
     except _RefusedError as error:
         raise ValueError(f"{path}: {error}") from None
     except PIL.UnidentifiedImageError:
-        raise ValueError(f"{path}: {_no_picture(path)}") from None
+        raise ValueError(f"{path}: {_unknown(path)}") from None
     except PIL.Image.DecompressionBombError:
-        raise ValueError(f"{path}: the picture is too large") from None
+        raise ValueError(f"{path}: the image is too large") from None
     except Exception as error:  # Decoders of damaged files raise anything.
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: the file is damaged ({reason})") from None
@@ -264,7 +264,7 @@ class _RefusedError(Exception):
 
 def _check_file(path: str) -> None:
     if os.path.isdir(path):
-        raise ValueError(f"{path}: this is a folder; give its pictures")
+        raise ValueError(f"{path}: this is a folder; give its images")
     if not os.path.isfile(path):
         raise ValueError(f"{path}: there is no such file")
     try:
@@ -275,14 +275,14 @@ def _check_file(path: str) -> None:
         raise ValueError(f"{path}: the file is empty")
     # As TIFF, for which Pillow takes many of them, they are a small preview.
     if _ending(path) in _RAW:
-        raise ValueError(f"{path}: {_no_picture(path)}")
+        raise ValueError(f"{path}: {_unknown(path)}")
 
 
 def _check_pixels(opened: "PIL.Image.Image") -> None:
     width, height = opened.size
     if width * height > MAX_PIXELS:
         raise _RefusedError(
-            f"the picture has {width * height:,} pixels, {width} x {height}, "
+            f"the image has {width * height:,} pixels, {width} x {height}, "
             f"and at most {MAX_PIXELS:,} are read. To fix this: make it "
             "smaller, or cut it up"
         )
@@ -292,7 +292,7 @@ def _ending(path: str) -> str:
     return pathlib.Path(path).suffix.lower()
 
 
-def _no_picture(path: str) -> str:
+def _unknown(path: str) -> str:
     """Says what a file is that Pillow does not know."""
     try:
         with open(path, "rb") as file:
@@ -305,7 +305,7 @@ def _no_picture(path: str) -> str:
     if head[128:] == b"DICM":
         kind = "DICOM"
     if kind is None:
-        return "the file is no picture"
+        return "the file is not an image"
     return (
         f"the file is {kind}, which Pillow does not read here; convert it to "
         "PNG or JPEG"
@@ -315,12 +315,12 @@ def _no_picture(path: str) -> str:
 # ---------------------------------------------------------- 16 bits a channel
 
 
-def _deep_gray(picture: "PIL.Image.Image") -> np.ndarray:
+def _deep_gray(image: "PIL.Image.Image") -> np.ndarray:
     """Gives 16-bit gray as `(H, W, 1)`."""
-    values = np.asarray(picture)
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise _RefusedError(
-            "the picture holds 32-bit numbers, whose range is not known; "
+            "the image holds 32-bit numbers, whose range is not known; "
             "save it with 8 or 16 bits"
         )
     return values.astype("uint16")[..., None]
