@@ -30,6 +30,7 @@ _KINDS = {
 # again for each of them, and a grid of more maps cannot be read.
 STANDARD_EXPLAINERS = (
     "AttentionMap",
+    "ClassEvidence",
     "CAM",
     "GradCAM",
     "GradCAMPlusPlus",

@@ -43,6 +43,7 @@ EXPLAINERS = (
 # Those that are compared unless others are named.
 STANDARD_EXPLAINERS = (
     "AttentionMap",
+    "ClassEvidence",
     "CAM",
     "GradCAM",
     "GradCAMPlusPlus",
