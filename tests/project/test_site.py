@@ -83,7 +83,7 @@ def open_page(chromium, address):
 
 def test_the_site_is_built():
     assert len(PAGES) > 20, f"{SITE} is not built. To fix this: make docs"
-    assert len(NOTEBOOKS) == 7
+    assert len(NOTEBOOKS) == 8
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
