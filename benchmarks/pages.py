@@ -275,7 +275,11 @@ def efficientnet_lite():
 
 
 def solar_cells():
-    """Test metrics of each kind of run: means, and intervals over the seeds."""
+    """Test metrics of each kind of run.
+
+    Of several seeds the mean and its interval, of one run the interval over
+    images.
+    """
     columns = {
         "accuracy": "test_accuracy",
         "balanced accuracy": "test_balanced_accuracy",
@@ -297,7 +301,12 @@ def solar_cells():
                 *(
                     _with_interval(of, column)
                     if len(of) > 1
-                    else f"{float(of[0][column]):.3f}"
+                    else "{:.3f} ({:.3f} to {:.3f})".format(
+                        *(
+                            float(of[0][f"{column}{end}"])
+                            for end in ("", "_low", "_high")
+                        )
+                    )
                     for column in columns.values()
                 ),
             ]

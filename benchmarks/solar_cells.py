@@ -70,7 +70,6 @@ def trained(architecture, seed):
 def trained_by_command():
     """Runs the command on a plain folder of images; the folder of the run."""
     import keras
-    import numpy as np
 
     from keras_lficam import data
 
@@ -84,7 +83,7 @@ def trained_by_command():
             name = source.class_names[int(label[0])]
             path = images / name / f"{split}_{number:04}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            keras.utils.save_img(path, np.asarray(image[0]), scale=False)
+            keras.utils.save_img(path, image[0], scale=False)
     command = [sys.executable, "-m", "keras_lficam", "train"]
     command += ["--data", str(images), "--output", str(folder)]
     command += ["--backbone", "EfficientNetLite0", "--weights", "imagenet"]
@@ -102,6 +101,12 @@ def row_of(architecture, seed, folder, seconds):
         row[f"{split}_majority"] = round(found["majority_accuracy"], 4)
         for name in COLUMNS:
             row[f"{split}_{name}"] = round(found[name]["value"], 4)
+            low, high = found[name]["interval"]
+            row[f"{split}_{name}_low"] = round(low, 4)
+            row[f"{split}_{name}_high"] = round(high, 4)
+        for one in found["classes"]:
+            recall = round(one["recall"]["value"], 4)
+            row[f"{split}_recall_of_{one['name']}"] = recall
     return row | machine_of_command()
 
 

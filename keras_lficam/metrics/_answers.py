@@ -128,22 +128,6 @@ def with_both(truth: np.ndarray) -> list[int]:
     return found
 
 
-def per_class(answers: Answers) -> dict[str, np.ndarray]:
-    """Precision, recall and F1 of each class; NaN where not defined."""
-    from sklearn import metrics as scores
-
-    truth, predicted = answers.truth, answers.predicted
-    one = truth.shape[1] == 1  # Of which scikit-learn makes two classes.
-    precision, recall, f1, _ = scores.precision_recall_fscore_support(
-        truth.ravel() if one else truth,
-        predicted.ravel() if one else predicted,
-        labels=[True] if one else None,
-        average=None,
-        zero_division=np.nan,
-    )
-    return {"precision": precision, "recall": recall, "f1": f1}
-
-
 def roc_aucs(answers: Answers) -> np.ndarray:
     """ROC AUC of each class against the rest; NaN where not defined."""
     from sklearn import metrics as scores

@@ -120,6 +120,7 @@ def ranked_resamples(cells: int, resamples: int) -> int:
 
 def intervals_of(
     answers: Answers,
+    counted: "Counted",
     resamples: int,
     seed: int,
     confidence: float,
@@ -130,7 +131,6 @@ def intervals_of(
     if strata is None:
         strata = np.zeros(len(answers.truth), np.int64)
     ranked = ranked_resamples(answers.truth.size, resamples)
-    counted = Counted(answers)
     ranking = None
     if ranked:
         ranking = Ranking(answers.truth, answers.chances)

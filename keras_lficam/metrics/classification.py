@@ -34,7 +34,6 @@ from keras_lficam.metrics._answers import (
     losses_of,
     majority_of,
     mean_of,
-    per_class,
     roc_aucs,
     truth_of,
     with_both,
@@ -191,9 +190,18 @@ def macro_f1(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
         >>> macro_f1([0, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
         # [0.66666667]
     """
+    from sklearn import metrics as scores
+
     answers = answers_of(labels, probabilities)
-    values = per_class(answers)["f1"]
-    return mean_of(values[answers.truth.any(0)])
+    truth, predicted = answers.truth, answers.predicted
+    known = np.flatnonzero(truth.any(0))
+    if not known.size:
+        return math.nan
+    if truth.shape[1] == 1:  # Of which scikit-learn makes two classes.
+        return float(scores.f1_score(truth.ravel(), predicted.ravel()))
+    return float(
+        scores.f1_score(truth, predicted, labels=known, average="macro")
+    )
 
 
 @higher_is_better
@@ -520,8 +528,9 @@ def measure(
     if count < 2:
         resamples = 0  # One image says nothing of how values vary.
     support, predicted = answers.truth.sum(0), answers.predicted.sum(0)
+    counted = _resampling.Counted(answers)
     bounds = _resampling.intervals_of(
-        answers, resamples, seed, confidence, stratified
+        answers, counted, resamples, seed, confidence, stratified
     )
     for name in bounds:
         if name.endswith(" of classes"):
@@ -529,7 +538,7 @@ def measure(
     if resamples:
         bounds |= _of_proportions(answers, confidence)
     roc, precision = roc_aucs(answers), average_precisions(answers)
-    values = _resampling.Counted(answers).values(np.ones(count)) | {
+    values = counted.values(np.ones(count)) | {
         "roc_auc of classes": roc,
         "average_precision of classes": precision,
         "roc_auc": mean_of(roc),

@@ -158,20 +158,45 @@ def test_a_resample_counts_as_copies_of_images(make):
     ranking = _resampling.Ranking(answers.truth, answers.chances)
     roc, precision = ranking.areas(weights.astype(float))
     copies = np.repeat(labels, weights, axis=0), np.repeat(chances, weights, 0)
+    check_counts(row, *copies)
     of_copies = measure(*copies, resamples=0)
-    for name in row:
-        if not name.endswith("of classes"):
-            expected = of_copies.values[name].value
-            np.testing.assert_allclose(row[name], expected, err_msg=name)
     for k, one in enumerate(of_copies.classes):
-        for name in ("precision", "recall", "f1"):
-            np.testing.assert_allclose(
-                row[f"{name} of classes"][k], one.values[name].value
-            )
         np.testing.assert_allclose(roc[k], one.values["roc_auc"].value)
         np.testing.assert_allclose(
             precision[k], one.values["average_precision"].value
         )
+
+
+def check_counts(row, labels, chances):
+    """Compares what was counted with scikit-learn."""
+    for name, score in SCORES.items():
+        if name in row:
+            expected = score(labels, chances)
+            np.testing.assert_allclose(row[name], expected, err_msg=name)
+    said = chances > 0.5 if labels.ndim == 2 else chances.argmax(1)
+    if labels.ndim == 2:
+        np.testing.assert_allclose(
+            row["exact_match"], scores.accuracy_score(labels, said)
+        )
+    expected = scores.precision_recall_fscore_support(
+        labels, said, average=None, zero_division=np.nan
+    )
+    for name, values in zip(
+        ("precision", "recall", "f1"), expected[:3], strict=True
+    ):
+        np.testing.assert_allclose(row[f"{name} of classes"], values)
+
+
+@pytest.mark.parametrize("make", [some, lambda: some(ties=True), several])
+def test_all_that_is_measured_is_that_of_scikit_learn(make):
+    labels, chances = make()
+    found = measure(labels, chances, resamples=0)
+    row = {name: one.value for name, one in found.values.items()}
+    for name in ("precision", "recall", "f1"):
+        values = [one.values[name].value for one in found.classes]
+        row[f"{name} of classes"] = values
+    check_counts(row, labels, chances)
+    assert set(SCORES) <= set(row)
 
 
 def wilson(right, count, z=1.959964):
@@ -190,7 +215,6 @@ def test_shares_of_images_have_the_interval_of_a_proportion():
     accuracy = found.values["accuracy"]
     assert accuracy.value == 17 / 20
     np.testing.assert_allclose(accuracy.interval, wilson(17, 20), rtol=1e-5)
-    # Both are as R has them: prop.test(17, 20, correct = FALSE).
     np.testing.assert_allclose(accuracy.interval, (0.6396, 0.9476), atol=5e-5)
     counts = {"recall": [(9, 12), (8, 8)], "precision": [(9, 9), (8, 11)]}
     for name, expected in counts.items():
