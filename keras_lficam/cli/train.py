@@ -234,8 +234,8 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         "--augmentation",
         nargs="*",
         metavar="NAME",
-        help="none or several of flip, pad_crop, random_resized_crop, "
-        "rand_augment, mix_up, cut_mix",
+        help="none or several of pad_crop, random_resized_crop, flip, "
+        "flip_vertical, rand_augment, mix_up, cut_mix",
     )
     group.add_argument(
         "--patience",

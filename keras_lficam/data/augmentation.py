@@ -22,6 +22,7 @@ NAMES = (
     "pad_crop",
     "random_resized_crop",
     "flip",
+    "flip_vertical",
     "rand_augment",
     "mix_up",
     "cut_mix",
@@ -110,6 +111,8 @@ def image_function(
     - `"random_resized_crop"`: Crops 8 to 100 % of the area, 3/4 to 4/3 as
       wide as high, and resizes it. Takes the whole image where no crop fits.
     - `"flip"`: Swaps left and right of every second image.
+    - `"flip_vertical"`: Swaps top and bottom of every second image, for images
+      without an upright side, as those of microscopes, satellites and scanners.
     - `"rand_augment"`: Does 2 of the 14 transforms of the paper (the same
       one twice, perhaps), each up to its strength at magnitude 9 of 10, which
       is the paper's for ResNet-50, in both directions. Empty corners are
@@ -140,6 +143,7 @@ def image_function(
             _random_resized_crop, image_size
         ),
         "flip": lambda: tf.image.stateless_random_flip_left_right,
+        "flip_vertical": lambda: tf.image.stateless_random_flip_up_down,
         "rand_augment": _rand_augment,
     }
     steps = {name: make() for name, make in makers.items() if name in names}

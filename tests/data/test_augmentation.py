@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from keras_lficam.data import augmentation
 
-IMAGE_NAMES = ("pad_crop", "random_resized_crop", "flip", "rand_augment")
+FLIPS = ("flip", "flip_vertical")
+IMAGE_NAMES = ("pad_crop", "random_resized_crop", *FLIPS, "rand_augment")
 BATCH_NAMES = [("mix_up",), ("cut_mix",), ("mix_up", "cut_mix")]
 
 
@@ -127,7 +128,7 @@ def test_images_of_a_batch_and_seeds_of_a_run_differ(originals, names):
     function = image_function(names, (16, 24))
     same = augmented(function, originals[:1], np.arange(16))
     assert len({image.tobytes() for image in same}) >= (
-        2 if names == ("flip",) else 8
+        2 if names[0] in FLIPS else 8
     )
     other = augmented(function, originals[:1], np.arange(16), run=1)
     assert not np.array_equal(same, other)
@@ -244,14 +245,28 @@ def test_without_names_the_pixels_stay(originals):
     np.testing.assert_array_equal(images, originals)
 
 
-def test_flip_mirrors_half_of_the_images(originals):
-    function = augmentation.image_function(["flip"], (16, 24))
+@pytest.mark.parametrize(("name", "axis"), [(FLIPS[0], 1), (FLIPS[1], 0)])
+def test_a_flip_mirrors_half_of_the_images(originals, name, axis):
+    function = augmentation.image_function([name], (16, 24))
     images = augmented(function, originals[:1], np.arange(1000))
     kept = (images == originals[0]).all(axis=(1, 2, 3))
-    mirrored = (images == originals[0, :, ::-1]).all(axis=(1, 2, 3))
+    mirrored = (images == np.flip(originals[0], axis)).all(axis=(1, 2, 3))
     np.testing.assert_array_equal(kept, ~mirrored)
     # Five standard deviations, of sqrt(1000 / 4) = 15.8.
     assert abs(kept.sum() - 500) < 79
+
+
+def test_two_flips_leave_each_of_four_as_often(originals):
+    """What one of them does says nothing about the other."""
+    function = augmentation.image_function(FLIPS, (16, 24))
+    images = augmented(function, originals[:1], np.arange(1000))
+    counts = [
+        (images == np.flip(originals[0], axes)).all(axis=(1, 2, 3)).sum()
+        for axes in ((), (0,), (1,), (0, 1))
+    ]
+    assert sum(counts) == 1000
+    # Five standard deviations, of sqrt(1000 * 1/4 * 3/4) = 13.7.
+    assert max(abs(count - 250) for count in counts) < 69
 
 
 def test_pad_crop_shifts_by_whole_pixels_each_as_often():
