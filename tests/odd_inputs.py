@@ -583,6 +583,7 @@ def targets(folder):
         metrics.deletion_curve,
         metrics.insertion_auc,
         metrics.insertion_curve,
+        metrics.symmetric_relevance_gain,
     ):
         add(call.__name__, call, **asked, steps=(2, "count"))
     add(

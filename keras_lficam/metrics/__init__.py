@@ -15,6 +15,7 @@ from keras_lficam.metrics.faithfulness import (
     insertion_auc,
     insertion_curve,
     single_deletion,
+    symmetric_relevance_gain,
 )
 from keras_lficam.metrics.localization import (
     box_accuracy,
@@ -45,4 +46,5 @@ __all__ = [
     "randomized",
     "rank_correlation",
     "single_deletion",
+    "symmetric_relevance_gain",
 ]

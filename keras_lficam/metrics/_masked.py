@@ -60,15 +60,22 @@ class MaskedPredictor:
         )
 
     def curve(
-        self, before: np.ndarray, after: np.ndarray, steps: int
+        self,
+        before: np.ndarray,
+        after: np.ndarray,
+        steps: int,
+        *,
+        lowest_first: bool = False,
     ) -> np.ndarray:
         """Probability of the class while pixels go over, `(B, steps + 1)`.
 
-        Both arguments are images, or one color for each image.
+        The first two arguments are images, or one color for each image. The
+        pixels with the highest value in the map go first, or the lowest.
         """
         check_integer("steps", steps, least=1)
         count = len(self.images)
-        ranks = _ranks(self._maps.reshape(count, -1))
+        maps = -self._maps if lowest_first else self._maps
+        ranks = _ranks(maps.reshape(count, -1))
         ranks = ranks.reshape(self._maps.shape)
         limits = pixels_replaced(self._maps.shape, steps)
         # Image by image: (0, 0), (0, 1), ..., (1, 0), (1, 1), ...

@@ -193,8 +193,7 @@ def deletion_curve(
     predictor = MaskedPredictor(
         model, images, maps, classes, activation, chunk_size, context
     )
-    mean = predictor.images.mean(axis=(1, 2), keepdims=True, dtype="float64")
-    return predictor.curve(predictor.images, mean.astype("float32"), steps)
+    return _deleted(predictor, steps)
 
 
 @lower_is_better
@@ -253,6 +252,68 @@ def deletion_auc(
         context=context,
     )
     return _area_under(curve, np.shape(maps))
+
+
+@higher_is_better
+def symmetric_relevance_gain(
+    model: keras.Model,
+    images: Tensor,
+    maps: Tensor,
+    classes: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    steps: int = 28,
+    chunk_size: int = 32,
+    context: Mapping[str, Tensor] | None = None,
+) -> np.ndarray:
+    """Measures the area between the deletion curves of both orders (SRG).
+
+    Once the pixels with the lowest value in the map go first, once, as in
+    `deletion_curve`, those with the highest. How far the model is confused by
+    pixels of one color, whichever they are, is in both curves and in neither
+    in their difference. Pixels of the same value go in the order of reading
+    in both, so a constant map has exactly 0.
+
+    Args:
+        model: Classifier, as in `average_drop`.
+        images: Images `(B, H, W, 3)`.
+        maps: Heat maps `(B, H, W, 1)`, of [0, 1] or signed.
+        classes: The classes to follow, as in `average_drop`.
+        activation: What makes probabilities, as in `average_drop`.
+        steps: Number of steps in which all pixels are replaced, as in
+            `deletion_curve`; each order takes `steps + 1` passes.
+        chunk_size: Number of images that go through the model at once.
+        context: Values of the inputs beside the image, as in `average_drop`.
+
+    Returns:
+        Array `(B,)`, float32, in [-1, 1]. Higher is better; a map that says
+        nothing has 0 on average.
+
+    Raises:
+        TypeError: As in `average_drop`.
+        ValueError: As in `average_drop`.
+
+    Reference:
+        Blücher et al., 2024, https://arxiv.org/abs/2401.06654.
+
+    Examples:
+        >>> model = keras.Sequential(  # Its answers: the brightest of a color.
+        ...     [keras.Input((1, 2, 3)), keras.layers.GlobalMaxPooling2D()]
+        ... )
+        >>> images = np.repeat([[[[0.9], [0.1]]]], 3, axis=-1)
+        >>> maps = np.array([[[[1.0], [0.0]]]])  # Areas: 0.8 and 0.6.
+        >>> symmetric_relevance_gain(
+        ...     model, images, maps, activation="linear", steps=2
+        ... )
+        # [0.2]
+    """
+    predictor = MaskedPredictor(
+        model, images, maps, classes, activation, chunk_size, context
+    )
+    lowest_first = _deleted(predictor, steps, lowest_first=True)
+    return _area_under(
+        lowest_first - _deleted(predictor, steps), np.shape(maps)
+    )
 
 
 def insertion_curve(
@@ -442,6 +503,19 @@ def single_deletion(
     values = np.array([spearman(drop, heat) for drop, heat in pairs])
     # Of unequal cells the largest would have most of a constant map.
     return np.where(predictor.varied(), values, 0).astype("float32")
+
+
+def _deleted(
+    predictor: MaskedPredictor, steps: int, *, lowest_first: bool = False
+) -> np.ndarray:
+    """Curve of images whose pixels become their mean color."""
+    mean = predictor.images.mean(axis=(1, 2), keepdims=True, dtype="float64")
+    return predictor.curve(
+        predictor.images,
+        mean.astype("float32"),
+        steps,
+        lowest_first=lowest_first,
+    )
 
 
 def _area_under(curve: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

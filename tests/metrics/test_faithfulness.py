@@ -15,6 +15,7 @@ EVERY = [
     metrics.deletion_auc,
     metrics.insertion_curve,
     metrics.insertion_auc,
+    metrics.symmetric_relevance_gain,
 ]
 # And what asks for logits.
 ASKING = [*EVERY, metrics.single_deletion]
@@ -135,6 +136,10 @@ def expected(metric, net, images, maps, numbers, steps):
             if kind == "insertion":
                 ends = (blurred(image), image)
             points = curve(net, image, saliency, number, *ends, steps)
+            if kind == "symmetric":
+                points = (
+                    curve(net, image, -saliency, number, *ends, steps) - points
+                )
             area = sum(
                 (a + b) / 2
                 for a, b in zip(points[:-1], points[1:], strict=True)
@@ -147,7 +152,7 @@ def expected(metric, net, images, maps, numbers, steps):
 @pytest.mark.parametrize("steps", [5, 10])
 def test_metrics_equal_their_rewrite(metric, steps, net, images, maps):
     options = {}
-    if metric.__name__.startswith(("deletion", "insertion")):
+    if metric.__name__.startswith(("deletion", "insertion", "symmetric")):
         options["steps"] = steps
     seen = set()
     for classes in (None, 0, [3, 0, 1, 1, 2]):
@@ -156,7 +161,7 @@ def test_metrics_equal_their_rewrite(metric, steps, net, images, maps):
         actual = metric(net.build(), images, maps, classes, **options)
         right = expected(metric, net, images, maps, numbers, steps)
         assert actual.dtype == "float32"
-        np.testing.assert_allclose(actual, right, rtol=1e-5)
+        np.testing.assert_allclose(actual, right, rtol=1e-5, atol=1e-7)
         seen |= set(np.ravel(right))
     assert len(seen) > 1
 
@@ -285,6 +290,26 @@ def test_insertion_begins_blurred_and_ends_at_the_image(net, images, maps):
     np.testing.assert_allclose(curve, net(even)[0, 1], rtol=1e-5)
 
 
+def test_relevance_gain_by_hand_and_of_the_map_turned_around():
+    # The mean of the row is 0.5. Brightest first: 0.9, 0.8, 0.5, 0.5, 0.5;
+    # darkest first (0.1, 0.2, 0.8): 0.9, 0.9, 0.9, 0.9, 0.5.
+    image = gray_row(0.9, 0.8, 0.1, 0.2)
+    brightest = colors((1, 4), keras.layers.GlobalMaxPooling2D)
+    options = {"activation": "linear", "steps": 4}
+    by_hand = (0.9 + 0.9 + 0.9 - 0.8 - 0.5 - 0.5) / 4  # The ends cancel.
+    for sign in (1, -1):
+        actual = metrics.symmetric_relevance_gain(
+            brightest, image, sign * image[..., :1], **options
+        )
+        np.testing.assert_allclose(actual, [sign * by_hand], rtol=1e-6)
+
+
+def test_relevance_gain_of_a_map_of_one_value_is_zero(net, images):
+    maps = np.full((len(images), *SIZE, 1), 0.3)
+    actual = metrics.symmetric_relevance_gain(net.build(), images, maps)
+    np.testing.assert_array_equal(actual, np.zeros(len(images)))
+
+
 def watched_sizes(monkeypatch):
     """Lists how many images the models are given at a time."""
     run, sizes = CompiledFunction.run, []
@@ -325,9 +350,10 @@ def test_no_more_passes_than_the_definition_takes(
         (metrics.increase_in_confidence, 2),
         (metrics.deletion_curve, 29),
         (metrics.insertion_auc, 29),
+        (metrics.symmetric_relevance_gain, 58),
         (metrics.single_deletion, 17),
     ]:
-        for classes, more in [(0, 0), (None, passes == 29)]:
+        for classes, more in [(0, 0), (None, passes % 29 == 0)]:
             sizes.clear()
             metric(model, images, maps, classes)
             assert sum(sizes) == len(images) * (passes + more)
@@ -395,7 +421,7 @@ def test_softmax_is_applied_once(metric, net, images, maps):
     numbers = net(images).argmax(axis=1)
     right = expected(metric, net, images, maps, numbers, 10)
     options = {}
-    if metric.__name__.startswith(("deletion", "insertion")):
+    if metric.__name__.startswith(("deletion", "insertion", "symmetric")):
         options["steps"] = 10
     for activation, told in [("softmax", None), ("linear", "softmax")]:
         actual = metric(
