@@ -8,6 +8,7 @@ see first that Keras still fails under TensorFlow's own.
 
 import pathlib
 import sys
+import tempfile
 
 import keras
 import numpy as np
@@ -15,7 +16,7 @@ import tensorflow as tf
 from small_classifiers import labeled_images, normalized_backbone
 
 import keras_lficam
-from keras_lficam import distribution
+from keras_lficam import data, distribution
 
 BATCH = 8
 
@@ -110,6 +111,41 @@ def train(strategy, make):
     }
 
 
+def train_in_stages(strategy):
+    """A frozen trunk, then all layers at rates of their own, by `fit`."""
+    keras.utils.set_random_seed(5)
+    with strategy.scope():
+        model = lfi_cam()
+        distribution.synchronize_batch_normalization(model)
+    parts = [
+        tf.data.Dataset.from_tensor_slices(labeled_images(count, seed))
+        for seed, count in enumerate((32, 13))
+    ]
+    source = data.from_datasets(
+        *[part.batch(4) for part in parts], class_names=["a", "b", "c"]
+    )
+    recipe = keras_lficam.Recipe(
+        epochs=2,
+        batch_size=BATCH,
+        optimizer="sgd",
+        learning_rate=0.05,
+        frozen_share=0.5,
+        layer_decay=0.5,
+        freeze_batch_norm=True,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        history = keras_lficam.fit(
+            model, source, recipe, folder=folder, heat_maps_every=0, verbose=0
+        ).history
+    weights = {
+        f"weight_{number}": value
+        for number, value in enumerate(model.get_weights())
+    }
+    return {
+        f"stages/{key}": value for key, value in (history | weights).items()
+    }
+
+
 def run(strategy):
     return {
         f"{name}/{key}": value
@@ -142,6 +178,8 @@ def main():
     except ValueError as error:
         differs = str(error)
     found = run(strategy)
+    if name == "mirrored":
+        found |= train_in_stages(strategy)
     np.savez(
         output,
         **found,

@@ -91,6 +91,8 @@ def test_two_devices_compute_what_one_does(tmp_path, one_process):
     found = dict(np.load(tmp_path / "found.npz"))
     assert found["replicas"] == 2
     assert_equal(found, one_process)
+    one = distributed_worker.train_in_stages(tf.distribute.get_strategy())
+    assert_equal(found, one)
 
 
 @pytest.mark.across_backends
