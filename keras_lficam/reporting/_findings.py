@@ -89,6 +89,45 @@ def of_accuracy(found: Mapping[str, Any], split: str) -> Iterator[Finding]:
         )
 
 
+def of_rare_classes(
+    found: Mapping[str, Any], counts: np.ndarray, weighted: bool
+) -> Iterator[Finding]:
+    """Names rare classes that are missed more often than the others.
+
+    Args:
+        found: Metrics of a split.
+        counts: Training images of each class.
+        weighted: Whether the classes had weights in training.
+    """
+    recalls = [one["recall"]["value"] for one in found["classes"]]
+    known = [value for value in recalls if value is not None]
+    mean = sum(known) / len(known)
+    missed = []
+    for one, count in zip(found["classes"], counts.tolist(), strict=True):
+        interval = one["recall"]["interval"]
+        if count < counts.mean() and interval and interval[1] < mean:
+            low, high = interval
+            missed.append(
+                f"{one['name']} ({one['recall']['value']:.1%}, interval "
+                f"{low:.1%} to {high:.1%}; training images: {count:,})"
+            )
+    if missed:
+        way_out = (
+            "The classes had weights in training already: look at the errors "
+            "below, and for more images."
+            if weighted
+            else "To weigh rare classes more in training: --class-weight "
+            "balanced."
+        )
+        yield Finding(
+            "warning",
+            f"{_number(len(missed), 'rare class is', 'rare classes are')} "
+            "missed more often than others",
+            f"Recall of {_listed(missed)}, where the mean of the classes is "
+            f"{mean:.1%}. {way_out}",
+        )
+
+
 def of_data(
     names: Sequence[str], counts: Mapping[str, np.ndarray], damaged: int
 ) -> Iterator[Finding]:

@@ -188,7 +188,15 @@ def _context(
         gallery: dict[str, list[_gallery.Item]] = {}
         maps: dict[str, Any] = {"note": ""}
     else:
-        findings = [*_findings.of_accuracy(metrics[split], split), *findings]
+        findings = [
+            *_findings.of_accuracy(metrics[split], split),
+            *_findings.of_rare_classes(
+                metrics[split],
+                counts["train"],
+                weighted=bool(folder.about.get("class_weights")),
+            ),
+            *findings,
+        ]
         maps = _maps(model, images, split, folder, chances)
         findings += maps["findings"]
         choices = _gallery.chosen(labels, chances, count)

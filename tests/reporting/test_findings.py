@@ -123,6 +123,36 @@ def test_probabilities_that_do_not_mean_what_they_say():
     assert second.title == "Calibration error 40.0%"
 
 
+def test_a_rare_class_that_is_missed_is_named():
+    # Of 40 rare images 24 are found, of 100 others 98: recalls of 0.6 and
+    # 0.98, whose mean is 0.79; Wilson's interval of 24 of 40 ends at 0.737.
+    labels = np.array([0] * 40 + [1] * 100)
+    said = np.where(
+        np.isin(np.arange(140), [*range(24, 42)]), 1 - labels, labels
+    )
+    found = measure(
+        labels, said.astype(float), class_names=["defective", "functional"]
+    ).to_dict()
+    counts = np.array([400, 1000])
+    for weighted, way_out in ((False, "--class-weight"), (True, "had weights")):
+        (one,) = _findings.of_rare_classes(found, counts, weighted)
+        assert one.level == "warning"
+        assert one.title == "1 rare class is missed more often than others"
+        assert one.text.startswith(
+            "Recall of defective (60.0%, interval 44.6% to 73.7%; training "
+            "images: 400), where the mean of the classes is 79.0%. "
+        )
+        assert way_out in one.text
+    # The class that is missed is not the rare one.
+    assert not [*_findings.of_rare_classes(found, counts[::-1], False)]
+    # Of 40 images 32 found may be as good as 0.89 of all: by chance.
+    said = np.where(
+        np.isin(np.arange(140), [*range(32, 42)]), 1 - labels, labels
+    )
+    found = measure(labels, said.astype(float)).to_dict()
+    assert not [*_findings.of_rare_classes(found, counts, False)]
+
+
 def test_classes_without_images_and_with_few():
     counts = {
         "train": np.array([30, 5, 12]),
