@@ -2,6 +2,7 @@ import gc
 import os
 import shutil
 import sys
+import types
 
 # TensorFlow turns oneDNN on by itself on some processors only. The tests do
 # not depend on that choice: it is on, unless somebody asks for the opposite.
@@ -167,3 +168,20 @@ def _same_weights_every_time():
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def pytorch_grad_cam():
+    """The library, without the package of images that fits no other torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "torchvision" not in sys.modules:
+            transforms = types.ModuleType("torchvision.transforms")
+            for name in ("Compose", "Normalize", "ToTensor"):
+                setattr(transforms, name, None)
+            vision = types.ModuleType("torchvision")
+            vision.transforms = transforms
+            patch.setitem(sys.modules, "torchvision", vision)
+            patch.setitem(sys.modules, vision.transforms.__name__, transforms)
+        import pytorch_grad_cam
+
+        yield pytorch_grad_cam

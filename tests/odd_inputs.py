@@ -576,7 +576,11 @@ def targets(folder):
         predictions=(np.full((2, 4), 0.25, "float32"), "tensor"),
         activation=(None, "activation"),
     )
-    for call in (metrics.average_drop, metrics.increase_in_confidence):
+    for call in (
+        metrics.average_drop,
+        metrics.average_gain,
+        metrics.increase_in_confidence,
+    ):
         add(call.__name__, call, **asked)
     for call in (
         metrics.deletion_auc,
@@ -592,10 +596,35 @@ def targets(folder):
         **asked,
         cells=(2, "count"),
     )
+    seed = {"seed": (0, "seed")}
+    draws = {"draws": (2, "count"), **seed}
+    add("infidelity", metrics.infidelity, **asked, **draws)
+    add(
+        "road",
+        metrics.road,
+        **asked,
+        **seed,
+        shares=([0.2, 0.6], "shares"),
+        noise=(0.01, "share"),
+    )
+    explain = {"explain": (explainers.GradCAM(model), "function")}
+    add("adcc", metrics.adcc, **asked, **explain)
+    add(
+        "max_sensitivity",
+        metrics.max_sensitivity,
+        images=(images, "images"),
+        maps=(maps, "maps"),
+        **explain,
+        **draws,
+        radius=(0.02, "share"),
+    )
+    add("sparseness", metrics.sparseness, maps=(maps, "maps"))
+    add("complexity", metrics.complexity, maps=(maps, "maps"))
     masks = maps > 0.5
     pair = {"maps": (maps, "maps"), "masks": (masks, "maps")}
     add("pointing_game", metrics.pointing_game, **pair)
     add("energy_pointing_game", metrics.energy_pointing_game, **pair)
+    add("relevance_rank_accuracy", metrics.relevance_rank_accuracy, **pair)
     threshold = {"threshold": (0.5, "share")}
     add("localization_iou", metrics.localization_iou, **pair, **threshold)
     add(
@@ -1114,6 +1143,7 @@ ALLOWED = {
     ("prediction_titles", "predictions", "empty batch"),
     # Images can have several labels, a 0 or 1 for each class.
     ("prediction_titles", "labels", "one-hot"),
+    ("HeatMaps", "labels", "one-hot"),
     # Then other arguments do not fit to it, and are named.
     ("prediction_titles", "predictions", "axes turned"),
     ("prediction_titles", "predictions", "channels doubled"),

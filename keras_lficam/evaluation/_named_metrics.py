@@ -11,7 +11,7 @@ from keras_lficam._checks import check_mapping
 from keras_lficam.evaluation.metric import Metric
 
 # What a metric can ask for, by the names of its parameters.
-_OFFERED = ("images", "maps", "classes", "masks", "other_maps")
+_OFFERED = ("images", "maps", "classes", "masks", "other_maps", "explain")
 
 
 class NamedMetric:
@@ -48,8 +48,10 @@ class NamedMetric:
         if without.all():
             return np.full(count, np.nan)
         there = {
-            key: None if values is None else np.asarray(values)[~without]
-            for key, values in arguments.items()
+            key: value
+            if value is None or key == "explain"
+            else np.asarray(value)[~without]
+            for key, value in arguments.items()
         }
         found = self._values(there, int((~without).sum()))
         values = np.full((count, *found.shape[1:]), np.nan)

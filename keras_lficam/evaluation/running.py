@@ -34,10 +34,12 @@ def evaluate(
     - `masks`: masks of the objects, `(B, H, W, 1)`, if the data has them; an
       image whose mask is all NaN has none, and NaN as the value of the metric;
     - `other_maps`: what the explainer's counterpart gave, of a `Metric` that
-      names it in `others`.
+      names it in `others`;
+    - `explain`: the explainer, to explain changed images.
 
-    So `metrics.pointing_game` is given as it is, and `metrics.average_drop`,
-    which needs a model too, as `functools.partial(average_drop, model)`.
+    So `metrics.pointing_game` and `metrics.max_sensitivity` are given as they
+    are, and `metrics.average_drop`, which needs a model too, as
+    `functools.partial(average_drop, model)`.
 
     The time of an explainer is that of its calls, without those on images of
     a shape that is new to it, for these may compile. If there is no other

@@ -1,7 +1,7 @@
 """Predicts images whose pixels are masked or replaced by their maps."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ from keras_lficam._checks import check_finite, check_integer, real_array
 from keras_lficam.classifier import Classifier, holding
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
+from keras_lficam.metrics._imputation import filled
 
 
 class MaskedPredictor:
@@ -38,7 +39,7 @@ class MaskedPredictor:
         chosen = self._classifier.checked_classes(classes, len(self.images))
         if chosen is None:
             chosen = self._unmasked_scores.argmax(axis=-1)
-        self._classes = chosen
+        self.classes = chosen
 
     @functools.cached_property
     def _unmasked_scores(self) -> np.ndarray:
@@ -49,11 +50,22 @@ class MaskedPredictor:
 
     def unmasked(self) -> np.ndarray:
         """Probability of the class for every image, `(B,)`."""
-        return self._class_values(self._unmasked_scores, self._classes)
+        return self._class_values(self._unmasked_scores, self.classes)
+
+    def normalized_maps(self) -> np.ndarray:
+        """The maps min-max normalized, `(B, H, W, 1)`."""
+        return _checks.min_max_normalized(self._maps)
+
+    def share_lost(self) -> np.ndarray:
+        """What share of it the probability loses by the map, `(B,)`."""
+        unmasked = self.unmasked()
+        lost = np.maximum(0, unmasked - self.masked())
+        shares: np.ndarray = lost / np.where(unmasked > 0, unmasked, 1)
+        return shares
 
     def masked(self) -> np.ndarray:
         """Probability of the class for every image times its map, `(B,)`."""
-        maps = _checks.min_max_normalized(self._maps)
+        maps = self.normalized_maps()
         return self._values_of(
             np.arange(len(self.images)),
             lambda chunk: self.images[chunk] * maps[chunk],
@@ -89,6 +101,49 @@ class MaskedPredictor:
 
         return self._values_of(numbers, replaced).reshape(count, steps + 1)
 
+    def imputed(
+        self, shares: Sequence[float], noise: float, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of the class without pixels, which are filled in.
+
+        What is random is the same for all images.
+
+        Returns:
+            Two arrays `(B, len(shares))`: without the pixels with the highest
+            values in the map, and without those with the lowest.
+        """
+        count, *shape = self.images.shape
+        pixels = shape[0] * shape[1]
+        rng = np.random.default_rng(seed)
+        # Pixels of the same value go in an order of chance, the same in both.
+        order = rng.permutation(pixels)
+        jitter = noise * rng.normal(0, 1, (len(shares), *shape))
+        flat = self._maps.reshape(count, pixels)[:, order]
+        span = np.ptp(self.images.reshape(count, -1), axis=-1)
+        # Image by image: (0, 0), (0, 1), ..., (1, 0), (1, 1), ...
+        numbers = np.repeat(np.arange(count), len(shares))
+        steps = np.tile(np.arange(len(shares)), count)
+
+        def values(sign: int) -> np.ndarray:
+            ranked = order[np.argsort(sign * flat, axis=-1, kind="stable")]
+
+            def without(index: int, step: int) -> np.ndarray:
+                hole = np.zeros(pixels, bool)
+                hole[ranked[index, : round(shares[step] * pixels)]] = True
+                hole = hole.reshape(shape[:2])
+                image = filled(self.images[index], hole)
+                image += span[index] * jitter[step] * hole[..., None]
+                return image
+
+            def changed(chunk: slice) -> np.ndarray:
+                pairs = zip(numbers[chunk], steps[chunk], strict=True)
+                images = np.stack([without(*pair) for pair in pairs])
+                return images.astype("float32")
+
+            return self._values_of(numbers, changed).reshape(count, -1)
+
+        return values(-1), values(1)
+
     def _values_of(
         self, numbers: np.ndarray, changed: Callable[[slice], np.ndarray]
     ) -> np.ndarray:
@@ -97,7 +152,7 @@ class MaskedPredictor:
             [
                 self._class_values(
                     self._scores(changed(chunk), numbers[chunk]),
-                    self._classes[numbers[chunk]],
+                    self.classes[numbers[chunk]],
                 )
                 for chunk in self._chunks(len(numbers))
             ]
@@ -136,29 +191,44 @@ class MaskedPredictor:
 class MaskedLogitPredictor(MaskedPredictor):
     """The same with the logit of the class."""
 
-    def drops(self, cells: int) -> np.ndarray:
-        """What a logit loses without each cell of a grid, `(B, n * n)`.
+    def drops(self, regions: np.ndarray) -> np.ndarray:
+        """What a logit loses without each region, `(B, n)`.
 
-        A cell becomes the mean color of its image; the grid has `n = cells`
-        rows and as many columns, in the order of reading.
+        Args:
+            regions: Masks `(n, H, W)`, the same for all images; the pixels
+                in a region become the mean color of their image.
         """
-        count, *sides = self.images.shape[:3]
-        _check_cells(cells, sides)
+        count, many = len(self.images), len(regions)
         mean = self.images.mean(axis=(1, 2), keepdims=True, dtype="float64")
         colors = mean.astype("float32")
-        grid = cell_numbers(self.images.shape, cells)  # (H, W, 1)
         # Image by image: (0, 0), (0, 1), ..., (1, 0), (1, 1), ...
-        numbers = np.repeat(np.arange(count), cells**2)
-        removed = np.tile(np.arange(cells**2), count)[:, None, None, None]
+        numbers = np.repeat(np.arange(count), many)
+        hidden = np.tile(np.arange(many), count)
 
         def occluded(chunk: slice) -> np.ndarray:
             image = numbers[chunk]
-            inside = grid == removed[chunk]
+            inside = regions[hidden[chunk]][..., None]
             return np.where(inside, colors[image], self.images[image])
 
-        without = self._values_of(numbers, occluded).reshape(count, cells**2)
+        without = self._values_of(numbers, occluded).reshape(count, many)
         drops: np.ndarray = self.unmasked()[:, None] - without
         return drops
+
+    def sums_inside(self, regions: np.ndarray) -> np.ndarray:
+        """Sum of each map in each region, `(B, n)`, float64."""
+        maps = self._maps.astype("float64").reshape(len(self._maps), -1)
+        found: np.ndarray = maps @ regions.reshape(len(regions), -1).T
+        return found
+
+    def cells(self, number: int) -> np.ndarray:
+        """Cells of a grid as regions, in the order of reading, `(n * n, H, W)`.
+
+        The grid has `n = number` rows and as many columns.
+        """
+        _check_cells(number, list(self.images.shape[1:3]))
+        grid = cell_numbers(self.images.shape, number)[..., 0]
+        found: np.ndarray = np.arange(number**2)[:, None, None] == grid
+        return found
 
     def sums(self, cells: int) -> np.ndarray:
         """Sum of each map in each cell, `(B, n * n)`, float64."""

@@ -1,7 +1,7 @@
 """Does the model rely on what the map shows? Metrics that ask the model.
 
-Each changes the pixels of the images, most of them by their maps, and looks at
-how the probability of a class follows, or its logit. The model itself predicts,
+Each changes the pixels of the images by their maps, and looks at how the
+probability of a class follows. The model itself predicts,
 compiled, with `chunk_size` images at once. So the memory, beside the images, is
 that of a prediction of as many, and of four copies of their pixels.
 """
@@ -14,12 +14,7 @@ from scipy import ndimage
 
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics._direction import higher_is_better, lower_is_better
-from keras_lficam.metrics._masked import (
-    MaskedLogitPredictor,
-    MaskedPredictor,
-    pixels_replaced,
-)
-from keras_lficam.metrics._ranks import spearman
+from keras_lficam.metrics._masked import MaskedPredictor, pixels_replaced
 
 _BLUR_SIGMA = 5
 _BLUR_RADIUS = 5  # A kernel of 11 pixels.
@@ -83,10 +78,65 @@ def average_drop(
     predictor = MaskedPredictor(
         model, images, maps, classes, activation, chunk_size, context
     )
+    return predictor.share_lost()
+
+
+@higher_is_better
+def average_gain(
+    model: keras.Model,
+    images: Tensor,
+    maps: Tensor,
+    classes: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    chunk_size: int = 32,
+    context: Mapping[str, Tensor] | None = None,
+) -> np.ndarray:
+    """Measures how much surer the model is of what the map shows.
+
+    With the probability `Y` of the class for the image, and `O` for the image
+    times its map as in `average_drop`, it is `max(0, O - Y) / (1 - Y)`: the
+    share of what there was to gain. `increase_in_confidence` asks whether.
+
+    Args:
+        model: Classifier, as in `average_drop`.
+        images: Images `(B, H, W, 3)`.
+        maps: Heat maps `(B, H, W, 1)`.
+        classes: The classes to follow, as in `average_drop`.
+        activation: What makes probabilities, as in `average_drop`.
+        chunk_size: Number of images that go through the model at once.
+        context: Values of the inputs beside the image, as in `average_drop`.
+
+    Returns:
+        Array `(B,)`, float32, in [0, 1]. Higher is better. Where `Y` is 1
+        there is nothing to gain, and the value is 0.
+
+    Raises:
+        TypeError: As in `average_drop`.
+        ValueError: As in `average_drop`.
+
+    Reference:
+        Zhang et al., 2023, https://arxiv.org/abs/2301.07002, who give the
+        mean over images in percent.
+
+    Examples:
+        >>> model = keras.Sequential(  # Its answers: the mean of each color.
+        ...     [keras.Input((1, 2, 3)), keras.layers.GlobalAveragePooling2D()]
+        ... )
+        >>> images = np.array([[[[-0.2], [0.6]]]])
+        >>> images = np.repeat(images, 3, axis=-1)
+        >>> maps = np.array([[[[0.0], [1.0]]]])  # From 0.2 to 0.3.
+        >>> average_gain(model, images, maps, activation="linear")
+        # [0.125]
+    """
+    predictor = MaskedPredictor(
+        model, images, maps, classes, activation, chunk_size, context
+    )
     unmasked, masked = predictor.unmasked(), predictor.masked()
-    lost = np.maximum(0, unmasked - masked)
-    shares: np.ndarray = lost / np.where(unmasked > 0, unmasked, 1)
-    return shares
+    gained = np.maximum(0, masked - unmasked)
+    left = np.where(unmasked < 1, 1 - unmasked, 1)
+    shares: np.ndarray = np.where(unmasked < 1, gained / left, 0)
+    return shares.astype("float32")
 
 
 @higher_is_better
@@ -435,74 +485,6 @@ def insertion_auc(
         context=context,
     )
     return _area_under(curve, np.shape(maps))
-
-
-@higher_is_better
-def single_deletion(
-    model: keras.Model,
-    images: Tensor,
-    maps: Tensor,
-    classes: Tensor | None = None,
-    *,
-    activation: str | None = None,
-    cells: int = 4,
-    chunk_size: int = 32,
-    context: Mapping[str, Tensor] | None = None,
-) -> np.ndarray:
-    """Compares a map with what the logit loses without each part of the image.
-
-    The image is divided into a grid. One cell after another is replaced by the
-    mean color of the image, and the drop of the class's logit is noted. The
-    value is Spearman's rank correlation of these drops and the sums of the map
-    in the cells; of equal ones each has the mean of their ranks. So most of
-    the image is always there, and a map may be signed: a negative value says
-    that the logit rises without the cell.
-
-    Args:
-        model: Classifier, as in `average_drop`, that shows its logits.
-        images: Images `(B, H, W, 3)`.
-        maps: Heat maps `(B, H, W, 1)`, of [0, 1] or signed.
-        classes: The classes to follow, as in `average_drop`.
-        activation: `"softmax"` or `"sigmoid"` if the model gives logits and
-            that is not seen from its last layer.
-        cells: Number of rows of cells, and of columns, at least 2. Where it
-            does not divide a side, cells differ by a pixel.
-        chunk_size: Number of images that go through the model at once.
-        context: Values of the inputs beside the image, as in `average_drop`.
-
-    Returns:
-        Array `(B,)`, float32, in [-1, 1]. Higher is better. It is 0 if the map
-        is constant, or no cell changes the logit more than another.
-
-    Raises:
-        TypeError: As in `average_drop`.
-        ValueError: As in `average_drop`, but for probabilities, which are not
-            needed; or if the model does not show its logits, or `cells` is
-            less than 2, or more than the pixels of a side.
-
-    Reference:
-        Hesse et al., 2024, https://arxiv.org/abs/2407.11910, who fine-tune the
-        model on images with such holes first, which is not done here.
-
-    Examples:
-        >>> model = keras.Sequential(  # Its logits: the mean of each color.
-        ...     [keras.Input((2, 2, 3)), keras.layers.GlobalAveragePooling2D()]
-        ... )
-        >>> gray = np.array([[0.9, 0.5], [0.3, 0.1]]).reshape(1, 2, 2, 1)
-        >>> images = np.repeat(gray, 3, axis=-1)  # What is bright is missed.
-        >>> maps = np.array([[3.0, 4.0], [2.0, 1.0]]).reshape(1, 2, 2, 1)
-        >>> single_deletion(
-        ...     model, images, maps, activation="softmax", cells=2
-        ... )
-        # [0.8]
-    """
-    predictor = MaskedLogitPredictor(
-        model, images, maps, classes, activation, chunk_size, context
-    )
-    pairs = zip(predictor.drops(cells), predictor.sums(cells), strict=True)
-    values = np.array([spearman(drop, heat) for drop, heat in pairs])
-    # Of unequal cells the largest would have most of a constant map.
-    return np.where(predictor.varied(), values, 0).astype("float32")
 
 
 def _deleted(

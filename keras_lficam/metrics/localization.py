@@ -103,6 +103,52 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     return shares.astype("float32")
 
 
+@higher_is_better
+def relevance_rank_accuracy(maps: Tensor, masks: Tensor) -> np.ndarray:
+    """Measures how many of the brightest pixels lie on the object.
+
+    As many pixels are taken as the object has, those with the highest values.
+    Where several pixels share the lowest of these values, they count by the
+    share of them that lies on the object.
+
+    Args:
+        maps: Heat maps `(B, H, W, 1)`; higher is more important.
+        masks: Masks of the objects `(B, H, W, 1)`, 0 off the object and
+            anything else on it.
+
+    Returns:
+        Array `(B,)`, float32, in [0, 1]. Higher is better. A constant map has
+        the share of the image that the object covers; without an object the
+        value is 0.
+
+    Raises:
+        TypeError: As in `pointing_game`.
+        ValueError: As in `pointing_game`.
+
+    Reference:
+        Arras et al., 2022, https://arxiv.org/abs/2003.07258.
+
+    Examples:
+        >>> maps = np.array([[4.0, 1.0, 3.0, 2.0]]).reshape(1, 1, 4, 1)
+        >>> masks = np.array([[1, 1, 0, 0]]).reshape(1, 1, 4, 1)
+        >>> relevance_rank_accuracy(maps, masks)  # Of 4 and 3 one.
+        # [0.5]
+    """
+    maps, masks = _checks.map_arrays(maps, masks, other_name="masks")
+    values = []
+    for one, mask in zip(maps, masks != 0, strict=True):
+        size = int(mask.sum())
+        if not size:
+            values.append(0.0)
+            continue
+        lowest = np.partition(one, -size, axis=None)[-size]
+        above, equal = one > lowest, one == lowest
+        left = (size - above.sum()) / equal.sum()
+        hits = (above & mask).sum() + left * (equal & mask).sum()
+        values.append(hits / size)
+    return np.array(values, "float32")
+
+
 def box_masks(masks: Tensor) -> np.ndarray:
     """Fills the tight box around every object.
 

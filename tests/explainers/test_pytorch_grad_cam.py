@@ -1,8 +1,5 @@
 """Explainers against those of pytorch-grad-cam, and where that is wrong."""
 
-import sys
-import types
-
 import keras
 import numpy as np
 import pytest
@@ -20,23 +17,6 @@ from keras_lficam.explainers import (
 pytestmark = pytest.mark.oracles
 
 CLASSES = [2, 0, 1, 2]
-
-
-@pytest.fixture(scope="module")
-def library():
-    """The library, without the package of images that fits no other torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        if "torchvision" not in sys.modules:
-            transforms = types.ModuleType("torchvision.transforms")
-            for name in ("Compose", "Normalize", "ToTensor"):
-                setattr(transforms, name, None)
-            vision = types.ModuleType("torchvision")
-            vision.transforms = transforms
-            patch.setitem(sys.modules, "torchvision", vision)
-            patch.setitem(sys.modules, vision.transforms.__name__, transforms)
-        import pytorch_grad_cam
-
-        yield pytorch_grad_cam
 
 
 def in_torch(model):
@@ -73,14 +53,14 @@ def in_torch(model):
     return net.eval()
 
 
-def theirs(library, name, net, images, classes, **options):
+def theirs(pytorch_grad_cam, name, net, images, classes, **options):
     """Maps `(B, H, W, 1)`, each of its own class."""
     import torch
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     maps = []
     for image, category in zip(images, classes, strict=True):
-        explainer = getattr(library, name)(net, [net.features])
+        explainer = getattr(pytorch_grad_cam, name)(net, [net.features])
         tensor = torch.from_numpy(image[None].transpose(0, 3, 1, 2).copy())
         asked = {"targets": [ClassifierOutputTarget(int(category))]}
         if name == "FinerCAM":
@@ -110,13 +90,17 @@ def test_the_two_classifiers_are_one(model, images):
 
 
 @pytest.mark.parametrize("make", [GradCAM, XGradCAM])
-def test_agrees(make, library, model, images):
-    expected = theirs(library, make.__name__, in_torch(model), images, CLASSES)
+def test_agrees(make, pytorch_grad_cam, model, images):
+    expected = theirs(
+        pytorch_grad_cam, make.__name__, in_torch(model), images, CLASSES
+    )
     actual = make(model)(images, CLASSES)
     np.testing.assert_allclose(actual, expected, atol=1e-3)
 
 
-def test_defect_channel_that_sums_to_zero_outweighs_all_others(library):
+def test_defect_channel_that_sums_to_zero_outweighs_all_others(
+    pytorch_grad_cam,
+):
     """Theirs adds 1e-7 to the sum, and divides by it."""
     model = small_classifiers.hidden(2, activation=None, channels=3)
     kernel, *rest = model.get_weights()
@@ -127,7 +111,7 @@ def test_defect_channel_that_sums_to_zero_outweighs_all_others(library):
     # Red sums to zero behind the leaky ReLU, which halves what is negative.
     image[0, ..., 0] = [[1, 2], [-2, -4]]
     image = image.astype("float32")
-    expected = theirs(library, "XGradCAM", in_torch(model), image, [0])
+    expected = theirs(pytorch_grad_cam, "XGradCAM", in_torch(model), image, [0])
     alone = np.maximum(image[..., :1], 0.5 * image[..., :1])
     near = [
         np.abs(expected - reference.stretch(np.maximum(sign * alone, 0))).max()
@@ -137,7 +121,7 @@ def test_defect_channel_that_sums_to_zero_outweighs_all_others(library):
     assert np.abs(XGradCAM(model)(image, 0) - expected).max() > 0.1
 
 
-def test_eigen_cam_that_is_centered_is_another(library, model, images):
+def test_eigen_cam_that_is_centered_is_another(pytorch_grad_cam, model, images):
     """Theirs takes the mean off, which the paper does not."""
     trunk = keras.Model(model.input, model.get_layer("features").output)
     maps = {}
@@ -148,7 +132,9 @@ def test_eigen_cam_that_is_centered_is_another(library, model, images):
             seen = seen - centered * seen.mean(axis=0)
             projected.append(seen @ np.linalg.svd(seen)[2][0])
         maps[centered] = np.reshape(projected, (4, 6, 6, 1))
-    expected = theirs(library, "EigenCAM", in_torch(model), images, CLASSES)
+    expected = theirs(
+        pytorch_grad_cam, "EigenCAM", in_torch(model), images, CLASSES
+    )
     ours = EigenCAM(model)(images)
     # Theirs shows either side.
     for actual, projected in ((expected, maps[True]), (ours, maps[False])):
@@ -166,7 +152,9 @@ def test_eigen_cam_that_is_centered_is_another(library, model, images):
     assert np.abs(ours - expected).max() > 0.1
 
 
-def test_ablation_cam_agrees_where_the_logit_is_positive(library, images):
+def test_ablation_cam_agrees_where_the_logit_is_positive(
+    pytorch_grad_cam, images
+):
     """Theirs is turned around elsewhere, as it divides by the logit.
 
     Behind a ReLU, for where a map is anywhere negative theirs makes a channel
@@ -179,13 +167,15 @@ def test_ablation_cam_agrees_where_the_logit_is_positive(library, images):
     net = in_torch(model)
     for pairs, sign in ((positive, 1), (negative, -1)):
         chosen, classes = images[pairs[:, 0]], pairs[:, 1]
-        expected = theirs(library, "AblationCAM", net, chosen, classes)
+        expected = theirs(pytorch_grad_cam, "AblationCAM", net, chosen, classes)
         ours = AblationCAM(model)(chosen, classes)
         near = np.abs(ours - expected).max(axis=(1, 2, 3)) < 1e-3
         assert near.all() if sign == 1 else not near.any()
 
 
-def test_finer_cam_agrees_against_one_other_class(library, model, images):
+def test_finer_cam_agrees_against_one_other_class(
+    pytorch_grad_cam, model, images
+):
     """Of several, theirs weighs each by a probability that it differentiates.
 
     Of one it cancels, unless it is as small as the 1e-9 that theirs adds to it;
@@ -195,10 +185,14 @@ def test_finer_cam_agrees_against_one_other_class(library, model, images):
     model.set_weights([*others, 0.02 * kernel, 0.02 * bias])
     net = in_torch(model)
     asked = {"alpha": 0.6, "comparison_categories": [1]}
-    expected = theirs(library, "FinerCAM", net, images, CLASSES, **asked)
+    expected = theirs(
+        pytorch_grad_cam, "FinerCAM", net, images, CLASSES, **asked
+    )
     actual = FinerCAM(model, num_references=1)(images, CLASSES)
     np.testing.assert_allclose(actual, expected, atol=1e-3)
     asked["comparison_categories"] = [1, 2]
-    expected = theirs(library, "FinerCAM", net, images, CLASSES, **asked)
+    expected = theirs(
+        pytorch_grad_cam, "FinerCAM", net, images, CLASSES, **asked
+    )
     actual = FinerCAM(model, num_references=2)(images, CLASSES)
     assert np.abs(actual - expected).max() > 0.02

@@ -10,6 +10,7 @@ from keras_lficam.classifier import CompiledFunction
 
 EVERY = [
     metrics.average_drop,
+    metrics.average_gain,
     metrics.increase_in_confidence,
     metrics.deletion_curve,
     metrics.deletion_auc,
@@ -18,7 +19,12 @@ EVERY = [
     metrics.symmetric_relevance_gain,
 ]
 # And what asks for logits.
-ASKING = [*EVERY, metrics.single_deletion]
+ASKING = [
+    *EVERY,
+    metrics.infidelity,
+    metrics.road,
+    metrics.single_deletion,
+]
 SIZE = (6, 5)
 
 
@@ -127,8 +133,10 @@ def expected(metric, net, images, maps, numbers, steps):
         whole, shown = net([image, image * spread])[:, number]
         mean = np.broadcast_to(image.mean(axis=(0, 1)), image.shape)
         kind, _, what = metric.__name__.partition("_")
-        if kind == "average":
+        if metric is metrics.average_drop:
             values.append(max(0, whole - shown) / whole)
+        elif metric is metrics.average_gain:
+            values.append(max(0, shown - whole) / (1 - whole))
         elif kind == "increase":
             values.append(whole < shown)
         else:
@@ -185,6 +193,15 @@ def test_confidence_that_rises_is_no_drop_but_an_increase():
     np.testing.assert_allclose(actual, [0, 0.25], rtol=1e-6)
     actual = metrics.increase_in_confidence(*given, activation="linear")
     np.testing.assert_array_equal(actual, [1, 0])
+    # From 0.2 to 0.3, of the 0.8 that were left.
+    actual = metrics.average_gain(*given, activation="linear")
+    np.testing.assert_allclose(actual, [0.125, 0], rtol=1e-6)
+
+
+def test_nothing_is_gained_by_a_model_that_is_sure():
+    given = colors((1, 2)), gray_row(1, 1), row(0, 1)
+    actual = metrics.average_gain(*given, activation="linear")
+    np.testing.assert_array_equal(actual, [0])
 
 
 def test_nothing_drops_from_a_confidence_of_zero():
@@ -351,9 +368,13 @@ def test_no_more_passes_than_the_definition_takes(
         (metrics.deletion_curve, 29),
         (metrics.insertion_auc, 29),
         (metrics.symmetric_relevance_gain, 58),
+        (metrics.average_gain, 2),
+        (metrics.road, 8),
+        (metrics.infidelity, 65),
         (metrics.single_deletion, 17),
     ]:
-        for classes, more in [(0, 0), (None, passes % 29 == 0)]:
+        # To find the class, where the whole image is not asked otherwise.
+        for classes, more in [(0, 0), (None, passes in (8, 29, 58))]:
             sizes.clear()
             metric(model, images, maps, classes)
             assert sum(sizes) == len(images) * (passes + more)
@@ -569,7 +590,7 @@ def test_classes_of_any_integer_type(metric, net, images, maps):
         np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("metric", EVERY[2:])
+@pytest.mark.parametrize("metric", EVERY[3:])
 def test_wrong_steps_are_refused(metric, net, images, maps):
     for wrong, error in ((0, ValueError), (2.0, TypeError), (True, TypeError)):
         with pytest.raises(error, match="`steps` must be an integer"):

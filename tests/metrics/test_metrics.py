@@ -45,6 +45,25 @@ def test_energy_pointing_game_by_hand(masks, share):
     np.testing.assert_allclose(actual, [share], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("maps", "masks", "share"),
+    [
+        ([4, 1, 3, 2], [1, 1, 0, 0], 0.5),
+        ([4, 1, 3, 2], [1, 0, 1, 0], 1),
+        ([4, 1, 3, 2], [0, 1, 0, 1], 0),
+        ([4, 1, 3, 2], [1, 1, 1, 1], 1),
+        ([4, 1, 3, 2], [0, 0, 0, 0], 0),
+        # Of two pixels one is 4; one of the three of 0, of which one is inside.
+        ([4, 0, 0, 0], [1, 1, 0, 0], (1 + 1 / 3) / 2),
+        ([4, 0, 0, 0], [0, 1, 1, 0], 2 / 3 / 2),
+        ([5, 5, 5, 5], [1, 0, 0, 0], 0.25),
+    ],
+)
+def test_relevance_rank_accuracy_by_hand(maps, masks, share):
+    actual = metrics.relevance_rank_accuracy(batch(maps), batch(masks))
+    np.testing.assert_allclose(actual, [share], rtol=1e-6)
+
+
 def test_masks_of_0_and_255_are_those_of_0_and_1():
     masks = batch([0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0])
     for metric in (metrics.pointing_game, metrics.energy_pointing_game):
@@ -298,6 +317,7 @@ def test_metrics_give_arrays():
 PAIRS = [
     metrics.pointing_game,
     metrics.energy_pointing_game,
+    metrics.relevance_rank_accuracy,
     metrics.localization_iou,
     metrics.box_accuracy,
     metrics.map_iou,
