@@ -40,7 +40,7 @@ def measured(model):
         "digits_in_photos", "test", batch_size=200, with_masks=True
     )
     answers = demo.answers_of(model, batches.as_numpy_iterator())
-    return {"test_pictures": len(answers["labels"]), **demo.metrics_of(answers)}
+    return {"test_images": len(answers["labels"]), **demo.metrics_of(answers)}
 
 
 def manifest(run, folder, numbers):
@@ -91,7 +91,7 @@ keras-lficam explain saved_models/digits_in_photos/examples/*.png \\
 | recipe | {epochs} epochs of SGD with momentum, cosine, averaged weights, random shifts: `python saved_models/train.py FOLDER`, seed {seed} |
 | files | `1/`, the SavedModel for TF Serving; `model.keras` and `labels.txt`; `manifest.toml` with hashes, versions and the whole recipe |
 
-On the {test_pictures:,} test images, with digits of writers and parts of
+On the {test_images:,} test images, with digits of writers and parts of
 photographs that training never saw:
 
 | measured | |

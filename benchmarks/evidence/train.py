@@ -31,7 +31,7 @@ COLUMNS = [
     "pointing_game",
     "energy_in_box",
     "mean_box_area",
-    "test_pictures",
+    "test_images",
     "best_epoch",
     "epochs",
     "parameters",
@@ -155,7 +155,7 @@ def tested(study, training, model):
     row = {
         "accuracy": round(float((scores.argmax(-1) == labels).mean()), 4),
         "mean_box_area": round(float(boxes.mean()), 4),
-        "test_pictures": len(labels),
+        "test_images": len(labels),
     }
     if has_map:
         maps = shown["attention_map"]

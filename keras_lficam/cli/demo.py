@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             "epochs": arguments.epochs,
             "seed": arguments.seed,
             "parameters": model.count_params(),
-            "test_pictures": len(answers["labels"]),
+            "test_images": len(answers["labels"]),
         }
         for name in ("model.keras", "labels.txt"):
             (partial / "training" / name).rename(partial / name)
@@ -206,7 +206,7 @@ def _write_images(
 
 
 def _print_summary(metrics: Mapping[str, Any], folder: pathlib.Path) -> None:
-    count = metrics["test_pictures"]
+    count = metrics["test_images"]
     print(f"\nOn {count:,} test images with digits that training never saw:\n")
     pointing, energy = metrics["pointing_game"], metrics["energy_in_box"]
     ratio = energy / metrics["mean_box_area"]

@@ -147,7 +147,7 @@ def test_metrics_of_the_demo_equal_a_slow_count(demo):
             energies.append((heat * box).sum() / max(heat.sum(), 1e-30))
             areas.append(box.mean())
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["test_pictures"] == len(right) == 60
+    assert metrics["test_images"] == len(right) == 60
     assert metrics["accuracy"] == pytest.approx(np.mean(right), abs=1e-4)
     assert metrics["pointing_game"] == pytest.approx(np.mean(hits), abs=1e-4)
     assert metrics["energy_in_box"] == pytest.approx(
