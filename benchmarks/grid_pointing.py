@@ -1,27 +1,31 @@
 """Which explainer finds the image of the class that it is asked about?
 
-    python benchmarks/grid_pointing.py     # some minutes; grid_pointing.csv
+    python benchmarks/demo_seeds.py        # the models, a quarter of an hour
+    python benchmarks/grid_pointing.py     # another; grid_pointing.csv
     python benchmarks/grid_pointing.py CAM # a few explainers
 
 The grid pointing game (GridPG): mosaics of 2x2 test images of the data set
-`digits_in_photos`, of four classes, each of which the shipped model recognizes
-with a probability of at least 0.9. One of the four classes is explained; the
-score is the share of the map's heat in its cell, by chance 0.25. Beside it, on
-the first of the same mosaics, the rank correlation of `single_deletion`.
+`digits_in_photos`, of four classes, each of which the model recognizes with a
+probability of at least 0.9. One of the four classes is explained; the score is
+the share of the map's heat in its cell, by chance 0.25. Beside it, on the
+first of the same mosaics, the rank correlation of `single_deletion`.
 
-A mosaic has 128x128 pixels. The model, which takes 64x64, is rebuilt for that
-size with the same weights. Its seeds are those by which mosaics are chosen;
-the model is one. What takes thousands of passes explains fewer mosaics, the
-first of each seed. All this was decided before any score was seen, but for the
-row `explain`: the signed evidence of `keras_lficam.explain` came later, when
-`CAM`, which keeps the signs, had been seen to rank cells best. Of a signed map
-the heat is what is positive.
+Of `demo` each seed is a model of its own, which the demo trained with it, and
+mosaics of its own; `shipped` is one model, and a seed only chooses mosaics. A
+mosaic has 128x128 pixels; a model, which takes 64x64, is rebuilt for that size
+with the same weights. What takes hundreds of passes explains fewer mosaics,
+the first of each seed. All this was decided before a score of the models of
+the demo was seen. The explainers are those of the package, as they are by
+default, and `explain`, the signed evidence of `keras_lficam.explain`; of a
+signed map the heat is what is positive.
 """
 
+import argparse
 import csv
+import itertools
 import pathlib
-import sys
 
+import demo_seeds
 from measuring import MACHINE, machine, write
 
 TABLE = pathlib.Path(__file__).with_suffix(".csv")
@@ -31,20 +35,31 @@ LEAST_PROBABILITY = 0.9
 # Mosaics of a seed for each explainer, in the order in which they run.
 MOSAICS = {
     "AttentionMap": 120,
-    "CAM": 120,
+    "EigenCAM": 120,
     "ClassEvidence": 120,
     "explain": 120,
+    "CAM": 120,
     "GradCAM": 120,
     "GradCAMPlusPlus": 120,
+    "XGradCAM": 120,
     "HiResCAM": 120,
     "LayerCAM": 120,
+    "FinerCAM": 120,
+    "RefineCAM": 120,
+    "AblationCAM": 120,
     "ReciproCAM": 120,
+    "IntegratedGradients": 24,
+    "SmoothGrad": 24,
+    "Occlusion": 24,
     "ScoreCAM": 24,
-    "LIME": 4,
     "RISE": 2,
+    "LIME": 4,
 }
 DELETED = 24
+# The stride of the map of 64x64 pixels: 8x8 cells, and 16x16.
+STRIDES = {"demo": None, "shipped": 4}
 COLUMNS = [
+    "model",
     "explainer",
     "seed",
     "mosaics",
@@ -72,23 +87,29 @@ def explainer_of(name, model):
     return explain, explain.passes
 
 
-def model_of_mosaics(model):
-    """The shipped model with the same weights, for images of twice the size.
+def models_of(name, seed):
+    """A model, and one for images of twice the size with the same weights.
 
-    It is built as by `saved_models/train.py`; no weight depends on the size.
+    The larger one is built as by the demo, or by `saved_models/train.py`; no
+    weight depends on the size.
     """
+    import keras
+
     import keras_lficam
     from keras_lficam.backbones import cifar
 
+    shipped = keras_lficam.pretrained.digits_in_photos
+    path = shipped() if name == "shipped" else demo_seeds.model_of(seed)
+    model = keras.models.load_model(path, compile=False)
     _, height, width, channels = model.input_shape
     larger = keras_lficam.build(
         cifar.resnet(8, stem_stride=2),
         model.output_shape[-1],
         input_shape=(2 * height, 2 * width, channels),
-        output_stride=4,
+        output_stride=STRIDES[name],
     )
     larger.set_weights(model.get_weights())
-    return larger
+    return model, larger
 
 
 def chosen(probabilities, labels, count, seed):
@@ -138,13 +159,16 @@ def masks_of(cells, size):
 
 
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("explainers", nargs="*")
+    parser.add_argument("--models", nargs="+", default=list(STRIDES))
+    options = parser.parse_args()
     from keras_lficam.cli._models import start_keras
 
     start_keras()  # It asks for oneDNN, as the command does.
     import keras
     import numpy as np
 
-    from keras_lficam import metrics, pretrained
     from keras_lficam.data import digits_in_photos
 
     examples = [
@@ -152,52 +176,59 @@ def main():
     ]
     images = np.stack([each["image"] for each in examples]).astype("float32")
     labels = np.array([each["label"] for each in examples])
-    path = pretrained.digits_in_photos()
-    small = keras.models.load_model(path, compile=False)
-    model = model_of_mosaics(small)
-    probabilities = small.predict(images, verbose=0)
     columns = machine(keras.backend.backend())
-    names = sys.argv[1:] or list(MOSAICS)
-    rows = []
+    rows = {}
     if TABLE.exists():
         with TABLE.open() as file:
-            rows = [
-                row
-                for row in csv.DictReader(file)
-                if row["explainer"] not in names
-            ]
-    for name in names:
-        count = MOSAICS[name]
-        explain, (forward, backward) = explainer_of(name, model)
+            for row in csv.DictReader(file):
+                rows[row["model"], row["explainer"], int(row["seed"])] = row
+    for name in options.models:
         for seed in SEEDS:
-            # Of fewer mosaics the first are the same.
-            numbers, cells = chosen(probabilities, labels, 120, seed)
-            numbers, cells = numbers[:count], cells[:count]
-            mosaics = mosaics_of(images, numbers)
-            asked = labels[numbers[np.arange(count), cells]]
-            maps = explain(mosaics, asked)
-            found = metrics.energy_pointing_game(
-                np.maximum(maps, 0), masks_of(cells, images.shape[1:3])
-            )
-            deleted = metrics.single_deletion(
-                model, mosaics[:DELETED], maps[:DELETED], asked[:DELETED]
-            )
-            rows.append(
-                {
-                    "explainer": name,
-                    "seed": seed,
-                    "mosaics": count,
-                    "grid_pointing": f"{found.mean():.4f}",
-                    "mosaics_deleted": len(deleted),
-                    "single_deletion": f"{deleted.mean():.4f}",
-                    "forward_passes": forward,
-                    "backward_passes": backward,
-                }
-                | columns
-            )
-            rows.sort(key=lambda row: list(MOSAICS).index(row["explainer"]))
-            write(TABLE, COLUMNS, rows)
-            print(name, seed, f"{found.mean():.4f}", flush=True)
+            for row in measured(
+                name, seed, options.explainers or MOSAICS, images, labels
+            ):
+                rows[name, row["explainer"], seed] = row | columns
+                print(*row.values(), flush=True)
+            keys = itertools.product(STRIDES, MOSAICS, SEEDS)
+            write(TABLE, COLUMNS, (rows[key] for key in keys if key in rows))
+
+
+def measured(name, seed, explainers, images, labels):
+    """Yields a row for each explainer of a model."""
+    import numpy as np
+
+    from keras_lficam import metrics
+
+    small, model = models_of(name, seed)
+    probabilities = small.predict(images, verbose=0)
+    every_number, every_cell = chosen(
+        probabilities, labels, max(MOSAICS.values()), seed
+    )
+    for explainer in explainers:
+        explain, (forward, backward) = explainer_of(explainer, model)
+        count = MOSAICS[explainer]
+        # Of fewer mosaics the first are the same.
+        numbers, cells = every_number[:count], every_cell[:count]
+        mosaics = mosaics_of(images, numbers)
+        asked = labels[numbers[np.arange(count), cells]]
+        maps = explain(mosaics, asked)
+        found = metrics.energy_pointing_game(
+            np.maximum(maps, 0), masks_of(cells, images.shape[1:3])
+        )
+        deleted = metrics.single_deletion(
+            model, mosaics[:DELETED], maps[:DELETED], asked[:DELETED]
+        )
+        yield {
+            "model": name,
+            "explainer": explainer,
+            "seed": seed,
+            "mosaics": count,
+            "grid_pointing": f"{found.mean():.4f}",
+            "mosaics_deleted": len(deleted),
+            "single_deletion": f"{deleted.mean():.4f}",
+            "forward_passes": forward,
+            "backward_passes": backward,
+        }
 
 
 if __name__ == "__main__":

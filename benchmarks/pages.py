@@ -134,31 +134,32 @@ def comparison():
 
 
 def grid_pointing():
-    """Means over the seeds, with 95 % intervals."""
-    return table(
-        [
-            "",
-            "grid pointing game ↑",
-            "mosaics of a seed",
-            "`single_deletion` ↑",
-            "mosaics of a seed",
-            "forward passes",
-            "backward passes",
-        ],
-        (
-            [
-                f"`{name}`",
-                _with_interval(of, "grid_pointing"),
-                of[0]["mosaics"],
-                _with_interval(of, "single_deletion"),
-                of[0]["mosaics_deleted"],
-                of[0]["forward_passes"],
-                of[0]["backward_passes"],
-            ]
-            for name, of in _by_explainer("grid_pointing").items()
-        ),
-        align="lrrrrrr",
-    )
+    """Means over the seeds, with 95 % intervals: five models, and one."""
+    models = {model: _by_explainer(model) for model in ("demo", "shipped")}
+    metrics = {"grid_pointing": "GridPG ↑", "single_deletion": "deletion ↑"}
+    lines = []
+    for name, of in models["demo"].items():
+        mosaics = [of[0][key] for key in ("mosaics", "mosaics_deleted")]
+        values = [
+            _with_interval(rows[name], column)
+            for column in metrics
+            for rows in models.values()
+        ]
+        passes = [
+            " or ".join(
+                dict.fromkeys(rows[name][0][key] for rows in models.values())
+            )
+            for key in ("forward_passes", "backward_passes")
+        ]
+        lines.append([f"`{name}`", *values, ", ".join(dict.fromkeys(mosaics))])
+        lines[-1].append(" + ".join(passes))
+    header = [
+        f"{words}, {model}"
+        for words in metrics.values()
+        for model in ("five trained", "shipped")
+    ]
+    header = ["", *header, "mosaics of a seed", "passes"]
+    return table(header, lines, align="lrrrrrr")
 
 
 def _with_interval(rows, column):
@@ -166,9 +167,9 @@ def _with_interval(rows, column):
     return f"{mean:.3f} ± {half:.3f}"
 
 
-def _by_explainer(name):
-    """Rows of each explainer, in the order of the table."""
-    rows = rows_of(name)
+def _by_explainer(model):
+    """Rows of each explainer of grid_pointing.csv, in the order of the file."""
+    rows = rows_of("grid_pointing", model=model)
     names = dict.fromkeys(row["explainer"] for row in rows)
     return {
         name: [row for row in rows if row["explainer"] == name]
@@ -315,6 +316,27 @@ def solar_cells():
     return table(header, lines, align="lrrrrrrr")
 
 
+def exactness():
+    """The largest of all backbones, of each way to ask for the evidence."""
+    words = {
+        "view": "`explanation_view(model)`",
+        "loaded": "the same, of the saved and loaded model",
+        "saved_model": "SavedModel",
+        "onnx": "ONNX",
+        "openvino": "OpenVINO",
+        "litert": "LiteRT",
+    }
+    lines = []
+    for column, said in words.items():
+        of = [row for row in rows_of("exactness") if row[column]]
+        worst = max(of, key=lambda row: float(row[column]))
+        lines.append(
+            [said, str(len(of)), worst[column], f"`{worst['backbone']}`"]
+        )
+    header = ["asked", "backbones", "largest difference", "of"]
+    return table(header, lines, align="lrrl")
+
+
 def view():
     return table(
         [
@@ -381,6 +403,7 @@ OURS = (
     agreement,
     efficientnet_lite,
     solar_cells,
+    exactness,
     view,
     second_processor,
 )
@@ -392,6 +415,7 @@ MEASURED = {
     "explainers": ("explainers", {}),
     "comparison": ("comparison", {}),
     "grid_pointing": ("grid_pointing", {}),
+    "exactness": ("exactness", {}),
     "view": ("view", {}),
     "step": ("training", {"question": "step"}),
     "pipeline": ("training", {"question": "pipeline"}),
@@ -514,7 +538,9 @@ def draw_comparison(figure):
 
 def draw_grid_pointing(figure):
     """Both scores of each explainer with the intervals of their means."""
-    explainers = _by_explainer("grid_pointing")
+    models = {"five trained": "demo", "shipped": "shipped"}
+    of_models = {words: _by_explainer(of) for words, of in models.items()}
+    explainers = of_models["shipped"]
     pair = figure.subplots(1, 2, sharey=True)
     for axes, column, words in zip(
         pair,
@@ -525,23 +551,31 @@ def draw_grid_pointing(figure):
         ),
         strict=True,
     ):
-        of = [
-            interval([float(row[column]) for row in rows])
-            for rows in explainers.values()
-        ]
-        mean, half = zip(*of, strict=True)
-        colors = [
-            ORANGE if name == "ClassEvidence" else BLUE for name in explainers
-        ]
-        axes.barh(range(len(of)), mean, xerr=half, color=colors, ecolor="black")
+        for number, (which, of_model) in enumerate(of_models.items()):
+            of = [
+                interval([float(row[column]) for row in of_model[name]])
+                for name in explainers
+            ]
+            mean, half = zip(*of, strict=True)
+            axes.barh(
+                [place + 0.4 * number - 0.2 for place in range(len(of))],
+                mean,
+                height=0.4,
+                xerr=half,
+                color=(ORANGE, BLUE)[number],
+                ecolor="black",
+                error_kw={"linewidth": 0.8},
+                label=which,
+            )
         axes.set_title(words, fontsize=9)
-        axes.set_yticks(range(len(of)), explainers, fontsize=8)
+        axes.set_yticks(range(len(explainers)), explainers, fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     chance, none = 0.25, 0
     pair[0].axvline(chance, color="black", linewidth=0.8, linestyle="--")
     pair[0].set_xlim(0, 1)
     pair[1].axvline(none, color="black", linewidth=0.8)
+    pair[1].legend(title="models", fontsize=8, title_fontsize=8)
     pair[0].invert_yaxis()
 
 
@@ -550,7 +584,7 @@ FIGURES = {
     "backbones": ((7, 7.5), _in_one(draw_backbones), ["backbones"]),
     "explainers": ((7, 5), _in_one(draw_explainers), ["explainers"]),
     "comparison": ((8, 6.5), draw_comparison, ["comparison"]),
-    "grid_pointing": ((8, 3.6), draw_grid_pointing, ["grid_pointing"]),
+    "grid_pointing": ((8, 7), draw_grid_pointing, ["grid_pointing"]),
     "evidence": (
         (8, 3.4),
         results.draw,
