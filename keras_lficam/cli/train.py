@@ -64,6 +64,7 @@ _RECIPE = (
     "augmentation",
     "monitor",
     "patience",
+    "class_weight",
 )
 # Those of recipes; the command knows them before Keras starts.
 _MONITORS = (
@@ -253,9 +254,10 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--class-weight",
-        choices=["balanced"],
+        choices=["balanced", "none"],
         help="weigh the training loss of an image by how rare its class is "
-        "(default: all alike)",
+        "(default: balanced in modern and fine_tune where the largest class "
+        "has more than 1.5 times the images of the smallest)",
     )
     group.add_argument(
         "--seed",
@@ -525,7 +527,6 @@ def _train(options: _Options, folder: pathlib.Path, resume: bool) -> int:
             options.get("jit_compile", ""), "auto"
         ),
         steps_per_execution=options["steps_per_execution"],
-        class_weight=options.get("class_weight"),
         # By then nothing of the run has been refused.
         callbacks=[keras.callbacks.LambdaCallback(on_train_begin=keep_options)],
         verbose=verbose,
@@ -630,10 +631,14 @@ def _recipe(
         image_size=size,
         # A number of epochs that is asked for is taken as it is.
         images=None if "epochs" in options else source.count("train"),
+        class_counts=None
+        if source.multi_label
+        else source.class_counts("train"),
     )
     changes = {key: options[key] for key in _RECIPE if key in options}
-    if changes.get("patience") == 0:
-        changes["patience"] = None
+    for key, none in (("patience", 0), ("class_weight", "none")):
+        if changes.get(key) == none:
+            changes[key] = None
     return dataclasses.replace(recipe, **changes)
 
 
@@ -655,6 +660,8 @@ def _about_recipe(options: _Options, recipe: "Recipe") -> str:
         said += f", {frozen} with a frozen trunk, then all layers"
     if recipe.freeze_batch_norm:
         said += "; batch normalization of the trunk as in inference"
+    if recipe.class_weight == "balanced":
+        said += "; unequal classes weigh alike (--class-weight none: images do)"
     return said
 
 

@@ -13,6 +13,7 @@ from keras_lficam._checks import (
     check_integer,
     check_size,
     check_text,
+    real_array,
 )
 from keras_lficam.data import augmentation as augmentations
 
@@ -267,6 +268,8 @@ _FINE_TUNE = Recipe(
 )
 # Fewer steps are too few to learn from, however few the images are.
 _LEAST_STEPS = 800
+# The largest class over the smallest, from which on the classes have weights.
+_UNEQUAL = 1.5
 
 # By name, and for small and large images.
 RECIPES: dict[str, dict[str, Recipe]] = {
@@ -299,6 +302,7 @@ def recipe(
     backbone: str = "",
     image_size: tuple[int, int] = (224, 224),
     images: int | None = None,
+    class_counts: Sequence[int] | None = None,
 ) -> Recipe:
     """Finds the recipe for a data set and a backbone.
 
@@ -322,6 +326,10 @@ def recipe(
             `"modern"` or `"fine_tune"` would make less than 800 steps, all
             that is counted in epochs, `patience` too, is as many times as
             long as makes them. None for many.
+        class_counts: Number of training images of each class, where an image
+            has one. If the largest has more than 1.5 times as many as the
+            smallest, and none is empty, `"modern"` and `"fine_tune"` weigh the
+            classes: `class_weight="balanced"`. None does not.
 
     Returns:
         The recipe. Change it with `dataclasses.replace`.
@@ -344,6 +352,7 @@ def recipe(
     check_size("image_size", image_size)
     if images is not None:
         check_integer("images", images, least=1)
+    unequal = class_counts is not None and _unequal(class_counts)
     small = max(image_size) <= SMALL_SIDE
     found = RECIPES[name]["small" if small else "large"]
     if name == "paper" and small and "resnet110" in backbone.lower():
@@ -351,9 +360,23 @@ def recipe(
     if data in _NOT_TO_BE_MIRRORED:
         left = tuple(part for part in found.augmentation if part != "flip")
         found = dataclasses.replace(found, augmentation=left)
+    if unequal and name != "paper":
+        found = dataclasses.replace(found, class_weight="balanced")
     if images is not None and name != "paper":
         found = _of_steps(found, math.ceil(images / found.batch_size))
     return found
+
+
+def _unequal(class_counts: Sequence[int]) -> bool:
+    """Whether classes need weights, and can have them."""
+    counts = real_array("class_counts", class_counts)
+    if counts.ndim != 1 or not counts.size or (counts < 0).any():
+        raise ValueError(
+            "Argument `class_counts` must hold a number of images for each "
+            f"class, (K,). Received: class_counts={class_counts!r:.80}. To "
+            "fix this: source.class_counts('train')."
+        )
+    return bool(counts.max() > _UNEQUAL * counts.min() > 0)
 
 
 def _of_steps(recipe: Recipe, steps: int) -> Recipe:

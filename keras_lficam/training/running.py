@@ -338,6 +338,9 @@ def _plan(
             backbone=model.name,
             image_size=image_size,
             images=source.count("train"),
+            class_counts=None
+            if source.multi_label
+            else source.class_counts("train"),
         )
     elif not isinstance(recipe, Recipe):
         raise TypeError(

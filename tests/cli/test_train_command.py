@@ -318,19 +318,42 @@ def test_stopping_says_what_was_written(tmp_path, monkeypatch, capsys):
     assert said.endswith(f"  keras-lficam train --output {folder} --resume\n")
 
 
-def test_the_command_hands_on_the_weights_of_classes(
-    tmp_path, data_folder, monkeypatch
+@pytest.mark.parametrize(
+    ("largest", "words", "expected"),
+    [
+        (3, (), None),
+        (5, (), "balanced"),
+        (5, ("--recipe", "paper"), None),
+        (5, ("--class-weight", "none"), None),
+        (3, ("--class-weight", "balanced"), "balanced"),
+    ],
+)
+def test_unequal_classes_are_weighed(
+    tmp_path, monkeypatch, largest, words, expected
 ):
-    given = {}
+    """Three training images of a class, and as many or five of another."""
+    for split, name, count in [
+        ("train", "few", 3),
+        ("train", "many", largest),
+        ("validation", "few", 1),
+        ("validation", "many", 1),
+    ]:
+        place = tmp_path / "data" / split / name
+        place.mkdir(parents=True)
+        for number in range(count):
+            pixels = np.full((20, 20, 3), 9 * number, "uint8")
+            keras.utils.save_img(place / f"{number}.png", pixels)
+    given = []
 
-    def fit(*arguments, **options):
-        given.update(options)
+    def fit(model, source, recipe, **options):
+        given.append(recipe.class_weight)
         raise OSError("enough")
 
     monkeypatch.setattr("keras_lficam.training.fit", fit)
-    words = ["--data", data_folder, "--output", tmp_path / "run", *OPTIONS]
-    assert train(*words, "--class-weight", "balanced") == 2
-    assert given["class_weight"] == "balanced"
+    folders = ["--data", tmp_path / "data", "--output", tmp_path / "run"]
+    recipe = [] if "--recipe" in words else ["--recipe", "modern"]
+    assert train(*folders, "--backbone", "ResNet8", *recipe, *words) == 2
+    assert given == [expected]
 
 
 def test_the_command_says_how_it_trains():
@@ -344,6 +367,11 @@ def test_the_command_says_how_it_trains():
     )
     modern = training.recipe("modern")
     assert cli.train._about_recipe({}, modern) == "Recipe modern: 100 epochs"
+    weighed = training.recipe("modern", class_counts=[300, 100])
+    assert cli.train._about_recipe({}, weighed) == (
+        "Recipe modern: 100 epochs; unequal classes weigh alike "
+        "(--class-weight none: images do)"
+    )
 
 
 def test_the_command_knows_what_epochs_can_be_compared_by():

@@ -276,6 +276,29 @@ def test_a_recipe_of_wrong_values_is_refused(changes, error, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "counts", "expected"),
+    [
+        ("fine_tune", [300, 200], None),
+        ("fine_tune", [301, 200], "balanced"),
+        ("modern", np.array([10, 30, 20]), "balanced"),
+        ("paper", [300, 100], None),
+        ("fine_tune", [300, 0], None),
+        ("fine_tune", None, None),
+    ],
+)
+def test_unequal_classes_have_weights(name, counts, expected):
+    found = recipe(name, class_counts=counts)
+    assert found.class_weight == expected
+    assert dataclasses.replace(found, class_weight=None) == recipe(name)
+
+
+@pytest.mark.parametrize("counts", [[[3, 1]], [], [-1, 2], 3])
+def test_what_counts_no_classes_is_refused(counts):
+    with pytest.raises(ValueError, match="`class_counts` must hold a number"):
+        recipe("modern", class_counts=counts)
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"name": np.zeros(3)}, TypeError, "`name` must be a string"),

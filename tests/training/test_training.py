@@ -24,7 +24,7 @@ from keras_lficam import data, training
 from keras_lficam.data.sources.files import FilesSource
 from keras_lficam.data.targets import with_targets
 from keras_lficam.metrics.classification import measure
-from keras_lficam.training import Recipe, _state as state
+from keras_lficam.training import Recipe, _state as state, running
 from keras_lficam.training._averages import BatchStatistics
 from keras_lficam.training._weights import class_weights
 
@@ -400,6 +400,28 @@ def test_balanced_weights_are_those_of_scikit_learn():
 def test_a_class_without_images_cannot_be_balanced(tmp_path, labels, message):
     with pytest.raises(ValueError, match=message):
         class_weights("balanced", of_labels(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0, 0, 1, 1, 2, 2, 2, 2], "balanced"),
+        ([0, 0, 0, 1, 1, 2, 2], None),
+        ([0, 0, 1, 1, 1, 1], None),
+        (np.eye(3, dtype="int64")[[0, 1, 2, 2, 2, 2]], None),
+    ],
+)
+def test_a_recipe_by_name_weighs_unequal_classes(tmp_path, labels, expected):
+    """2 and 1.5 times as many; an empty class; several labels."""
+    several = np.ndim(labels) == 2
+    model = classifier(
+        classifier_activation="sigmoid" if several else "softmax"
+    )
+    plan = running._plan(
+        model, of_labels(labels), "modern", tmp_path, seed=0,
+        steps_per_execution=1,
+    )  # fmt: skip
+    assert plan.recipe.class_weight == expected
 
 
 def test_weights_of_a_recipe_are_those_of_fit(tmp_path, source):
