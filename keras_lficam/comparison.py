@@ -41,6 +41,33 @@ STANDARD_EXPLAINERS = (
     "LIME",
 )
 
+# Those that are measured unless others are named, as far as the data has masks
+# and there is another model; and those that are measured where they are named.
+STANDARD_METRICS = (
+    "average_drop",
+    "increase_in_confidence",
+    "deletion_auc",
+    "insertion_auc",
+    "pointing_game",
+    "energy_pointing_game",
+    "localization_iou",
+    "max_box_accuracy",
+    "sanity",
+    "stability",
+)
+MORE_METRICS = (
+    "average_gain",
+    "symmetric_relevance_gain",
+    "single_deletion",
+    "infidelity",
+    "road",
+    "adcc",
+    "max_sensitivity",
+    "sparseness",
+    "complexity",
+    "relevance_rank_accuracy",
+)
+
 Maker = Callable[[keras.Model], Callable[..., Any]]
 
 
@@ -77,8 +104,9 @@ def compare(
             able to explain the model; or names of one's own, and functions
             that make an explainer of a model. By default those of
             `comparison.STANDARD_EXPLAINERS` that can explain the model.
-        metrics: Names of standard metrics, by default all for which there is
-            what they need; or names of one's own and what `evaluate` takes.
+        metrics: Names of `comparison.STANDARD_METRICS`, by default all for
+            which there is what they need, and of `comparison.MORE_METRICS`; or
+            names of one's own and what `evaluate` takes.
         split: Split of a source.
         count: Images to draw from a source, at least 1.
         seed: Decides the images, random masks and random weights.
@@ -243,15 +271,17 @@ def plan(
             others = {name: others[name] for name in made}
             compared, reasons = _made(others, other, must=False)
             left_out |= {f"other: {name}": why for name, why in reasons.items()}
+        with_masks = drawn.has_masks if drawn else _have_masks(batches)
         standard = standard_metrics(
             model,
             makers,
-            with_masks=drawn.has_masks if drawn else _have_masks(batches),
+            with_masks=with_masks,
             seed=seed,
             activation=activation,
             stable_with=compared,
         )
-        asked = _chosen(metrics, standard)
+        more = _more_metrics(model, with_masks, seed, activation)
+        asked = _chosen(metrics, standard, more)
     return Comparison(
         explainers=made,
         metrics=asked,
@@ -327,6 +357,29 @@ def standard_metrics(
     if stable_with is not None:
         asked["stability"] = Metric(measures.map_iou, others=stable_with)
     return asked
+
+
+def _more_metrics(
+    model: keras.Model, with_masks: bool, seed: int, activation: str | None
+) -> dict[str, Metric]:
+    """Makes those that are measured where they are named."""
+    # What asks for logits knows of no probabilities.
+    of_logits = None if activation == "linear" else activation
+    of_model = functools.partial(functools.partial, model=model)
+    found = [
+        of_model(measures.average_gain, activation=activation),
+        of_model(measures.symmetric_relevance_gain, activation=activation),
+        of_model(measures.single_deletion, activation=of_logits),
+        of_model(measures.infidelity, activation=of_logits, seed=seed),
+        of_model(measures.road, activation=activation, seed=seed),
+        of_model(measures.adcc, activation=activation),
+        functools.partial(measures.max_sensitivity, seed=seed),
+        functools.partial(measures.sparseness),
+        functools.partial(measures.complexity),
+    ]
+    if with_masks:
+        found.append(functools.partial(measures.relevance_rank_accuracy))
+    return {each.func.__name__: Metric(each) for each in found}
 
 
 def _of_boxes(metric: Any) -> Metric:
@@ -408,12 +461,15 @@ def _made(
     return made, left_out
 
 
-def _chosen(names: Any, standard: dict[str, Metric]) -> dict[str, Metric]:
+def _chosen(
+    names: Any, standard: dict[str, Metric], more: dict[str, Metric]
+) -> dict[str, Metric]:
     if names is None:
         return standard
+    known = standard | more
     for name in _names("metrics", names):
-        check_choice("metrics", name, tuple(standard))
-    return {name: standard[name] for name in names}
+        check_choice("metrics", name, tuple(known))
+    return {name: known[name] for name in names}
 
 
 def _have_masks(batches: Any) -> bool:

@@ -1,6 +1,7 @@
 """The standard comparison, in Python, against what its parts say."""
 
 import functools
+import inspect
 
 import numpy as np
 import pytest
@@ -76,6 +77,43 @@ def test_values_are_those_of_explainers_and_metrics(model, batch):
         for metric, values in expected.items():
             actual = found.values[name][metric]
             np.testing.assert_allclose(actual, values, atol=2e-3)
+
+
+def test_metrics_that_are_named_are_those_of_the_package(model, batch):
+    images, labels, masks = batch
+    names = comparison.MORE_METRICS
+    found = comparison.compare(
+        model, [batch], explainers=["GradCAM"], metrics=[*names], seed=3
+    )
+    explain = explainers.GradCAM(model)
+    classes = model.predict_on_batch(images).argmax(axis=-1)
+    maps = explain(images, classes)
+    seeded = {"infidelity", "road", "max_sensitivity"}
+    for name in names:
+        function = getattr(metrics, name)
+        taken = inspect.signature(function).parameters
+        offered = {
+            "model": model,
+            "images": images,
+            "maps": maps,
+            "classes": classes,
+            "masks": masks,
+            "explain": explain,
+        }
+        given = {key: offered[key] for key in taken if key in offered}
+        if name in seeded:
+            given["seed"] = 3
+        actual = found.values["GradCAM"][name]
+        np.testing.assert_allclose(actual, function(**given), atol=1e-5)
+    assert [row.metric for row in found.rows] == [*names]
+    directions = {row.metric: row.better for row in found.rows}
+    assert directions["road"] == "higher"
+    assert directions["infidelity"] == "lower"
+    # Without masks one of them has nothing to compare with.
+    with pytest.raises(ValueError, match="relevance_rank_accuracy"):
+        comparison.compare(
+            model, [batch[:2]], metrics=["relevance_rank_accuracy"]
+        )
 
 
 def test_a_source_is_sampled_with_its_classes_in_proportion(model):

@@ -102,6 +102,7 @@ def measure(
         model,
         source,
         explainers=names,
+        metrics=arguments.metrics,
         split=arguments.split,
         count=arguments.count,
         seed=arguments.seed,

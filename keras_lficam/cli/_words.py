@@ -11,6 +11,33 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
+# Those of `comparison`; the command knows them before Keras starts.
+STANDARD_METRICS = (
+    "average_drop",
+    "increase_in_confidence",
+    "deletion_auc",
+    "insertion_auc",
+    "pointing_game",
+    "energy_pointing_game",
+    "localization_iou",
+    "max_box_accuracy",
+    "sanity",
+    "stability",
+)
+MORE_METRICS = (
+    "average_gain",
+    "symmetric_relevance_gain",
+    "single_deletion",
+    "infidelity",
+    "road",
+    "adcc",
+    "max_sensitivity",
+    "sparseness",
+    "complexity",
+    "relevance_rank_accuracy",
+)
+
+
 def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
     """Makes a type of argument: a whole number in a range."""
 
@@ -142,6 +169,15 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         "each image (default: 50, 4000 and 1000)",
     )
     add_activation_option(parser)
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        choices=(*STANDARD_METRICS, *MORE_METRICS),
+        metavar="NAME",
+        help=f"some of {', '.join(STANDARD_METRICS)}, which are the default "
+        "as far as the data has masks and there is --other; and of "
+        f"{', '.join(MORE_METRICS)}",
+    )
     parser.add_argument(
         "--other",
         type=pathlib.Path,

@@ -6,6 +6,8 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy.typing as npt
+
 from keras_lficam._checks import (
     as_float,
     check_boolean,
@@ -302,7 +304,7 @@ def recipe(
     backbone: str = "",
     image_size: tuple[int, int] = (224, 224),
     images: int | None = None,
-    class_counts: Sequence[int] | None = None,
+    class_counts: npt.ArrayLike | None = None,
 ) -> Recipe:
     """Finds the recipe for a data set and a backbone.
 
@@ -367,7 +369,7 @@ def recipe(
     return found
 
 
-def _unequal(class_counts: Sequence[int]) -> bool:
+def _unequal(class_counts: npt.ArrayLike) -> bool:
     """Whether classes need weights, and can have them."""
     counts = real_array("class_counts", class_counts)
     if counts.ndim != 1 or not counts.size or (counts < 0).any():

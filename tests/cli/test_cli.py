@@ -31,6 +31,7 @@ from keras_lficam.cli import (
     _measuring,
     _models,
     _output,
+    _words,
     explain as explain_command,
 )
 from keras_lficam.data import digits_in_photos
@@ -748,6 +749,8 @@ def test_explainers_of_the_command_are_those_of_the_package():
     }
     assert set(_measuring.EXPLAINERS) == known
     assert tuple(comparison._KINDS) == _measuring.EXPLAINERS
+    assert _words.STANDARD_METRICS == comparison.STANDARD_METRICS
+    assert _words.MORE_METRICS == comparison.MORE_METRICS
     standard = comparison.STANDARD_EXPLAINERS
     assert standard == _measuring.STANDARD_EXPLAINERS
     assert [name for name in comparison._KINDS if name in standard] == [
@@ -871,13 +874,17 @@ def test_explainers_that_cannot_are_left_out_in_a_line(
     monkeypatch.setattr(comparison, "STANDARD_EXPLAINERS", few)
     words = ["compare", plain_models / "plain.keras", *ON_DIGITS]
     words += ["--output", tmp_path / "out"]
+    words += ["--metrics", "sparseness", "pointing_game"]
     assert cli.main(list(map(str, words))) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum("AttentionMap left out: " in line for line in lines) == 1
     assert sum(" CAM left out: " in line for line in lines) == 1
     assert "3/3  Explaining by GradCAM" in lines
-    names = {row["explainer"] for row in rows_of(tmp_path / "out/images.csv")}
-    assert names == {"GradCAM"}
+    found = rows_of(tmp_path / "out/comparison.csv")
+    assert [(row["explainer"], row["metric"]) for row in found] == [
+        ("GradCAM", "sparseness"),
+        ("GradCAM", "pointing_game"),
+    ]
 
 
 def test_data_without_masks_is_evaluated_without_localization(
