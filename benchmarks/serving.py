@@ -149,7 +149,7 @@ def runtimes(folder):
 
 
 def answers(folder, images):
-    """Yields each format and its answer to images."""
+    """Yields each format, those of LiteRT if there, and its answer."""
     import onnxruntime
     import openvino
     import tensorflow as tf
@@ -171,8 +171,10 @@ def answers(folder, images):
         found = compiled({"images": images})
         yield name, {key: found[key] for key in names}
     for name in ("litert", "litert_float16", "litert_int8"):
-        suffix = name.removeprefix("litert")
-        interpreter = tf.lite.Interpreter(str(folder / f"model{suffix}.tflite"))
+        path = folder / f"model{name.removeprefix('litert')}.tflite"
+        if not path.exists():
+            continue
+        interpreter = tf.lite.Interpreter(str(path))
         run = interpreter.get_signature_runner()
         parts = [run(images=image[None]) for image in images]
         yield name, {key: [part[key][0] for part in parts] for key in parts[0]}

@@ -61,11 +61,15 @@ def measured(
             for name, clock in clocks.items():
                 bar.set_postfix_str(name)
                 maps = clock(given["images"], given["classes"])
-                asked = {**given, "maps": maps, "explain": explainers[name]}
+                offered = {
+                    **given,
+                    "maps": maps,
+                    "explain": explainers[name],
+                }
                 for metric in named:
                     if metric.compares and name not in metric.others:
                         continue
-                    one = metric(name, asked)
+                    one = metric(name, offered)
                     found[name].setdefault(metric.name, []).append(one)
                 bar.update()
     if not labels:
