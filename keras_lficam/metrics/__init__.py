@@ -29,7 +29,11 @@ from keras_lficam.metrics.localization import (
     relevance_rank_accuracy,
 )
 from keras_lficam.metrics.removal import infidelity, road, single_deletion
-from keras_lficam.metrics.sanity import randomized, rank_correlation
+from keras_lficam.metrics.sanity import (
+    randomized,
+    randomized_from_top,
+    rank_correlation,
+)
 from keras_lficam.metrics.sensitivity import adcc, max_sensitivity
 from keras_lficam.metrics.stability import map_iou
 
@@ -54,6 +58,7 @@ __all__ = [
     "max_sensitivity",
     "pointing_game",
     "randomized",
+    "randomized_from_top",
     "rank_correlation",
     "relevance_rank_accuracy",
     "road",

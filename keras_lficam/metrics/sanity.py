@@ -1,6 +1,7 @@
 """Does the map depend on what the model learned? It should."""
 
 import math
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -52,6 +53,66 @@ def rank_correlation(maps: Tensor, other_maps: Tensor) -> np.ndarray:
     return np.array(values, "float32")
 
 
+def randomized_from_top(
+    model: keras.Model, *, seed: int
+) -> Iterator[tuple[str, keras.Model]]:
+    """Randomizes one layer after another, from the scores to the images.
+
+    The cascading form of the model-parameter randomization test. It is the
+    same copy of the model each time, with one layer more whose weights are
+    those of `randomized`, which it equals at the end. An explainer made of the
+    copy explains it in every state; made once, it is compiled once.
+
+    Args:
+        model: As in `randomized`; it stays as it is.
+        seed: As in `randomized`.
+
+    Yields:
+        Pairs of the name of a layer and the copy, whose layers from the last
+        to this one are randomized. Layers without weights are passed over.
+
+    Raises:
+        TypeError: As in `randomized`.
+        ValueError: As in `randomized`.
+
+    Reference:
+        Adebayo et al., 2018, section 4.1, https://arxiv.org/abs/1810.03292.
+
+    Examples:
+        explain = None
+        for name, copy in randomized_from_top(model, seed=0):
+            explain = explain or keras_lficam.explainers.AttentionMap(copy)
+            values = rank_correlation(maps, explain(images))
+    """
+    random = randomized(model, seed=seed)
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    mine, its = _with_own_weights(copy), _with_own_weights(random)
+    for (layer, own), (_, drawn) in reversed([*zip(mine, its, strict=True)]):
+        for variable, other in zip(own, drawn, strict=True):
+            variable.assign(other)
+        yield layer.name, copy
+
+
+def _with_own_weights(
+    model: keras.Model,
+) -> list[tuple[keras.layers.Layer, list[keras.Variable]]]:
+    """Layers at any depth, in order, and weights of each that no part has."""
+    seen: set[int] = set()
+    found = []
+
+    def visit(layer: keras.layers.Layer) -> None:
+        for part in layer._flatten_layers(include_self=False, recursive=False):
+            visit(part)
+        own = [weight for weight in layer.weights if id(weight) not in seen]
+        seen.update(map(id, own))
+        if own:
+            found.append((layer, own))
+
+    visit(model)
+    return found
+
+
 def randomized(model: keras.Model, *, seed: int) -> keras.Model:
     """Makes a model of the same layers that has learned nothing.
 
@@ -75,7 +136,7 @@ def randomized(model: keras.Model, *, seed: int) -> keras.Model:
 
     Reference:
         Adebayo et al., 2018, https://arxiv.org/abs/1810.03292: all weights at
-        once, not layer after layer.
+        once; layer after layer by `randomized_from_top`.
 
     Examples:
         explain = keras_lficam.explainers.AttentionMap

@@ -491,6 +491,62 @@ def test_randomized_kernels_are_glorots():
     np.testing.assert_array_equal(bias, np.zeros(64))
 
 
+@pytest.mark.parametrize("make", [flat, nested, sequential])
+def test_layers_are_randomized_from_the_top(make):
+    model = make()
+    # As after training: nothing is as it began.
+    for variable in model.weights:
+        if keras.backend.is_float_dtype(variable.dtype):
+            variable.assign(variable + 0.5)
+    before = model.get_weights()
+    target = metrics.randomized(model, seed=4)
+    ends = [np.asarray(weight) for weight in target.weights]
+    left, copies, names = None, set(), []
+    for name, copy in metrics.randomized_from_top(model, seed=4):
+        found = copy.get_weights()
+        as_new = [
+            np.array_equal(one, end)
+            for one, end in zip(found, ends, strict=True)
+        ]
+        as_before = [
+            np.array_equal(one, old)
+            for one, old in zip(found, before, strict=True)
+        ]
+        assert all(
+            new or old for new, old in zip(as_new, as_before, strict=True)
+        )
+        still = sum(not new for new in as_new)
+        assert left is None or still < left
+        left = still
+        copies.add(id(copy))
+        names.append(name)
+    assert left == 0
+    assert len(copies) == 1
+    assert len(names) == len(set(names)) > 2
+    for one, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, old)
+
+
+def test_the_last_layer_is_randomized_first():
+    """Also where layers lie within another, in the middle of a model."""
+    inputs = keras.Input((8, 8, 3))
+    inner = keras.Sequential(
+        [
+            keras.layers.Conv2D(4, 1, name="second"),
+            keras.layers.Conv2D(4, 1, name="third"),
+        ]
+    )
+    x = keras.layers.Conv2D(4, 1, name="first")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(inner(x))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="last")(x))
+    names = [name for name, _ in metrics.randomized_from_top(model, seed=0)]
+    assert names == ["last", "third", "second", "first"]
+    ours = [name for name, _ in metrics.randomized_from_top(flat(), seed=0)]
+    assert ours[0] == "classifier"
+    with pytest.raises(TypeError, match=r"keras\.Model"):
+        next(metrics.randomized_from_top("model", seed=0))
+
+
 def test_map_that_ignores_the_weights_fails_the_sanity_check(rng):
     model = flat()
     images = rng.uniform(0, 255, (3, 16, 16, 3))
