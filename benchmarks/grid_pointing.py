@@ -13,8 +13,8 @@ first of the same mosaics, the rank correlation of `single_deletion`.
 Of `demo` each seed is a model of its own, which the demo trained with it, and
 mosaics of its own; `shipped` is one model, and a seed only chooses mosaics. A
 mosaic has 128x128 pixels; a model, which takes 64x64, is rebuilt for that size
-with the same weights. What takes hundreds of passes explains fewer mosaics,
-the first of each seed. All this was decided before a score of the models of
+with the same weights. Slower explainers explain fewer mosaics, the first of
+each seed. All this was decided before a score of the models of
 the demo was seen. The explainers are those of the package, as they are by
 default, and `explain`, the signed evidence of `keras_lficam.explain`; of a
 signed map the heat is what is positive.

@@ -136,7 +136,10 @@ def comparison():
 def grid_pointing():
     """Means over the seeds, with 95 % intervals: five models, and one."""
     models = {model: _by_explainer(model) for model in ("demo", "shipped")}
-    metrics = {"grid_pointing": "GridPG ↑", "single_deletion": "deletion ↑"}
+    metrics = {
+        "grid_pointing": "GridPG ↑",
+        "single_deletion": "`single_deletion` ↑",
+    }
     lines = []
     for name, of in models["demo"].items():
         mosaics = [of[0][key] for key in ("mosaics", "mosaics_deleted")]
@@ -158,7 +161,7 @@ def grid_pointing():
         for words in metrics.values()
         for model in ("five trained", "shipped")
     ]
-    header = ["", *header, "mosaics of a seed", "passes"]
+    header = ["", *header, "mosaics of a seed", "passes, forward + backward"]
     return table(header, lines, align="lrrrrrr")
 
 
@@ -275,6 +278,18 @@ def efficientnet_lite():
     )
 
 
+# Runs on solar cells.
+CELLS = {
+    "command": "the command, a plain folder",
+    "lfi_cam": "LFI-CAM, fine-tuned",
+    "abn": "ABN, fine-tuned",
+    "plain": "plain, fine-tuned",
+    "lfi_cam_frozen": "LFI-CAM, frozen trunk",
+    "uniform_frozen": "LFI-CAM with importance 1/C, frozen trunk",
+    "plain_frozen": "plain, frozen trunk",
+}
+
+
 def solar_cells():
     """Test metrics of each kind of run.
 
@@ -295,7 +310,7 @@ def solar_cells():
         majority = statistics.mean(float(row["test_majority"]) for row in of)
         lines.append(
             [
-                "the command, a plain folder" if run == "command" else run,
+                CELLS[run],
                 str(len(of)),
                 ", ".join(map(str, images)),
                 f"{majority:.3f}",
@@ -314,6 +329,55 @@ def solar_cells():
         )
     header = ["", "runs", "test images", "majority class", *columns]
     return table(header, lines, align="lrrrrrrr")
+
+
+def solar_cells_maps():
+    """Faithfulness of the maps, means over the seeds with intervals."""
+    rows = rows_of("solar_cells_maps")
+    lines = []
+    for key in dict.fromkeys((row["run"], row["explainer"]) for row in rows):
+        of = [row for row in rows if (row["run"], row["explainer"]) == key]
+        lines.append(
+            [
+                CELLS[key[0]],
+                f"`{key[1]}`",
+                str(len(of)),
+                of[0]["images"],
+                *(
+                    _with_interval(of, column)
+                    for column in (
+                        "symmetric_relevance_gain",
+                        "single_deletion",
+                    )
+                ),
+            ]
+        )
+    header = [
+        "",
+        "map",
+        "runs",
+        "images of a run",
+        "SRG ↑",
+        "`single_deletion` ↑",
+    ]
+    return table(header, lines, align="llrrrr")
+
+
+def solar_cells_stability():
+    """Rank correlation of the maps of two seeds, and of different images."""
+    return table(
+        ["", "map", "of the same image", "of different images"],
+        (
+            [
+                CELLS[row["run"]],
+                f"`{row['explainer']}`",
+                f"{float(row['rank_correlation']):.2f}",
+                f"{float(row['rank_correlation_by_chance']):.2f}",
+            ]
+            for row in rows_of("solar_cells_stability")
+        ),
+        align="llrr",
+    )
 
 
 def exactness():
@@ -403,6 +467,8 @@ OURS = (
     agreement,
     efficientnet_lite,
     solar_cells,
+    solar_cells_maps,
+    solar_cells_stability,
     exactness,
     view,
     second_processor,
@@ -423,6 +489,7 @@ MEASURED = {
     "agreement": ("serving_agreement", {}),
     "efficientnet_lite": ("efficientnet_lite", {}),
     "solar_cells": ("solar_cells", {}),
+    "solar_cells_maps": ("solar_cells_maps", {}),
     "cost": ("evidence/cost", {"device": "CPU"}),
     "second_processor": ("second_processor", {}),
 }

@@ -264,6 +264,9 @@ def plan(
     if isinstance(metrics, Mapping):
         asked = metrics
     else:
+        if metrics is not None:
+            for name in _names("metrics", metrics):
+                check_choice("metrics", name, STANDARD_METRICS + MORE_METRICS)
         compared = None
         if other is not None:
             told = None if _gives_probabilities(other) else activation
@@ -272,9 +275,10 @@ def plan(
             compared, reasons = _made(others, other, must=False)
             left_out |= {f"other: {name}": why for name, why in reasons.items()}
         with_masks = drawn.has_masks if drawn else _have_masks(batches)
+        is_sane = metrics is None or "sanity" in metrics
         standard = standard_metrics(
             model,
-            makers,
+            makers if is_sane else {},
             with_masks=with_masks,
             seed=seed,
             activation=activation,
@@ -311,7 +315,7 @@ def standard_metrics(
     Args:
         model: Classifier.
         makers: Names of the explainers, and functions that make one of a
-            model.
+            model; an empty dictionary leaves `"sanity"` out.
         with_masks: Whether the data has masks.
         seed: Decides the random weights.
         activation: As for `compare`.
@@ -349,11 +353,12 @@ def standard_metrics(
                 measures.box_accuracy, reduction=measures.max_box_accuracy
             ),
         }
-    random = measures.randomized(model, seed=seed)
-    asked["sanity"] = Metric(
-        measures.rank_correlation,
-        others={name: make(random) for name, make in makers.items()},
-    )
+    if makers:
+        random = measures.randomized(model, seed=seed)
+        asked["sanity"] = Metric(
+            measures.rank_correlation,
+            others={name: make(random) for name, make in makers.items()},
+        )
     if stable_with is not None:
         asked["stability"] = Metric(measures.map_iou, others=stable_with)
     return asked
@@ -462,13 +467,24 @@ def _made(
 
 
 def _chosen(
-    names: Any, standard: dict[str, Metric], more: dict[str, Metric]
+    names: Sequence[str] | None,
+    standard: dict[str, Metric],
+    more: dict[str, Metric],
 ) -> dict[str, Metric]:
     if names is None:
         return standard
     known = standard | more
-    for name in _names("metrics", names):
-        check_choice("metrics", name, tuple(known))
+    for name in names:
+        if name not in known:
+            what = "another model" if name == "stability" else "masks"
+            way_out = {
+                "masks": "data with masks of the objects",
+                "another model": "other=model, in the command --other",
+            }[what]
+            raise ValueError(
+                f"Argument `metrics` must not hold {name!r} without {what}. "
+                f"Received: metrics={names!r:.80}. To fix this: {way_out}."
+            )
     return {name: known[name] for name in names}
 
 

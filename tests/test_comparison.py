@@ -110,10 +110,13 @@ def test_metrics_that_are_named_are_those_of_the_package(model, batch):
     assert directions["road"] == "higher"
     assert directions["infidelity"] == "lower"
     # Without masks one of them has nothing to compare with.
-    with pytest.raises(ValueError, match="relevance_rank_accuracy"):
-        comparison.compare(
-            model, [batch[:2]], metrics=["relevance_rank_accuracy"]
-        )
+    for name, what in [
+        ("relevance_rank_accuracy", "without masks.*data with masks"),
+        ("pointing_game", "without masks"),
+        ("stability", "without another model.*--other"),
+    ]:
+        with pytest.raises(ValueError, match=f"'{name}' {what}"):
+            comparison.compare(model, [batch[:2]], metrics=[name])
 
 
 def test_a_source_is_sampled_with_its_classes_in_proportion(model):

@@ -74,7 +74,7 @@ def sentence(found: Mapping[str, Any], split: str) -> str:
         f"the majority class: {always}, which lies in the interval.",
         "not above": f"THE ACCURACY OF {value:.1%} IS NOT ABOVE THAT OF THE "
         f"MAJORITY CLASS: {always}. Look at the balanced accuracy; "
-        "--class-weight balanced, or more epochs, may help.",
+        "--class-weight balanced, if it was not on, or more epochs may help.",
     }
     return f"On the {split} images: {means[verdict(found)]}"
 

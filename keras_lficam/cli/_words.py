@@ -174,9 +174,10 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=(*STANDARD_METRICS, *MORE_METRICS),
         metavar="NAME",
-        help=f"some of {', '.join(STANDARD_METRICS)}, which are the default "
-        "as far as the data has masks and there is --other; and of "
-        f"{', '.join(MORE_METRICS)}",
+        help=f"some of {', '.join(STANDARD_METRICS)} (default: these; those "
+        "against the object where the data has masks, stability with --other), "
+        f"{', '.join(MORE_METRICS)}; adcc and max_sensitivity explain changed "
+        "images, 1 and 10 for each",
     )
     parser.add_argument(
         "--other",

@@ -257,7 +257,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         choices=["balanced", "none"],
         help="weigh the training loss of an image by how rare its class is "
         "(default: balanced in modern and fine_tune where the largest class "
-        "has more than 1.5 times the images of the smallest)",
+        "has 1.5 to 20 times the images of the smallest)",
     )
     group.add_argument(
         "--seed",
@@ -425,9 +425,11 @@ def _options(arguments: argparse.Namespace) -> _Options:
         for name in given.keys() - _FREE:
             if given[name] != started.get(name, _DEFAULTS.get(name)):
                 option = "--" + name.replace("_", "-")
+                before = started.get(name, _DEFAULTS.get(name))
                 raise ValueError(
-                    f"{arguments.output}: this run was started with {option} "
-                    f"{started.get(name, _DEFAULTS.get(name))}, not "
+                    f"{arguments.output}: this run was started "
+                    f"{'without' if before is None else 'with'} {option}"
+                    f"{'' if before is None else f' {before}'}, not with "
                     f"{given[name]}. To fix this: leave the option out, or "
                     "give another folder with --output"
                 )
@@ -624,15 +626,16 @@ def _recipe(
 
     from keras_lficam import training
 
+    name = _name_of_recipe(options)
     recipe = training.recipe(
-        _name_of_recipe(options),
+        name,
         data=source.name,
         backbone=options["backbone"],
         image_size=size,
         # A number of epochs that is asked for is taken as it is.
         images=None if "epochs" in options else source.count("train"),
         class_counts=None
-        if source.multi_label
+        if source.multi_label or "class_weight" in options or name == "paper"
         else source.class_counts("train"),
     )
     changes = {key: options[key] for key in _RECIPE if key in options}
@@ -661,7 +664,10 @@ def _about_recipe(options: _Options, recipe: "Recipe") -> str:
     if recipe.freeze_batch_norm:
         said += "; batch normalization of the trunk as in inference"
     if recipe.class_weight == "balanced":
-        said += "; unequal classes weigh alike (--class-weight none: images do)"
+        said += (
+            "; classes are weighted in the loss (--class-weight none turns "
+            "that off)"
+        )
     return said
 
 

@@ -129,7 +129,9 @@ class MaskedPredictor:
 
             def without(index: int, step: int) -> np.ndarray:
                 hole = np.zeros(pixels, bool)
-                hole[ranked[index, : round(shares[step] * pixels)]] = True
+                # From what is left the others are filled in.
+                removed = min(round(shares[step] * pixels), pixels - 1)
+                hole[ranked[index, :removed]] = True
                 hole = hole.reshape(shape[:2])
                 image = filled(self.images[index], hole)
                 image += span[index] * jitter[step] * hole[..., None]

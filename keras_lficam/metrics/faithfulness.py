@@ -135,8 +135,9 @@ def average_gain(
     unmasked, masked = predictor.unmasked(), predictor.masked()
     gained = np.maximum(0, masked - unmasked)
     left = np.where(unmasked < 1, 1 - unmasked, 1)
-    shares: np.ndarray = np.where(unmasked < 1, gained / left, 0)
-    return shares.astype("float32")
+    shares = np.where(unmasked < 1, gained / left, 0)
+    found: np.ndarray = np.minimum(shares, 1).astype("float32")
+    return found
 
 
 @higher_is_better
@@ -319,9 +320,9 @@ def symmetric_relevance_gain(
     """Measures the area between the deletion curves of both orders (SRG).
 
     Once the pixels with the lowest value in the map go first, once, as in
-    `deletion_curve`, those with the highest. How far the model is confused by
-    pixels of one color, whichever they are, is in both curves and in neither
-    in their difference. Pixels of the same value go in the order of reading
+    `deletion_curve`, those with the highest. How far pixels of one color
+    confuse the model, wherever they are, is in both curves and cancels in
+    their difference. Pixels of the same value go in the order of reading
     in both, so a constant map has exactly 0.
 
     Args:

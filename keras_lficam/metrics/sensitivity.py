@@ -47,7 +47,8 @@ def max_sensitivity(
             for each of them. None lets the explainer choose, each time.
         explain: The explainer: a function of images and classes.
         radius: Share of the span of an image's values, in [0, 1].
-        draws: Number of noisy images, at least 1; each is explained once.
+        draws: Number of noisy images, at least 1. Each is explained once, so
+            the cost is that of as many more maps.
         seed: Decides the noise.
 
     Returns:
@@ -111,7 +112,8 @@ def adcc(
         classes: The classes to follow, as in `average_drop`.
         explain: The explainer: a function of images and classes.
         activation: What makes probabilities, as in `average_drop`.
-        chunk_size: Number of images that go through the model at once.
+        chunk_size: Number of images that go through the model at once. The
+            explainer is called once, with all images.
         context: Values of the inputs beside the image, as in `average_drop`;
             the explainer is not given them.
 
@@ -179,7 +181,14 @@ def _explained(
             "Argument `explain` must give maps of the size of the images, "
             f"{expected}. Received: maps of shape {maps.shape}"
         )
-    return maps.astype("float32")
+    found = maps.astype("float32")
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=(1, 2, 3)))
+    if bad.size:
+        raise ValueError(
+            "Argument `explain` must give maps that are finite in float32. "
+            f"Received: NaN or infinity in the maps at {bad.tolist()[:10]}"
+        )
+    return found
 
 
 def _pearson(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ _SOME, _MOST = 0.25, 0.5
 # Classes or images that are named.
 _NAMED = 5
 _MISCALIBRATED = 0.1
+# The largest class over one that is rare.
+_RARE = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +103,14 @@ def of_rare_classes(
     """
     recalls = [one["recall"]["value"] for one in found["classes"]]
     known = [value for value in recalls if value is not None]
+    if not known:
+        return
     mean = sum(known) / len(known)
     missed = []
     for one, count in zip(found["classes"], counts.tolist(), strict=True):
         interval = one["recall"]["interval"]
-        if count < counts.mean() and interval and interval[1] < mean:
+        is_rare = 0 < _RARE * count < counts.max()
+        if is_rare and interval and interval[1] < mean:
             low, high = interval
             missed.append(
                 f"{one['name']} ({one['recall']['value']:.1%}, interval "
@@ -118,6 +123,9 @@ def of_rare_classes(
             if weighted
             else "To weigh rare classes more in training: --class-weight "
             "balanced."
+            if counts.min() > 0
+            else "To weigh rare classes more in training: fit(class_weight="
+            "{...})."
         )
         yield Finding(
             "warning",

@@ -1,6 +1,7 @@
 """Recipes of training, as data."""
 
 import dataclasses
+import logging
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from keras_lficam._checks import (
 )
 from keras_lficam.data import augmentation as augmentations
 
+_LOG = logging.getLogger("keras_lficam")
 SMALL_SIDE = 64
 MONITORS = (
     "accuracy",
@@ -270,8 +272,9 @@ _FINE_TUNE = Recipe(
 )
 # Fewer steps are too few to learn from, however few the images are.
 _LEAST_STEPS = 800
-# The largest class over the smallest, from which on the classes have weights.
-_UNEQUAL = 1.5
+# The largest class over the smallest, between which the classes have weights:
+# beyond, single images would decide a step.
+_UNEQUAL = 1.5, 20
 
 # By name, and for small and large images.
 RECIPES: dict[str, dict[str, Recipe]] = {
@@ -330,8 +333,8 @@ def recipe(
             long as makes them. None for many.
         class_counts: Number of training images of each class, where an image
             has one. If the largest has more than 1.5 times as many as the
-            smallest, and none is empty, `"modern"` and `"fine_tune"` weigh the
-            classes: `class_weight="balanced"`. None does not.
+            smallest, and at most 20 times, `"modern"` and `"fine_tune"` weigh
+            the classes: `class_weight="balanced"`. None does not.
 
     Returns:
         The recipe. Change it with `dataclasses.replace`.
@@ -370,7 +373,7 @@ def recipe(
 
 
 def _unequal(class_counts: npt.ArrayLike) -> bool:
-    """Whether classes need weights, and can have them."""
+    """Whether classes need weights, and can have them; logs if they cannot."""
     counts = real_array("class_counts", class_counts)
     if counts.ndim != 1 or not counts.size or (counts < 0).any():
         raise ValueError(
@@ -378,7 +381,18 @@ def _unequal(class_counts: npt.ArrayLike) -> bool:
             f"class, (K,). Received: class_counts={class_counts!r:.80}. To "
             "fix this: source.class_counts('train')."
         )
-    return bool(counts.max() > _UNEQUAL * counts.min() > 0)
+    some, most = _UNEQUAL
+    largest, smallest = counts.max(), counts.min()
+    if largest > most * smallest:
+        _LOG.info(
+            "The classes have %d to %d training images, which is too unequal "
+            "to weigh them without being asked to: class_weight='balanced', or "
+            "a dictionary of weights, does",
+            smallest,
+            largest,
+        )
+        return False
+    return bool(largest > some * smallest)
 
 
 def _of_steps(recipe: Recipe, steps: int) -> Recipe:

@@ -88,7 +88,9 @@ def fit(
             `data.from_datasets` gives. Where its images have several labels,
             the model must end with a sigmoid; the accuracy is then that of
             single labels, at 0.5.
-        recipe: A `Recipe`, or the name of one for `training.recipe`.
+        recipe: A `Recipe`, or the name of one for `training.recipe`, which is
+            told the number of images and, where an image has one label, of
+            those of each class.
         folder: Folder of the run, made if it is not there.
         resume: Whether to resume from the last saved step of the run in the
             folder. Model, data, recipe and seed must be the same. Where none
@@ -110,7 +112,7 @@ def fit(
             `"balanced"` weighs the two by N / (2 N_k) and N / (2 (N - N_k)).
             It multiplies sample weights that the data has. Where an
             augmentation mixes images, theirs is mixed, too. Validation is not
-            weighted. None takes those of the recipe.
+            weighted. None takes those of the recipe, `{}` takes none.
         callbacks: More callbacks. `keras_lficam.evaluation.MapQuality` is one.
         verbose: As for `model.fit`.
 
@@ -137,7 +139,15 @@ def fit(
     check_integer("seed", seed, least=0)
     check_integer("heat_maps_every", heat_maps_every, least=0)
     check_integer("steps_per_execution", steps_per_execution, least=1)
-    run = _plan(model, data, recipe, folder, seed, steps_per_execution)
+    run = _plan(
+        model,
+        data,
+        recipe,
+        folder,
+        seed,
+        steps_per_execution,
+        weighed=class_weight is not None,
+    )
     chosen = run.recipe.class_weight if class_weight is None else class_weight
     if class_weight is None and isinstance(chosen, tuple):
         chosen = dict(chosen)
@@ -324,8 +334,13 @@ def _plan(
     folder: pathlib.Path,
     seed: int,
     steps_per_execution: int,
+    *,
+    weighed: bool = False,
 ) -> Run:
-    """Checks the arguments, and finds what follows from it."""
+    """Checks the arguments, and finds what follows from it.
+
+    With `weighed` the caller has given weights of the classes.
+    """
     _check_model(model)
     if isinstance(recipe, str):
         check_choice("recipe", recipe, RECIPES)
@@ -338,8 +353,9 @@ def _plan(
             backbone=model.name,
             image_size=image_size,
             images=source.count("train"),
+            # To count them all records are read.
             class_counts=None
-            if source.multi_label
+            if source.multi_label or recipe == "paper" or weighed
             else source.class_counts("train"),
         )
     elif not isinstance(recipe, Recipe):

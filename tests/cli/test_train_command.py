@@ -369,8 +369,8 @@ def test_the_command_says_how_it_trains():
     assert cli.train._about_recipe({}, modern) == "Recipe modern: 100 epochs"
     weighed = training.recipe("modern", class_counts=[300, 100])
     assert cli.train._about_recipe({}, weighed) == (
-        "Recipe modern: 100 epochs; unequal classes weigh alike "
-        "(--class-weight none: images do)"
+        "Recipe modern: 100 epochs; classes are weighted in the loss "
+        "(--class-weight none turns that off)"
     )
 
 

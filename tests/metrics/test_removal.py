@@ -247,6 +247,12 @@ def test_of_a_map_with_many_zeros_not_all_are_removed_at_once(images):
     assert [pixels.sum() for pixels in differs] == [60, 60]
     # The marked ones are the first to go, and the last.
     assert [pixels[0].sum() for pixels in differs] == [10, 0]
+    # Nearly all are all but one, from which the others are filled in.
+    _, dark = changed(images[:1], maps, (0.9999,), 0)
+    np.testing.assert_allclose(
+        dark, np.broadcast_to(dark[5, 5], dark.shape), 1e-4
+    )
+    assert dark.min() > 0
 
 
 def test_the_noise_is_a_share_of_the_span():

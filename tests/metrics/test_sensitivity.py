@@ -199,6 +199,21 @@ def test_wrong_options_are_refused(images, options, error, match):
         metrics.max_sensitivity(images, images[..., :1], **given)
 
 
+def test_maps_that_are_not_finite_are_refused(images):
+    def explain(batch, classes):
+        maps = batch[..., :1].copy()
+        maps[1, 0, 0] = np.nan
+        return maps
+
+    given = images, images[..., :1]
+    with pytest.raises(ValueError, match=r"`explain` .* finite .* at \[1\]"):
+        metrics.max_sensitivity(*given, explain=explain)
+    with pytest.raises(ValueError, match=r"`explain` .* finite .* at \[1\]"):
+        metrics.adcc(
+            colors((4, 5)), *given, explain=explain, activation="softmax"
+        )
+
+
 def test_maps_of_other_images_are_refused(images):
     with pytest.raises(ValueError, match="of the same images"):
         metrics.max_sensitivity(

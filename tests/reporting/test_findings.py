@@ -143,8 +143,16 @@ def test_a_rare_class_that_is_missed_is_named():
             "images: 400), where the mean of the classes is 79.0%. "
         )
         assert way_out in one.text
-    # The class that is missed is not the rare one.
-    assert not [*_findings.of_rare_classes(found, counts[::-1], False)]
+    # The class that is missed is not the rare one, or not rare.
+    for others in (counts[::-1], np.array([999, 1000])):
+        assert not [*_findings.of_rare_classes(found, others, False)]
+    # With a class that has no images there is no balance.
+    three = found | {"classes": [*found["classes"], found["classes"][1]]}
+    (one,) = _findings.of_rare_classes(three, np.array([400, 1000, 0]), False)
+    assert "fit(class_weight={...})" in one.text
+    nothing = {"recall": {"value": None, "interval": None}, "name": "a"}
+    empty = {"classes": [nothing, nothing]}
+    assert not [*_findings.of_rare_classes(empty, counts, False)]
     # Of 40 images 32 found may be as good as 0.89 of all: by chance.
     said = np.where(
         np.isin(np.arange(140), [*range(32, 42)]), 1 - labels, labels

@@ -282,14 +282,20 @@ def test_a_recipe_of_wrong_values_is_refused(changes, error, message):
         ("fine_tune", [301, 200], "balanced"),
         ("modern", np.array([10, 30, 20]), "balanced"),
         ("paper", [300, 100], None),
+        ("modern", [200, 10, 50], "balanced"),
+        ("modern", [201, 10, 50], None),
         ("fine_tune", [300, 0], None),
         ("fine_tune", None, None),
     ],
 )
-def test_unequal_classes_have_weights(name, counts, expected):
+def test_unequal_classes_have_weights(name, counts, expected, caplog):
+    caplog.set_level("INFO", "keras_lficam")
     found = recipe(name, class_counts=counts)
     assert found.class_weight == expected
     assert dataclasses.replace(found, class_weight=None) == recipe(name)
+    # What is too unequal is told, not done in silence.
+    too_unequal = counts is not None and max(counts) > 20 * min(counts)
+    assert ("too unequal" in caplog.text) == too_unequal
 
 
 @pytest.mark.parametrize("counts", [[[3, 1]], [], [-1, 2], 3])

@@ -1,6 +1,7 @@
 """What every source of images has in common: contract and pipelines."""
 
 import abc
+import functools
 import hashlib
 import os
 import pathlib
@@ -352,8 +353,13 @@ class Source(abc.ABC):
             )
         return batches.prefetch(tf.data.AUTOTUNE)
 
+    @functools.cached_property
+    def _classes_counted(self) -> dict[str, np.ndarray]:
+        """Images of each class, of the splits that were counted."""
+        return {}
+
     def class_counts(self, split: str) -> np.ndarray:
-        """Counts the images of each class.
+        """Counts the images of each class; of a split once.
 
         Args:
             split: As for `count`.
@@ -364,7 +370,10 @@ class Source(abc.ABC):
         Raises:
             ValueError: If there is no such split.
         """
-        examples = self._examples(self._own(split), None)
+        own = self._own(split)
+        if own in self._classes_counted:
+            return self._classes_counted[own].copy()
+        examples = self._examples(own, None)
         labels = examples.map(lambda example: example["label"]).batch(4096)
         counts = np.zeros(len(self.class_names), "int64")
         for batch in labels.as_numpy_iterator():
@@ -372,7 +381,8 @@ class Source(abc.ABC):
                 counts += batch.astype("int64").sum(0)
             else:
                 counts += np.bincount(batch, minlength=len(counts))
-        return counts
+        self._classes_counted[own] = counts
+        return counts.copy()
 
     def files(self, split: str) -> list[str] | None:
         """Names the files of a split.
