@@ -67,9 +67,10 @@ def randomized_from_top(
         model: As in `randomized`; it stays as it is.
         seed: As in `randomized`.
 
-    Yields:
-        Pairs of the name of a layer and the copy, whose layers from the last
-        to this one are randomized. Layers without weights are passed over.
+    Returns:
+        Iterator over pairs of the name of a layer and the copy, whose layers
+        from the last to this one are randomized. Layers without weights are
+        passed over.
 
     Raises:
         TypeError: As in `randomized`.
