@@ -94,7 +94,21 @@ class _Answer(keras.layers.Layer):
 
     def call(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         size = images.shape[1], images.shape[2]
-        return served_answers(self.view, images, size)
+        answers = served_answers(self.view, images, size)
+        _let_inline(tf.compat.v1.get_default_graph())
+        return answers
+
+
+def _let_inline(graph: tf.Graph) -> None:
+    """Lets converters see into functions that are marked for XLA.
+
+    Keras compiles every convolution in groups by XLA, which TensorFlow's own
+    kernel for the CPU needs, and tf2onnx takes such a call for an operation.
+    """
+    unmarked = tf.compat.v1.AttrValue(b=False)
+    for operation in graph.get_operations():
+        if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
+            operation._set_attr("_XlaMustCompile", unmarked)
 
 
 def _in_float32(model: keras.Model) -> keras.Model:

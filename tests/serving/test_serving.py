@@ -523,6 +523,29 @@ def test_any_classifier_is_exported(tmp_path, rng, monkeypatch):
 
 
 @pytest.mark.every_format
+def test_convolutions_in_groups_are_written_in_every_format(tmp_path, rng):
+    """Keras calls them by a function that it marks for XLA."""
+    layers = keras.layers
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
+    x = layers.Conv2D(8, 3, groups=4, padding="same", activation="relu")(x)
+    model = keras_lficam.build(
+        keras.Model(inputs, x), 3, input_shape=(16, 16, 3)
+    )
+    formats = ["saved_model", "onnx", "openvino", "litert"]
+    folder = keras_lficam.export(model, tmp_path / "groups", formats=formats)
+    images = rng.uniform(0, 1, (3, 16, 16, 3)).astype("float32")
+    expected = keras_lficam.explanation_view(model).predict(images)
+    for run in (by_saved_model, by_onnx, by_openvino, by_litert("")):
+        answer = run(folder, images)
+        for name in ("logits", "class_evidence", "attention_logits"):
+            scale = np.abs(expected[name]).max()
+            np.testing.assert_allclose(
+                np.asarray(answer[name]), expected[name], atol=1e-5 * scale
+            )
+
+
+@pytest.mark.every_format
 def test_eight_bits_keep_the_classes_mostly(in_every_format, images, expected):
     answer = by_litert("_int8")(in_every_format, images.astype("float32"))
     same = answer["probabilities"].argmax(-1) == expected[0].argmax(-1)
