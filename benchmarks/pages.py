@@ -133,6 +133,64 @@ def comparison():
     return table(header, lines, align="l" + "r" * len(explainers))
 
 
+def choice():
+    """What LFI-CAM's map, the class evidence and Grad-CAM need and show."""
+    names = ("AttentionMap", "ClassEvidence", "GradCAM")
+
+    def of(metric, form=".2f"):
+        return [
+            f"{float(row['mean']):{form}}"
+            for name in names
+            for row in rows_of("comparison", explainer=name, metric=metric)
+        ]
+
+    pointing = [
+        " and ".join(
+            f"{interval([float(r['grid_pointing']) for r in rows])[0]:.2f}"
+            for rows in (
+                _by_explainer(model)[name] for model in ("demo", "shipped")
+            )
+        )
+        for name in names
+    ]
+    passes = [
+        f"{row['forward_passes']} + {row['backward_passes']}"
+        for name in names
+        for row in rows_of("comparison", explainer=name, metric="sanity")
+    ]
+    lines = [
+        [
+            "needs",
+            "a model trained with the branch",
+            "any classifier; exact behind average pooling and one dense layer",
+            "any classifier with a feature map",
+        ],
+        [
+            "shows",
+            "where features are amplified, for no class",
+            "what speaks for and against each class, in logits",
+            "what speaks for one class",
+        ],
+        ["passes, forward + backward", *passes],
+        [
+            "in ONNX, OpenVINO, LiteRT",
+            "yes",
+            "yes",
+            "no; in a SavedModel yes",
+        ],
+        ["heat in the cell of the asked class of four (chance 0.25) ↑"]
+        + pointing,
+        ["heat inside the box of the object ↑", *of("energy_pointing_game")],
+        [
+            "share of the probability lost when the map masks the image ↓",
+            *of("average_drop"),
+        ],
+        ["same map from random weights (rank correlation) ↓", *of("sanity")],
+    ]
+    header = ["", "LFI-CAM's attention map", "class evidence", "Grad-CAM"]
+    return table(header, lines)
+
+
 def grid_pointing():
     """Means over the seeds, with 95 % intervals: five models, and one."""
     models = {model: _by_explainer(model) for model in ("demo", "shipped")}
@@ -460,6 +518,7 @@ OURS = (
     backbones,
     explainers,
     comparison,
+    choice,
     grid_pointing,
     step,
     pipeline,
