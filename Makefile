@@ -8,7 +8,11 @@ BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest
 SPREAD = -n 3 --dist loadfile
 # Files of tests that bear a mark; to read all of them takes a while.
-MARKED = $(shell grep -l "mark.$(1)" tests/test_*.py tests/*/test_*.py)
+MARKED = $(shell grep -lE "mark\.$(1)" tests/test_*.py tests/*/test_*.py)
+# What has a target of its own.
+ELSEWHERE = and not every_backbone and not every_sibling and not every_format \
+	and not across_backends and not oracles and not package and not site \
+	and not types
 # What runs on every backend of Keras; on JAX what is compiled alone.
 PORTABLE = $(addprefix tests/, test_layers.py test_functional.py test_attach.py \
 	$(addprefix classifier/test_, classifier.py threads.py) \
@@ -64,12 +68,14 @@ test: setup
 	$(PYTEST) $(SPREAD)
 
 end-to-end: setup
-	$(PYTEST) $(SPREAD) -m end_to_end $(call MARKED,end_to_end)
+	$(PYTEST) $(SPREAD) -m "(end_to_end or slow) $(ELSEWHERE)" \
+		$(call MARKED,(end_to_end|slow))
 
 backends: .venv/with-backends
-	$(QUICK) KERAS_BACKEND=jax $(PYTEST) $(SPREAD) $(filter-out $(ARRAYS),$(PORTABLE))
-	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) $(PORTABLE) \
-		tests/classifier/test_geometry.py
+	$(QUICK) KERAS_BACKEND=jax $(PYTEST) $(SPREAD) \
+		-m "not end_to_end $(ELSEWHERE)" $(filter-out $(ARRAYS),$(PORTABLE))
+	KERAS_BACKEND=torch $(PYTEST) $(SPREAD) -m "not end_to_end $(ELSEWHERE)" \
+		$(PORTABLE) tests/classifier/test_geometry.py
 	$(QUICK) $(PYTEST) $(SPREAD) -m across_backends \
 		$(call MARKED,across_backends)
 

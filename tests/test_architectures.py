@@ -75,6 +75,7 @@ def test_loss_of_the_class_alone_trains_the_importance_network(rng):
         assert not np.array_equal(weight.numpy(), old), weight.path
 
 
+@pytest.mark.slow
 def test_open_size_draws_maps_of_any_size_with_equal_weights(rng):
     closed = small(input_shape=(48, 32, 3))
     opened = small(input_shape=(None, None, 3))
@@ -92,6 +93,7 @@ def test_open_size_draws_maps_of_any_size_with_equal_weights(rng):
         assert drawn["attention_map"].shape == shape
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_open_size_model_trains_on_batches_of_different_sizes(rng):
     model = small(input_shape=(None, None, 3))
@@ -103,6 +105,7 @@ def test_open_size_model_trains_on_batches_of_different_sizes(rng):
         assert np.isfinite(loss)
 
 
+@pytest.mark.slow
 def test_open_size_model_saves_and_loads(rng, tmp_path):
     model = small(input_shape=(None, None, 3))
     model.save(tmp_path / "open.keras")
@@ -424,6 +427,7 @@ def test_attention_branch_equals_the_equations(rng):
     )
 
 
+@pytest.mark.slow
 def test_attention_branch_learns_from_both_labels(rng, tmp_path):
     model = small(architecture="abn")
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -461,6 +465,7 @@ def test_attention_branch_without_a_last_stage_is_a_bottleneck_block():
     assert kernels == [(1, 1, 1056, 264), (3, 3, 264, 264), (1, 1, 264, 1056)]
 
 
+@pytest.mark.slow
 def test_cam_has_a_head_of_pooling_and_dense(rng):
     model = keras_lficam.build(
         "MobileNetV3Small", 4, input_shape=(64, 64, 3), architecture="cam"
@@ -518,6 +523,7 @@ def test_dropout_before_the_classifying_layer(function):
         assert head.layers[place + 1].weights
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("shape", [(32, 32, 3), (48, 40, 3), (None, None, 3)])
 @pytest.mark.parametrize("architecture", ["lfi_cam", "abn", "cam"])

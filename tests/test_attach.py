@@ -481,6 +481,7 @@ def test_head_of_another_kind_is_told_to_name_the_layer(kind):
     assert explainers.GradCAM(model, layer="last") is not None
 
 
+@pytest.mark.slow
 def test_function_whose_output_is_the_map_can_be_named(rng):
     model = headed(lambda x: HEADS["lstm"](keras.ops.relu(x) + 1.0))
     name = model.operations[3].name

@@ -40,6 +40,7 @@ STANDARD = [
 ]
 
 
+@pytest.mark.slow
 def test_values_are_those_of_explainers_and_metrics(model, batch):
     found = comparison.compare(
         model, [batch], explainers=["AttentionMap", "GradCAM"]
@@ -79,6 +80,7 @@ def test_values_are_those_of_explainers_and_metrics(model, batch):
             np.testing.assert_allclose(actual, values, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_metrics_that_are_named_are_those_of_the_package(model, batch):
     images, labels, masks = batch
     names = comparison.MORE_METRICS
@@ -142,6 +144,7 @@ def test_a_source_is_sampled_with_its_classes_in_proportion(model):
     assert (row.metric, row.images) == ("average_drop", 5)
 
 
+@pytest.mark.slow
 def test_of_several_labels_the_likeliest_is_explained(batch):
     model = keras_lficam.build(
         backbone((32, 32, 3)),

@@ -356,6 +356,7 @@ def gradients_of(policy, shape):
     return differentiated(branch_under(policy), shapes, compiled=compiled)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60,
     deadline=None,

@@ -219,6 +219,7 @@ def test_family_is_cut_and_a_stride_of_16_doubles_the_map(name, built_once):
         assert fine.features.shape == (None, size, size, MAPS[name][-1])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("grouped_gradients")
 @pytest.mark.parametrize(
     ("name", "size"),
@@ -420,6 +421,7 @@ def test_weights_from_imagenet_and_an_open_size(rng, downloads):
     check_imagenet("EfficientNetB0", downloads, images, input_shape=opened)
 
 
+@pytest.mark.slow
 def test_weights_from_imagenet_and_other_classes_and_sizes(rng, downloads):
     donor = check_imagenet("MobileNetV2", downloads, smooth_images(rng, 224))
     model = keras_lficam.build(
@@ -531,6 +533,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
 # -- Strides
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shapes_alone")
 def test_output_stride_of_16_in_a_family_of_ours():
     split = backbones.load(
@@ -763,6 +766,7 @@ def test_backbone_of_gray_images_is_that_of_equal_channels(kind, size, rng):
         np.testing.assert_allclose(mine[key], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_of_color_images_are_those_of_gray_ones(tmp_path, rng):
     options = {"classes": 3, "classifier_activation": None}
     backbone = OF_GRAY["application"]

@@ -267,6 +267,7 @@ def test_logits_are_those_of_the_original(variant):
 # Use ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_model_learns_has_exact_evidence_and_is_saved_bit_by_bit(rng, tmp_path):
     keras.utils.set_random_seed(0)
     model = keras_lficam.build("EfficientNetLite0", 3, input_shape=(64, 64, 3))
@@ -292,6 +293,7 @@ def test_model_learns_has_exact_evidence_and_is_saved_bit_by_bit(rng, tmp_path):
     np.testing.assert_array_equal(called(loaded, images), called(model, images))
 
 
+@pytest.mark.slow
 def test_other_classes_and_gray_images_keep_the_trunk(arrays):
     model = keras_lficam.build(
         "EfficientNetLite0", 5, input_shape=(64, 48, 1), weights="imagenet"

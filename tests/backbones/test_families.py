@@ -540,6 +540,7 @@ def test_cell_of_the_map_stands_for_its_own_place(function, side, offset):
         assert center - own == pytest.approx(offset, abs=0.01)
 
 
+@pytest.mark.slow
 def test_photographs_are_seen_where_torchvision_sees_them():
     # Whole kernels would see more than the image: 435 pixels.
     function = resnets.resnet(18)

@@ -452,6 +452,7 @@ def test_every_family_of_keras_cv_is_here():
     assert own == {*CV}.union(*CV_REFUSED.values())
 
 
+@pytest.mark.slow
 @swin
 @pytest.mark.parametrize("name", families_of(HUB))
 def test_preset_of_keras_hub(name, rng, tmp_path):
@@ -530,6 +531,7 @@ def test_residual_networks_of_keras_cv_need_no_network(layers, version):
     assert type(model.layers[-1]) is family
 
 
+@pytest.mark.slow
 def test_pixels_of_keras_cv_are_those_of_images():
     model = build_hub("keras_cv/resnet18_v2", (32, 32, 3), None)
     (rescaling,) = (
@@ -573,6 +575,7 @@ def test_converter_of_no_family_and_no_scale(rng, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -623,6 +626,7 @@ def test_folder_of_a_classifier(tmp_path):
     assert model.get_layer("preprocessing").scale == 1 / 255
 
 
+@pytest.mark.slow
 def test_open_size(tmp_path):
     save_hub("MobileNetBackbone", str(tmp_path), scale=1 / 255)
     opened = build_hub(f"keras_hub/{tmp_path}", (None, None, 3), "preset")

@@ -483,6 +483,7 @@ def test_one_logit_is_not_taken_for_certain(rng):
         Classifier(one_score(None), "softmax")
 
 
+@pytest.mark.slow
 def test_map_of_no_is_that_of_the_negated_logit(rng):
     """Of one sigmoid every explainer knows both classes."""
     images = rng.uniform(size=(3, 2, 2, 3)).astype("float32")

@@ -186,6 +186,7 @@ def usual(*names):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", usual(*((name,) for name in USUAL)))
 def test_spots_are_found_where_they_are(name, rng):
     check_spots(name, *BACKBONES[name], rng)
@@ -198,6 +199,7 @@ def test_spots_are_found_in_every_family(name, rng):
     keras.backend.clear_session()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stride"), usual(("ResNet20", 2), ("ResNet18", 8))
 )
@@ -419,6 +421,7 @@ def test_rows_and_columns_exchanged_twice_are_in_order():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="knows all sizes"
 )

@@ -140,6 +140,7 @@ def global_state():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="others compile all or none"
 )
@@ -152,6 +153,7 @@ def test_what_is_compiled_is_what_is_computed(explained):
             )
 
 
+@pytest.mark.slow
 def test_threads_change_neither_the_model_nor_its_answers(explained):
     model, images, _, _, before, shared, expected = explained
     around = global_state()

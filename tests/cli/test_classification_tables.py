@@ -39,7 +39,7 @@ def metrics(right, labels=LABELS, names=("fine", "broken")):
             "On the test images: THE ACCURACY OF 60.0% IS NOT ABOVE THAT OF "
             "THE MAJORITY CLASS: always answering the most frequent class, "
             "fine, gives 70.0%. Look at the balanced accuracy; --class-weight "
-            "balanced, or more epochs, may help.",
+            "balanced, if it was not on, or more epochs may help.",
         ),
     ],
     ids=["above", "unclear", "not above"],

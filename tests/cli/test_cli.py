@@ -232,6 +232,7 @@ def test_explain_classifies_and_draws(demo, tmp_path, capsys):
             assert drawn.size == (512, 512)
 
 
+@pytest.mark.slow
 def test_names_of_the_classes_are_read_beside_the_model(
     model_file, image_file, tmp_path, capsys
 ):
@@ -315,6 +316,7 @@ def test_no_two_overlays_have_one_name(paths, expected):
     ]
 
 
+@pytest.mark.slow
 def test_images_of_equal_names_are_all_explained(model_file, tmp_path, capsys):
     names = ["cat/1.png", "dog/1.png", "dog/1.jpg"]
     paths = [
@@ -439,6 +441,7 @@ def with_own_layers(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_layers_of_the_user_are_imported(
     ending, with_own_layers, image_file, monkeypatch, capsys
@@ -524,6 +527,7 @@ def test_open_size_model_explains_an_image_as_it_is(
     assert f"({100 * best:.0f} %)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_logits_become_probabilities_as_the_user_says(
     activation, image_file, tmp_path, capsys
@@ -550,6 +554,7 @@ def test_logits_become_probabilities_as_the_user_says(
     assert f"({100 * best:.0f} %)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["sigmoid", None])
 @pytest.mark.parametrize("bias", [-3.0, 2.0])
 def test_one_score_names_two_classes(ends, bias, image_file, tmp_path, capsys):
@@ -649,6 +654,7 @@ def of_digits(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_16_bits_are_read_as_in_training(model_file, rng, tmp_path):
     gray = rng.integers(0, 256, (20, 30), dtype="uint8")
     PIL.Image.fromarray(gray).save(tmp_path / "plain.png")
@@ -700,6 +706,7 @@ def compared(demo, of_digits):
     return folder / "compared"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["compare", "evaluate"])
 def test_a_damaged_image_is_named_once(command, tmp_path, capsys, caplog):
     for name, level in (("ant", 60), ("bee", 200)):
@@ -866,6 +873,7 @@ def plain_models(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_explainers_that_cannot_are_left_out_in_a_line(
     tmp_path, plain_models, monkeypatch, demo, capsys
 ):
@@ -887,6 +895,7 @@ def test_explainers_that_cannot_are_left_out_in_a_line(
     ]
 
 
+@pytest.mark.slow
 def test_data_without_masks_is_evaluated_without_localization(
     tmp_path, plain_models, capsys
 ):

@@ -91,6 +91,7 @@ def pixels_of(path):
     return np.asarray(PIL.Image.open(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["attended", "plain"])
 def test_lines_of_json_hold_the_rows(model, folder, tmp_path, capsys):
     out = tmp_path / "out"
@@ -112,6 +113,7 @@ def test_lines_of_json_hold_the_rows(model, folder, tmp_path, capsys):
     assert f"Model: {folder / model}.keras, of 4 classes: ant, " in shown.err
 
 
+@pytest.mark.slow
 def test_classes_and_contrast_by_name_or_number(folder, tmp_path, capsys):
     out = tmp_path / "out"
     words = [folder / "attended.keras", folder / "a.png", "--output", out]
@@ -132,6 +134,7 @@ def test_classes_and_contrast_by_name_or_number(folder, tmp_path, capsys):
     assert np.abs(drawn - expected).max() <= 1
 
 
+@pytest.mark.slow
 def test_overlay_is_attention_or_else_evidence(folder, tmp_path):
     for model in ("attended", "plain"):
         out = tmp_path / model
@@ -157,6 +160,7 @@ def test_overlay_is_attention_or_else_evidence(folder, tmp_path):
         assert height == round(150 * (1.9 / 2 + 0.4))
 
 
+@pytest.mark.slow
 def test_of_several_labels_all_likely_ones_are_named(folder, tmp_path, capsys):
     import tensorflow as tf
 
@@ -223,6 +227,7 @@ def test_long_names_of_classes_are_folded(
     assert (out / "a_evidence.png").exists()
 
 
+@pytest.mark.slow
 def test_shipped_model_is_named_with_its_limits(tmp_path, capsys):
     example = pretrained.digits_in_photos().with_name("examples") / "4.png"
     if not example.exists():  # In an installed package.
@@ -256,6 +261,7 @@ def files_of(capsys, photos):
     return [str(path.relative_to(photos)) for path in paths]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("named", "expected"),
     [
@@ -276,6 +282,7 @@ def test_folders_and_patterns_are_searched(
     assert files_of(capsys, photos) == expected
 
 
+@pytest.mark.slow
 def test_what_was_written_before_is_not_explained(
     photos, folder, tmp_path, capsys, caplog
 ):
@@ -315,6 +322,7 @@ def test_nothing_found_is_refused(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_contact_sheet_shows_the_first_and_is_kept(
     photos, folder, tmp_path, capsys, monkeypatch
 ):
@@ -488,6 +496,7 @@ def test_colors_that_a_notebook_asks_for_stay_out_of_files(monkeypatch, capsys):
     assert "\x1b" not in capsys.readouterr().out + _output.rendered(table)
 
 
+@pytest.mark.slow
 def test_name_of_a_backbone_is_that_with_weights_of_imagenet(tmp_path, capsys):
     PIL.Image.fromarray(skimage.data.cat()).save(tmp_path / "cat.png")
     images = [tmp_path / "cat.png", "--output", tmp_path / "out"]

@@ -257,6 +257,7 @@ def refused(capsys, *words, code=2):
     return line
 
 
+@pytest.mark.slow
 def test_wrong_runs_are_refused_in_one_line(tmp_path, data_folder, capsys):
     one_class = make_folder(tmp_path / "one", 6, kinds=1)
     empty_class = make_folder(tmp_path / "empty", 40)
@@ -286,6 +287,7 @@ def test_wrong_runs_are_refused_in_one_line(tmp_path, data_folder, capsys):
         assert not (output / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_data_that_is_not_there_is_refused_before_tensorflow_starts(tmp_path):
     code = (
         "import sys, keras_lficam_command\n"

@@ -163,6 +163,7 @@ def test_a_batch_depends_on_input_and_seed_alone(originals, names):
             np.testing.assert_allclose(actual, wanted, rtol=1e-6, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_no_global_random_state_is_read_or_moved(originals):
     before = random.getstate(), np.random.get_state()[1].tolist()
     function = augmentation.image_function(["rand_augment"], (16, 24))
@@ -174,6 +175,7 @@ def test_no_global_random_state_is_read_or_moved(originals):
     )
 
 
+@pytest.mark.slow
 def test_precision_and_layout_of_the_model_do_not_reach_the_images(originals):
     names = ("rand_augment",)
 
@@ -437,6 +439,7 @@ def one_transform(monkeypatch):
     monkeypatch.setattr(augmentation, "_NUM_TRANSFORMS", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_transform")
 def test_rand_augment_changes_colors_within_its_strength(rng):
     image = rng.integers(40, 200, (16, 16, 3)).astype("float64")
@@ -528,6 +531,7 @@ def test_rand_augment_moves_pixels_within_its_strength():
         assert 0.85 * most[name] < max(values) <= most[name] + 1e-3, name
 
 
+@pytest.mark.slow
 def test_rand_augment_does_two_transforms(rng):
     image = rng.integers(40, 200, (16, 16, 3)).astype("float64")
     image[0, :2] = [[40] * 3, [199] * 3]
@@ -667,6 +671,7 @@ def test_a_last_batch_may_be_smaller(names):
     np.testing.assert_allclose(shares, np.eye(9)[8:], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_together_take_images_of_no_known_shape(rng):
     names = augmentation.check(["random_resized_crop", "flip", "rand_augment"])
     augment = augmentation.image_function(names, (12, 10))

@@ -643,6 +643,7 @@ def test_request_is_checked_before_anything_is_explained():
             asks(explainers={"never": never}, metrics={"m": metric})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_with_a_model_and_the_metrics_of_the_package(rng):
     model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(16, 16, 3))
@@ -690,6 +691,7 @@ def test_with_a_model_and_the_metrics_of_the_package(rng):
 # MapQuality ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_fit_reports_the_quality_of_the_maps_as_they_are(rng, tmp_path):
     model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(16, 16, 3))

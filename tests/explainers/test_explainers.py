@@ -74,6 +74,7 @@ def images(rng):
     return coarse_images(rng)
 
 
+@pytest.mark.slow
 def test_attention_map_keeps_the_contract(model, images, tmp_path):
     check_explainer(AttentionMap, model, images, tmp_path)
 
@@ -191,6 +192,7 @@ def of_the_flat_one():
 other_ends = [on_tensorflow, pytest.mark.every_backbone]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize(
     "kind",
@@ -228,6 +230,7 @@ def test_nested_models_and_all_others_are_explained_as_the_flat_one(
         np.testing.assert_array_equal(again, maps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -395,6 +398,7 @@ def test_explainer_is_compiled_once_for_images_of_a_shape(model, images):
     assert step.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="exports a SavedModel"
 )

@@ -518,6 +518,7 @@ def test_gradients_of_float16_neither_vanish_nor_overflow(
     np.testing.assert_allclose(actual, expected, atol=0.02)
 
 
+@pytest.mark.slow
 def test_grad_cam_that_differs_between_a_model_and_its_own_reload(
     tmp_path, rng
 ):
@@ -705,6 +706,7 @@ def test_layers_that_a_path_of_lfi_cam_goes_around_are_refused(layer):
         GradCAM(model, layer=layer)
 
 
+@pytest.mark.slow
 def test_of_an_earlier_layer_what_lfi_cam_sees_of_the_image_is_held(rng):
     """Against differences of the logit, along a step of each channel."""
     backbone = small_classifiers.backbone()

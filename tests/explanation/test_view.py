@@ -162,6 +162,7 @@ def test_layers_of_others_may_have_our_names(images):
     )
 
 
+@pytest.mark.slow
 def test_probabilities_are_explained_where_logits_are_hidden(images):
     """A hard sigmoid of `x` is `(x + 3) / 6`, clipped to [0, 1]."""
     scores = keras_lficam.build(

@@ -374,6 +374,7 @@ def test_the_verdict_on_the_majority():
     assert said(70, 28) == "above"
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_take_little_room():
     rng = np.random.default_rng(0)
     labels = rng.integers(1000, size=300)

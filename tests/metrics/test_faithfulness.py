@@ -518,6 +518,7 @@ def test_overflow_is_an_error_not_a_number():
         metrics.increase_in_confidence(*given, activation="linear")
 
 
+@pytest.mark.slow
 def test_models_of_ours_and_their_own_maps():
     model = keras_lficam.build(
         cifar.resnet(8), 3, input_shape=(16, 16, 3), architecture="abn"

@@ -171,6 +171,7 @@ def test_machine_of_the_command_is_another_process(monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_what_is_compared_gets_its_machine(monkeypatch, tmp_path):
     model = keras_lficam.build(cifar.resnet(8), 3, input_shape=(16, 16, 3))
     model.save(tmp_path / "model.keras")
@@ -372,6 +373,7 @@ def test_images_are_shifted_and_what_is_beside_them_is_black():
     assert {columns for _, columns in moves} == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_images_are_those_of_the_data_set(tmp_path):
     study = protocol.Protocol(protocol.HERE / "quick.toml")
     study.runs = tmp_path

@@ -522,6 +522,7 @@ def readme():
     return (ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_readme_is_short_and_its_python_runs(monkeypatch, tmp_path):
     text = readme()
     assert len(text.split("\n")) <= 150
@@ -744,6 +745,7 @@ def test_page_on_backbones_shows_the_figures_of_the_table():
     assert worst <= 1.05
 
 
+@pytest.mark.slow
 def test_pages_are_written_from_the_tables():
     done = subprocess.run(
         [sys.executable, "benchmarks/pages.py", "--check"],

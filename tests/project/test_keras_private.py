@@ -22,6 +22,10 @@ PRIVATE = {
         "distribution/strategies.py, training/_averages.py, "
         "serving/_formats.py, and what walks through models",
     ),
+    "_set_attr": (
+        "TensorFlow's Operation._set_attr(name, value) changes an attribute",
+        "serving/_formats.py",
+    ),
     "_keras_history": (
         "KerasTensor._keras_history is (operation, node index, tensor index)",
         "what walks through graphs, see node_of",

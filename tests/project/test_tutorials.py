@@ -76,6 +76,7 @@ def test_every_rule_is_read_and_compiles():
         re.compile(regex)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("nbval", "ipykernel"))),
     reason='nbval is part of pip install "keras-lficam[tutorials]"',

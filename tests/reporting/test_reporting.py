@@ -111,6 +111,7 @@ def test_its_numbers_are_those_of_the_metrics(written):
             assert f">{count}</td>" in text
 
 
+@pytest.mark.slow
 def test_it_shows_attention_evidence_and_contrast(written):
     folder, _, text = written
     page = Page(text)
@@ -130,6 +131,7 @@ def test_it_shows_attention_evidence_and_contrast(written):
     assert other.read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "has_attention"),
     [
@@ -157,6 +159,7 @@ def test_other_models(options, has_attention, tmp_path):
     assert "4 validation images" in page.text
 
 
+@pytest.mark.slow
 def test_one_channel_and_two_classes(tmp_path):
     labels = {"train": [0, 1] * 3, "validation": [0, 1, 1], "test": [1, 1]}
     source = source_of(labels, ["fine", "broken"])
@@ -178,6 +181,7 @@ def test_one_channel_and_two_classes(tmp_path):
     assert "fine: the numbers on the test images say nothing" in page.text
 
 
+@pytest.mark.slow
 def test_several_labels(tmp_path):
     labels = {
         "train": [[1, 0], [0, 1], [1, 1], [0, 0]],
@@ -334,6 +338,7 @@ def test_the_command_reports_with_the_data_that_it_is_given(
     assert str(csv_file.parent / "made") not in page.text
 
 
+@pytest.mark.slow
 def test_each_split_is_decoded_as_often_as_it_must_be(tmp_path, monkeypatch):
     source = source_of(LABELS, ["a", "b", "c"])
     write_run(tmp_path / "run", source, classifier())

@@ -377,6 +377,7 @@ def test_evidence_of_classes_that_are_asked_for(session, images, view):
     assert answer["class_index"].tolist()[4] == -1
 
 
+@pytest.mark.slow
 def test_overlays_of_classes_are_those_of_python(session, images, view):
     pixels = images[3]
     file = file_of(PIL.Image.fromarray(pixels), "PNG")
@@ -400,6 +401,7 @@ def test_overlays_of_classes_are_those_of_python(session, images, view):
         assert np.abs(drawn.astype(int) - expected).max() <= 4
 
 
+@pytest.mark.slow
 def test_gradients_are_served(tmp_path, small, rng, monkeypatch):
     with_signatures(monkeypatch, "grad_cam", "attention")
     grad_cam = explainers.GradCAM(small)
@@ -452,6 +454,7 @@ def test_explainers_that_cannot_be_served_are_refused(tmp_path, small):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_any_classifier_is_exported(tmp_path, rng, monkeypatch):
     with_signatures(
         monkeypatch, "serving_default", "images_and_classes", "encoded_images"
@@ -847,6 +850,7 @@ def test_base64_is_decoded(encoded, kind, length):
     assert len(set(answer["overlay_bytes"])) == 1
 
 
+@pytest.mark.slow
 def test_a_large_image_has_a_small_overlay(encoded, by_keras):
     large = photo(500, 400, 0).resize((2500, 2000))
     answer = encoded(file_of(large, "JPEG", quality=90, subsampling=0))
@@ -996,6 +1000,7 @@ def test_a_header_alone_costs_no_memory(session):
     assert after - before < 20_000  # Kilobytes.
 
 
+@pytest.mark.slow
 def test_limits_are_those_that_were_given():
     large, small = file_of(photo(100, 80)), file_of(photo(10, 20))
     limits = keras_lficam.serving.Limits(
@@ -1059,6 +1064,7 @@ def test_a_limit_is_a_positive_integer(value):
 # --------------------------------------------------------------- many at once
 
 
+@pytest.mark.slow
 def test_threads_get_right_answers_and_memory_stays(
     signatures, images, expected
 ):
@@ -1104,6 +1110,7 @@ def raising(error):
     return fail
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_signature")
 def test_versions_are_counted_and_never_overwritten(tmp_path, small):
     path = tmp_path / "models" / "small"
@@ -1377,6 +1384,7 @@ def test_pixels_come_in_the_range_that_the_model_takes(tmp_path, images):
     assert answer["error"].tolist() == [words] * 10
 
 
+@pytest.mark.slow
 def test_an_attention_branch_network_of_sigmoids(tmp_path, images, monkeypatch):
     """No layer of it remembers the range of pixels, so that is given."""
     with_signatures(monkeypatch, "serving_default", "uint8_images")
@@ -1543,6 +1551,7 @@ def of_one_score(activation):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "activation",
     ["sigmoid", pytest.param(None, marks=pytest.mark.every_format)],
@@ -1627,6 +1636,7 @@ def of_much_code(*arguments):
     raise RuntimeError("could not be converted\n" + 10_000 * "loc(unknown)\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_signature")
 def test_a_format_that_fails_loses_no_other(tmp_path, small, monkeypatch):
     monkeypatch.setitem(_formats.WRITERS, "onnx", of_much_code)
@@ -1665,6 +1675,7 @@ def test_without_its_saved_model_no_version_follows_a_served_one(
     assert [path.name for path in (tmp_path / "small").iterdir()] == ["1"]
 
 
+@pytest.mark.slow
 def test_an_explanation_by_gradients_can_be_a_saved_model(tmp_path):
     """So the pages say; other formats cannot hold one."""
     model = tiny()

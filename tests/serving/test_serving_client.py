@@ -96,6 +96,7 @@ def one_line(error):
 # ------------------------------------------------------- expected answers
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_keras(connect, images, expected):
     names = ("probabilities", "attention_map", "importance")
     chances = expected[0]
@@ -150,6 +151,7 @@ def test_rows_are_answered_as_columns(running, images, expected):
     assert client._rest("POST", ":predict", body)["predictions"] == answer
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loading_once")
 def test_all_checks_pass_on_a_right_server(connect, folders):
     found = list(checks.check(connect(), folders / "digits" / "1"))
@@ -270,6 +272,7 @@ def faults(connect, *arguments):
     return {question: fault for question, fault in found if fault}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loading_once")
 def test_another_model_is_found(running, folders):
     client = Client(running.grpc, "other")

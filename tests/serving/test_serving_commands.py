@@ -140,6 +140,7 @@ def test_evidence_of_so_many_classes_is_exported(
     assert given["top"] == top
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_with_a_folder_of_images(
     model_file, tmp_path, rng, capsys
 ):
@@ -171,6 +172,7 @@ def explained_in(said, image_file):
     return line.split(", ")[0]
 
 
+@pytest.mark.slow
 def test_a_server_reads_16_bits_as_training_and_explain_did(
     model_file, tmp_path, capsys
 ):
@@ -208,6 +210,7 @@ def test_a_server_reads_16_bits_as_training_and_explain_did(
     assert explained == f"{x_ray}: {best} ({100 * served.max():.0f} %)"
 
 
+@pytest.mark.slow
 def test_predict_answers_as_explain_does(
     server, model_file, image_file, tmp_path, capsys
 ):
@@ -245,6 +248,7 @@ def test_predict_names_what_is_not_answered(
     assert "photo_overlay.png exists" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_serve_check_says_yes_to_a_right_server(
     server, exported, capsys, monkeypatch
 ):
@@ -324,6 +328,7 @@ def test_model_without_a_name_is_not_exported(model_file, capsys):
     assert "a folder that has a name" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_shipped_model_explains_when_none_is_named(tmp_path, capsys):
     images = sorted((SHIPPED / "examples").glob("*.png"))
     assert len(images) == 6

@@ -70,6 +70,7 @@ BY_SKLEARN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("monitor", "options", "averaged"),
@@ -123,6 +124,7 @@ def test_it_is_the_metric_of_all_predictions_together(
     assert metrics["monitor"] == monitor
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_several_labels_are_monitored(tmp_path):
     labels = np.random.default_rng(3).integers(0, 2, (13, 3))
@@ -141,6 +143,7 @@ def test_several_labels_are_monitored(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("monitor", "rate", "epochs"),

@@ -239,6 +239,7 @@ def test_few_images_get_as_many_steps():
 # -------------------------------------------------------------------- the run
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_two_stages_are_the_steps_by_hand(tmp_path, source):
     recipe = Recipe(
@@ -296,6 +297,7 @@ def test_two_stages_are_the_steps_by_hand(tmp_path, source):
     assert len(seen.learning[1]) == len(seen.learning[0]) + 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("architecture", "policy"),
@@ -336,6 +338,7 @@ def test_nothing_of_the_freezing_is_left(
             assert same == is_kept, variable.path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_early_stopping_waits_for_the_second_stage(tmp_path, source):
     recipe = dataclasses.replace(

@@ -90,6 +90,7 @@ def run(folder, source, recipe=RECIPE, *, model=None, **options):
 # ----------------------------------------------------------- what is computed
 
 
+@pytest.mark.slow
 def test_fit_is_model_fit_with_the_recipe(tmp_path, source):
     """The same steps by hand: stream, loss, L2 in the gradient, momentum."""
     recipe = Recipe(
@@ -133,6 +134,7 @@ def test_fit_is_model_fit_with_the_recipe(tmp_path, source):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_and_the_test_images_never_choose(
     tmp_path, source, whole_run
 ):
@@ -178,6 +180,7 @@ def test_the_best_epoch_is_kept_and_the_test_images_never_choose(
     assert_equal(weights(again), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -213,6 +216,7 @@ def test_the_loss_follows_the_activation(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_both_outputs_of_an_attention_branch_network_learn(tmp_path, source):
     recipe = dataclasses.replace(RECIPE, epochs=2, batch_size=HALF)
@@ -246,6 +250,7 @@ def weighted(number, seed, labels=None):
 STILL = Recipe(epochs=1, batch_size=HALF, learning_rate=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "architecture",
@@ -301,6 +306,7 @@ def test_the_loss_is_weighted(
     assert row["val_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "augmentation",
@@ -424,6 +430,7 @@ def test_a_recipe_by_name_weighs_unequal_classes(tmp_path, labels, expected):
     assert plan.recipe.class_weight == expected
 
 
+@pytest.mark.slow
 def test_weights_of_a_recipe_are_those_of_fit(tmp_path, source):
     recipe = dataclasses.replace(
         STILL, class_weight={"dots": np.float32(2.0), 0: 0.5}
@@ -441,6 +448,7 @@ def test_weights_of_a_recipe_are_those_of_fit(tmp_path, source):
     assert about["class_weights"] == [3.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("of_images", [False, True])
 def test_the_loss_of_several_labels_is_weighted(tmp_path, of_images):
@@ -570,6 +578,7 @@ def statistics_by_hand(trained, images):
         yield mean, square - mean**2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("policy", "averaged"),
@@ -648,6 +657,7 @@ def test_batch_statistics_of_shared_and_frozen_layers(rng):
     assert values[3].min() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "mixing",
@@ -845,6 +855,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, source, whole_run):
     assert again.epoch == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("every", "step", "message"),
@@ -885,6 +896,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert not list((tmp_path / "run").glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_images_to_validate_and_test_are_decoded_once(tmp_path, monkeypatch):
     pixels, _ = labeled_images(9, 0)
@@ -977,6 +989,7 @@ def test_heat_maps_of_the_same_images_are_drawn(tmp_path, source):
     assert shown == [(step, "heat_maps") for step in (0, 1, 3, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_heat_maps_in_a_fit_of_ones_own(tmp_path):
     images, labels = labeled_images(6, 0)
@@ -1085,6 +1098,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, source):
         state.restore(large, state.load(tmp_path / "s.npz"), tmp_path / "s.npz")
 
 
+@pytest.mark.slow
 def test_the_log_is_written_again_from_the_checkpoint(
     tmp_path, source, whole_run
 ):
@@ -1258,6 +1272,7 @@ def test_a_model_that_is_none_of_images_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_numbers_of_numpy_in_a_recipe_are_written(tmp_path, source):
     # NumPy's scalars are none of JSON's.

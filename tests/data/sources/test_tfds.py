@@ -14,6 +14,7 @@ from keras_lficam.data.sources import tfds as tfds_source
 NINE_TO_ONE = ["train[:90%]", "train[90%:]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classes", "splits"),
     [
