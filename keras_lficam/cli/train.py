@@ -429,7 +429,7 @@ def _options(arguments: argparse.Namespace) -> _Options:
                 raise ValueError(
                     f"{arguments.output}: this run was started "
                     f"{'without' if before is None else 'with'} {option}"
-                    f"{'' if before is None else f' {before}'}, not with "
+                    f"{'' if before is None else f' {before}'}, not "
                     f"{given[name]}. To fix this: leave the option out, or "
                     "give another folder with --output"
                 )
