@@ -23,7 +23,7 @@ def filled(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
         Image `(H, W, C)`, float64.
 
     Reference:
-        Rong et al., 2022, section 4, https://arxiv.org/abs/2202.00449.
+        Rong et al., 2022, https://arxiv.org/abs/2202.00449.
     """
     found = image.astype("float64")
     unknown = np.flatnonzero(removed)

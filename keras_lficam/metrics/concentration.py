@@ -68,7 +68,7 @@ def complexity(maps: Tensor) -> np.ndarray:
         ValueError: As in `sparseness`.
 
     Reference:
-        Bhatt et al., 2020, section 4, https://arxiv.org/abs/2005.00631.
+        Bhatt et al., 2020, https://arxiv.org/abs/2005.00631.
 
     Examples:
         >>> maps = np.array([[1.0, 0.0, 1.0, 0.0]]).reshape(1, 1, 4, 1)

@@ -134,7 +134,7 @@ def infidelity(
             is out of its range.
 
     Reference:
-        Yeh et al., 2019, equation 1 with square removal,
+        Yeh et al., 2019, with square removal,
         https://arxiv.org/abs/1901.09392, who do not divide by `sum d**2`.
 
     Examples:

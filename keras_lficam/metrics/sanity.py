@@ -77,7 +77,7 @@ def randomized_from_top(
         ValueError: As in `randomized`.
 
     Reference:
-        Adebayo et al., 2018, section 4.1, https://arxiv.org/abs/1810.03292.
+        Adebayo et al., 2018, https://arxiv.org/abs/1810.03292.
 
     Examples:
         explain = None

@@ -62,7 +62,7 @@ def max_sensitivity(
             argument is out of its range.
 
     Reference:
-        Yeh et al., 2019, section 3, https://arxiv.org/abs/1901.09392.
+        Yeh et al., 2019, https://arxiv.org/abs/1901.09392.
 
     Examples:
         explain = keras_lficam.explainers.AttentionMap(model)
