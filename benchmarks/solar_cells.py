@@ -136,7 +136,8 @@ def train_frozen(which, seed, folder):
     options = {}
     if which == "uniform":
         options["importance_network"] = network(activation="uniform")
-    model = built("plain" if which == "plain" else "lfi_cam", seed, **options)
+    architecture = "plain" if which == "plain" else "lfi_cam"
+    model = built(architecture, seed, **options)
     if which == "plain":
         (pooling,) = (
             layer
@@ -147,7 +148,9 @@ def train_frozen(which, seed, folder):
     else:
         _, middle = model.get_layer("importance").input
     trunk = keras.Model(model.input, middle)
-    head = keras.Model(middle, model.output)
+    # The importance network looks at the image, too.
+    inputs = [middle] if which == "plain" else [model.input, middle]
+    head = keras.Model(inputs, model.output)
     source = keras_lficam.data.source("elpv")
     features, labels = {}, {}
     for split in source.splits:
@@ -155,7 +158,8 @@ def train_frozen(which, seed, folder):
         images, labels[split] = map(
             np.concatenate, zip(*batches.as_numpy_iterator(), strict=True)
         )
-        features[split] = trunk.predict(images.astype("float32"), verbose=0)
+        found = trunk.predict(images, verbose=0)
+        features[split] = [found] if which == "plain" else [images, found]
     rule = recipe()
     answers = np.eye(2)
     counts = np.bincount(labels["train"])
@@ -202,7 +206,10 @@ def train_frozen(which, seed, folder):
         found[split] = classification.measure(
             labels[split], chances, source.class_names, seed=seed
         ).to_dict()
-    model.save(folder / "model.keras")
+    # Keras cannot save what a part was cut out of.
+    whole = built(architecture, seed, **options)
+    whole.set_weights(model.get_weights())
+    whole.save(folder / "model.keras")
     (folder / "metrics.json").write_text(json.dumps(found, indent=2))
 
 
@@ -274,7 +281,10 @@ def rows_of_maps(contender, seed, folder):
 
     model = keras.models.load_model(folder / "model.keras", compile=False)
     images = explained_images()
-    classes = model.predict(images, verbose=0).argmax(axis=-1)
+    scores = model.predict(images, verbose=0)
+    if isinstance(scores, dict):  # Of ABN, whose branch predicts too.
+        scores = scores["predictions"]
+    classes = scores.argmax(axis=-1)
     kept = {}
     for name in (*EXPLAINERS[contender], "ScoreCAM"):
         few = slice(2 * BY_SCORE_CAM if name == "ScoreCAM" else None)
