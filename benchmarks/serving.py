@@ -180,6 +180,25 @@ def answers(folder, images):
         yield name, {key: [part[key][0] for part in parts] for key in parts[0]}
 
 
+def lacking(answer, bias):
+    """The largest difference, relative to the largest logit.
+
+    Args:
+        answer: Holds `logits` `(B, K)` and `class_evidence` `(B, h, w, K)`,
+            the evidence of all classes in their order.
+        bias: Array `(K,)`.
+
+    Returns:
+        A float.
+    """
+    import numpy as np
+
+    logits = np.asarray(answer["logits"])
+    evidence = np.asarray(answer["class_evidence"])
+    sums = evidence.mean(axis=(1, 2), dtype="float64") + bias
+    return float(np.abs(sums - logits).max() / np.abs(logits).max())
+
+
 def agreement():
     import keras
     import numpy as np
@@ -221,10 +240,7 @@ def agreement():
                     for each in (signed, evidence)
                 )
             )
-            logits = np.asarray(answer["logits"])
-            sums = signed.mean(axis=(1, 2), dtype="float64") + view.bias
             off = np.abs(signed - evidence).max() / np.abs(evidence).max()
-            lacking = np.abs(sums - logits).max() / np.abs(logits).max()
             rows.append(
                 {
                     "format": runtime,
@@ -234,7 +250,7 @@ def agreement():
                     "rank_correlation": f"{np.mean(correlation):.4f}",
                     "evidence": f"{off:.1e}",
                     "evidence_rank_correlation": f"{np.median(ranks):.4f}",
-                    "exactness": f"{lacking:.1e}",
+                    "exactness": f"{lacking(answer, view.bias):.1e}",
                     "images": len(images),
                     **machine(),
                 }

@@ -379,6 +379,8 @@ def main():
 
     start_keras()  # It asks for oneDNN, as the command does.
     if arguments.command:
+        if ("command", 0) in _done(TABLE):
+            return
         began = time.perf_counter()
         folder = trained_by_command()
         seconds = time.perf_counter() - began
