@@ -97,7 +97,7 @@ def measure(
     bits = arguments.bits
     if os.path.exists(arguments.data):  # A folder or a CSV file.
         bits = _models.bits(arguments.model, bits)
-    source = _models.source(arguments.data, bits)
+    source = _models.source(arguments.data, bits, arguments.masks)
     planned = comparison.plan(
         model,
         source,

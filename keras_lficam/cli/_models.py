@@ -275,7 +275,9 @@ def bits(path: pathlib.Path, given: int | None) -> int | None:
         return None  # The file is of another program.
 
 
-def source(name: str, bits: int | None = None) -> "Source":
+def source(
+    name: str, bits: int | None = None, masks: str | None = None
+) -> "Source":
     """Makes or downloads a data set; its bars go to the error stream."""
     import tensorflow_datasets as tfds
 
@@ -284,6 +286,6 @@ def source(name: str, bits: int | None = None) -> "Source":
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     with contextlib.redirect_stdout(None):  # The words of TFDS.
-        found = data.source(name, bits=bits)
+        found = data.source(name, bits=bits, masks=masks)
         assert found.class_names
     return found

@@ -125,6 +125,18 @@ def add_bits_option(parser: argparse._ActionsContainer, default: str) -> None:
     )
 
 
+def add_masks_option(parser: argparse._ActionsContainer) -> None:
+    """Adds the option of the commands that look at objects."""
+    parser.add_argument(
+        "--masks",
+        metavar="FOLDER|FILE",
+        help="masks of the objects of a folder or CSV file: a folder of mask "
+        "images or of XML files of Pascal VOC, with the names of the images, "
+        "or a JSON file of COCO (default: a folder masks beside the classes, "
+        "or the column mask)",
+    )
+
+
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the commands that measure explainers."""
     parser.add_argument(
@@ -142,6 +154,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         "elpv, a folder of images, or a CSV file that lists some; with "
         "masks of the objects, localization is measured too",
     )
+    add_masks_option(parser)
     parser.add_argument(
         "--split",
         default="test",

@@ -65,6 +65,11 @@ _RECIPE = (
     "monitor",
     "patience",
     "class_weight",
+    "guidance",
+    "guided",
+    "guidance_loss",
+    "guidance_share",
+    "consistency",
 )
 # Those of recipes; the command knows them before Keras starts.
 _MONITORS = (
@@ -104,6 +109,10 @@ or none, and the model answers yes or no for each class:
   image,label
   1.jpg,cat|dog
 
+With --guidance the attention map is taught to lie on the objects, by masks or
+boxes of some images: the column mask, a folder masks beside the classes, as
+masks/cat/1.png, or what --masks names.
+
 Examples:
 
   keras-lficam train --data my/folder --backbone EfficientNetB0 \\
@@ -112,6 +121,8 @@ Examples:
   keras-lficam train --data cifar10 --backbone ResNet110 --recipe paper \\
       --output runs/cifar10
   keras-lficam train --output runs/cifar10 --resume
+  keras-lficam train --data my/folder --backbone EfficientNetB0 \\
+      --weights imagenet --guidance 1 --masks boxes.json --output runs/guided
 
 What is in the output: report.html, a page about the run; model.keras, the best
 model, and labels.txt; log.csv, a line for each epoch; metrics.json, accuracy
@@ -135,6 +146,7 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         "elpv, a folder of images, or a CSV file that lists some",
     )
     add_bits_option(group, "those of the highest number in the folder")
+    _words.add_masks_option(group)
     group.add_argument(
         "--backbone",
         metavar="NAME",
@@ -258,6 +270,41 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         help="weigh the training loss of an image by how rare its class is "
         "(default: balanced in modern and fine_tune where the largest class "
         "has 1.5 to 20 times the images of the smallest)",
+    )
+    group.add_argument(
+        "--guidance",
+        type=number(0, 1_000_000),
+        metavar="WEIGHT",
+        help="weight of the loss that teaches a map to lie on the masks of "
+        "the training images that have one; 0 for none",
+    )
+    group.add_argument(
+        "--guided",
+        choices=["attention", "evidence"],
+        help="what --guidance teaches, the attention map or the class evidence "
+        "(default: attention)",
+    )
+    group.add_argument(
+        "--guidance-loss",
+        choices=["energy", "mask", "outside"],
+        metavar="LOSS",
+        help="energy (the share of the map outside the mask), mask (the map "
+        "fills the mask) or outside (what lies outside, squared) (default: "
+        "energy)",
+    )
+    group.add_argument(
+        "--guidance-share",
+        type=number(0, 1, above=True),
+        metavar="X",
+        help="share of the masks that are used, chosen by --seed (default: 1)",
+    )
+    group.add_argument(
+        "--consistency",
+        type=number(0, 1_000_000),
+        metavar="WEIGHT",
+        help="weight of the loss by which the attention map of a shifted or "
+        "mirrored image is the shifted or mirrored map; a step takes about "
+        "twice as long (default: 0)",
     )
     group.add_argument(
         "--seed",
@@ -492,6 +539,7 @@ def _train(options: _Options, folder: pathlib.Path, resume: bool) -> int:
         options["data"],
         data_dir=options.get("data_dir"),
         bits=options.get("bits"),
+        masks=options.get("masks"),
     )
     if "mixed_precision" in options:
         keras.config.set_dtype_policy(f"mixed_{options['mixed_precision']}")
@@ -502,6 +550,9 @@ def _train(options: _Options, folder: pathlib.Path, resume: bool) -> int:
     counts = ", ".join(
         f"{source.count(split):,} for {split}" for split in source.splits
     )
+    if recipe.guidance and source.has_masks:
+        masks = source.count_masks("train", recipe.guidance_share)
+        counts += f"; with a mask for guidance: {masks:,}"
     say(
         f"Training {model.name}, {model.count_params():,} parameters, on "
         f"{len(source.class_names)} classes; images: {counts}"

@@ -93,12 +93,17 @@ def holds_images(folder: str | os.PathLike[str]) -> bool:
     return bool(images_below(folder, root=None).images)
 
 
-def folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Lists the folders in a folder, links to folders as well."""
+def folders_in(
+    folder: pathlib.Path, aside: pathlib.Path | None = None
+) -> list[pathlib.Path]:
+    """Lists the folders in a folder, links to folders as well, but `aside`."""
+    real = None if aside is None else os.path.realpath(aside)
     return sorted(
         sub
         for sub in folder.iterdir()
-        if sub.is_dir() and not sub.name.startswith(".")
+        if sub.is_dir()
+        and not sub.name.startswith(".")
+        and os.path.realpath(sub) != real
     )
 
 
@@ -171,9 +176,16 @@ def _some(paths: list[str]) -> str:
 # ---------------------------------------------------------------- the splits
 
 
-def split_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Finds the folders of classes: one for each split, or the only one."""
-    inside = folders_in(folder)
+def split_folders(
+    folder: pathlib.Path, aside: pathlib.Path | None = None
+) -> dict[str, pathlib.Path]:
+    """Finds the folders of classes: one for each split, or the only one.
+
+    Args:
+        folder: The folder.
+        aside: A folder in it that is neither a class nor a split.
+    """
+    inside = folders_in(folder, aside)
     named = {sub: split for sub in inside if (split := _split_of(sub.name))}
     exact = {split for sub, split in named.items() if _is_exact(sub)}
     # `train_masks` beside `train` is none.

@@ -30,6 +30,12 @@ NAMES = (
 
 # Of `"rand_augment"`, each image.
 _NUM_TRANSFORMS = 2
+# Those of them that move pixels; the others change colors.
+_MOVING = (
+    keras.layers.RandomRotation,
+    keras.layers.RandomShear,
+    keras.layers.RandomTranslation,
+)
 
 
 def check(names: Sequence[str]) -> tuple[str, ...]:
@@ -137,6 +143,42 @@ def image_function(
         augment = image_function(["pad_crop", "flip"], (32, 32))
         changed = augment(image, tf.constant([0, 7], "int64"))
     """
+    return _in_turn(names, image_size, of_masks=False)
+
+
+def mask_function(
+    names: Sequence[str], image_size: tuple[int, int]
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Makes the augmentation that moves a mask with its image.
+
+    Args:
+        names: Names that passed `check`; those of batches are passed over.
+        image_size: `(height, width)` of the result.
+
+    Returns:
+        Function of a mask `(H, W, 1)` in 0 to 1, as large as its image, and
+        the seed that the image is changed with. Gives a float32 mask
+        `(height, width, 1)`: moved, mirrored, turned, cropped and resized
+        bilinearly as the image is, with 0 where the image is filled; colors
+        change nothing.
+
+    Examples:
+
+        move = mask_function(["pad_crop", "flip"], (32, 32))
+        moved = move(mask, tf.constant([0, 7], "int64"))
+    """
+    in_turn = _in_turn(names, image_size, of_masks=True)
+
+    def move(mask: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        # Some of what is drawn depends on the shape, as of an image.
+        return in_turn(tf.tile(mask, (1, 1, 3)), seed)[..., :1]
+
+    return move
+
+
+def _in_turn(
+    names: Sequence[str], image_size: tuple[int, int], *, of_masks: bool
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     makers = {
         "pad_crop": lambda: functools.partial(_pad_crop, image_size),
         "random_resized_crop": lambda: functools.partial(
@@ -144,7 +186,7 @@ def image_function(
         ),
         "flip": lambda: tf.image.stateless_random_flip_left_right,
         "flip_vertical": lambda: tf.image.stateless_random_flip_up_down,
-        "rand_augment": _rand_augment,
+        "rand_augment": lambda: _rand_augment(of_masks=of_masks),
     }
     steps = {name: make() for name, make in makers.items() if name in names}
 
@@ -248,11 +290,14 @@ def _random_resized_crop(
     )
 
 
-def _rand_augment() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def _rand_augment(
+    *, of_masks: bool
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     # `keras.layers.RandAugment` does all its transforms and throws away most,
     # draws the same two for a whole batch, and turns by up to 180 degrees.
     layers = keras.layers
-    corners = {"fill_mode": "constant", "fill_value": 128.0}
+    fill = 0.0 if of_masks else 128.0
+    corners = {"fill_mode": "constant", "fill_value": fill}
     transforms = [
         _layer(layers.AutoContrast),
         _layer(layers.Equalization),
@@ -287,6 +332,8 @@ def _rand_augment() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
             _draw(len(transforms) + 1, _derived(seed, 0)),
             [
                 functools.partial(_transform, layer, images, seed)
+                if not of_masks or isinstance(layer, _MOVING)
+                else lambda: images
                 for layer in transforms
             ],
             default=lambda: images,

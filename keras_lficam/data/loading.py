@@ -19,6 +19,7 @@ def source(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     bits: int | None = None,
+    masks: str | os.PathLike[str] | None = None,
 ) -> Source:
     """Finds images with labels, split for training, validation and test.
 
@@ -41,6 +42,11 @@ def source(
     several labels by the rarest. A mask is an image of the same size, not 0 on
     the object.
 
+    Masks of the objects, of all images or some, are looked for in a folder
+    `masks` in that of the images, if the folders in it have the names of those
+    beside it: `masks/cat/1.png` is the mask of `cat/1.jpg`. A class can be
+    called `masks`, too; then its folder holds images.
+
     Every file is read that Pillow reads, also behind a link, but for hidden
     ones. Each is read once; images that cannot be are named in the log and
     left out, and files that are none are counted there. Images of 16 bits
@@ -58,6 +64,12 @@ def source(
         data_dir: Folder of the prepared data sets; that of TFDS by default.
         bits: Bits that images of 16 bits use, 8 to 16, where their files do
             not say it; by default those of the highest number in all files.
+        masks: Masks of the objects of a folder or CSV file that lie
+            elsewhere: a folder of mask images, or of XML files of Pascal VOC;
+            or a JSON file of COCO, whose boxes count. They belong to the
+            images with the same path below that folder, whatever the ending,
+            or the same name, where it is that of one image alone. Images
+            without a mask or box have none.
 
     Returns:
         The source. What TFDS has not on disk yet is downloaded and prepared
@@ -73,7 +85,7 @@ def source(
         cifar = source("cifar10")
         assert cifar.splits["validation"] == "train[90%:]"
     """
-    return found_source(name, data_dir=data_dir, bits=bits)
+    return found_source(name, data_dir=data_dir, bits=bits, masks=masks)
 
 
 def found_source(
@@ -82,6 +94,7 @@ def found_source(
     argument: str = "name",
     data_dir: str | os.PathLike[str] | None = None,
     bits: int | None = None,
+    masks: str | os.PathLike[str] | None = None,
 ) -> Source:
     """Does what `source` says, for another function's argument.
 
@@ -90,6 +103,7 @@ def found_source(
         argument: What messages call it.
         data_dir: As for `source`.
         bits: As for `source`.
+        masks: As for `source`.
 
     Returns:
         The source.
@@ -100,12 +114,21 @@ def found_source(
     """
     if data_dir is not None:
         path_of("data_dir", data_dir)
+    if masks is not None:
+        path_of("masks", masks)
     check_bits(bits)
     if _is_csv_file(name):
-        return CSVSource(path_of(argument, name), bits=bits)
+        return CSVSource(path_of(argument, name), bits=bits, masks=masks)
     if _is_folder(name):
-        return FolderSource(path_of(argument, name), bits=bits)
+        return FolderSource(path_of(argument, name), bits=bits, masks=masks)
     check_text(argument, name)
+    if masks is not None:
+        raise ValueError(
+            "Argument `masks` must be None but for a folder or a CSV file. "
+            f"Received: masks={os.fspath(masks)!r} for {argument}={name!r}. To "
+            "fix this: leave it out; masks and boxes that a data set of "
+            "TensorFlow Datasets has are found."
+        )
     if bits is not None:
         raise ValueError(
             "Argument `bits` must be None but for a folder or a CSV file, "

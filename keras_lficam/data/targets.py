@@ -1,6 +1,6 @@
 """Labels in the form that the loss of a classifier takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +14,8 @@ def with_targets(
     shares_of: int | None = None,
     outputs: Sequence[str] = (),
     class_weights: Sequence[float] | Sequence[Sequence[float]] | None = None,
+    more: Mapping[str, tuple[Callable[..., tf.Tensor], float]] | None = None,
+    with_masks: bool = False,
 ) -> tf.data.Dataset:
     """Makes what `model.fit` takes of batches of images and labels.
 
@@ -29,6 +31,10 @@ def with_targets(
             multiplied. Of shares of classes it is the mean. Or a pair for
             each, of labels that are absent and present: then weights are of
             single labels, `(B, K)`.
+        more: By the names of further outputs a function of masks (or None)
+            and labels that gives what they learn, and a weight, by which that
+            of an image is multiplied.
+        with_masks: Whether masks stand between the labels and the weights.
 
     Returns:
         Data set of `(images, labels)`, and of weights `(B,)` or `(B, K)` where
@@ -40,9 +46,15 @@ def with_targets(
         pairs = with_targets(batches, shares_of=10)
     """
 
-    def targets(
-        images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None = None
+    def prepared(
+        images: tf.Tensor, labels: tf.Tensor, *others: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
+        masks = others[0] if with_masks else None
+        weights = own = others[-1] if len(others) > with_masks else None
+        targets = {
+            name: function(masks, labels)
+            for name, (function, _) in (more or {}).items()
+        }
         if class_weights is not None:
             of_labels = _of_labels(labels, class_weights)
             if weights is not None and of_labels.shape.rank == 2:
@@ -53,10 +65,19 @@ def with_targets(
         parts = [labels] if weights is None else [labels, weights]
         if outputs:
             parts = [dict.fromkeys(outputs, part) for part in parts]
+        if more:
+            ones = tf.ones(tf.shape(labels)[:1])
+            if len(parts) == 1:
+                parts.append(dict.fromkeys(outputs, ones))
+            given = ones if own is None else own
+            parts[0] |= targets
+            parts[1] |= {
+                name: weight * given for name, (_, weight) in more.items()
+            }
         return images, *parts
 
     return batches.map(
-        targets, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
 
 

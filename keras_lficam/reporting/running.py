@@ -131,7 +131,10 @@ def _source(folder: RunFolder, data: Any, data_dir: Any) -> Source:
             data_dir = folder.options.get("data_dir")
         try:
             source = source_named(
-                data, data_dir=data_dir, bits=about.get("bits")
+                data,
+                data_dir=data_dir,
+                bits=about.get("bits"),
+                masks=about.get("masks"),
             )
         except ValueError as error:
             raise ValueError(

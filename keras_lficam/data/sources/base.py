@@ -3,6 +3,7 @@
 import abc
 import functools
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from keras_lficam.data import _memory, _pipelines, augmentation as augmentations
 from keras_lficam.data._images import as_bytes, resized, resized_mask, to_gray
 
 RESIZINGS = ("stretch", "center_crop")
+# Stands in bytes for the mask that an image has not.
+_UNKNOWN = 2
 
 
 class Damaged(NamedTuple):
@@ -51,6 +54,7 @@ class Source(abc.ABC):
         bits: Bits that files of 16 bits use and do not say; None where there
             are none.
         has_masks: Whether `batches` can add the mask of the object.
+        masks: Where they lie, if that was given to `data.source`.
         multi_label: Whether an image can be of several classes at once: then
             labels are 0 or 1 for each of them, float32 `(batch, K)`.
         license: What the data says of its license; None if it says nothing.
@@ -67,6 +71,7 @@ class Source(abc.ABC):
     damaged: tuple[Damaged, ...] = ()
     bits: int | None = None
     has_masks: bool = False
+    masks: str | None = None
     multi_label: bool = False
     license: str | None = None
     # What a message says that there is instead of masks.
@@ -188,14 +193,8 @@ class Source(abc.ABC):
                 "steps_per_epoch=...), which keeps images in memory and "
                 "reshuffles them for each epoch."
             )
-        if with_masks and not self.has_masks:
-            raise ValueError(
-                "Argument `with_masks` must be False without masks of the "
-                "object, an image named 'mask' or one that is known, as "
-                "digits_in_photos and oxford_iiit_pet have. Received: "
-                f"with_masks=True for {self.name!r}, which has "
-                f"{self._contents}. To fix this: leave it out."
-            )
+        if with_masks:
+            self._check_masks()
         if image_size is None and None in self.image_shape:
             raise ValueError(
                 "Argument `image_size` must be given for images of different "
@@ -231,6 +230,8 @@ class Source(abc.ABC):
         first_step: int = 0,
         shard: tuple[int, int] = (0, 1),
         channels: int = 3,
+        with_masks: bool = False,
+        mask_share: float = 1.0,
     ) -> tf.data.Dataset:
         """Makes batches for training, without end.
 
@@ -255,14 +256,20 @@ class Source(abc.ABC):
             shard: Number of this shard and of all; it gives the rows of the
                 batch that are this shard's. Labels are mixed within them.
             channels: As for `batches`.
+            with_masks: Whether to add the mask of the object, moved by the
+                augmentation as its image.
+            mask_share: Share of the masks that are used, in (0, 1]. The seed
+                chooses them, and those of a smaller share are among them.
 
         Returns:
             Endless batches of images `(batch_size / shards, height, width,
             channels)`, float32 in 0 to 255, and labels: int64
             `(batch_size / shards,)`, or float32 soft labels where an
             augmentation mixes them, or float32 `(batch_size / shards, K)`
-            where images have several; then sample weights, float32
-            `(batch_size / shards,)`, if the data has them.
+            where images have several; then masks, float32 `(batch_size /
+            shards, height, width, 1)` in 0 to 1, NaN where an image has none,
+            if asked for; then sample weights, float32 `(batch_size /
+            shards,)`, if the data has them.
 
         Raises:
             ValueError: If an argument has an impossible value, or the shards
@@ -295,6 +302,16 @@ class Source(abc.ABC):
                 f"weights. Received: augmentation={names!r}. To fix this: "
                 "leave mix_up and cut_mix out, or give no weights."
             )
+        _checks.check_boolean("with_masks", with_masks)
+        if with_masks:
+            self._check_masks()
+            if mix is not None:
+                raise ValueError(
+                    "Argument `augmentation` must not mix images that have "
+                    f"masks. Received: augmentation={names!r}. To fix this: "
+                    "leave mix_up and cut_mix out."
+                )
+            chosen = tf.constant(self._chosen_masks(split, mask_share, seed))
 
         # All images stand in one endless row. What happens to one follows
         # from its position in the row, so any step can be the first.
@@ -325,6 +342,36 @@ class Source(abc.ABC):
         )
         augment = augmentations.image_function(names, (height, width))
 
+        def resized_mask_of(example: dict[str, Any]) -> tf.Tensor:
+            mask = self._mask(example)
+            if not augmentations.needs_whole_image(names):
+                mask = resized_mask(mask, image_size, "stretch")
+            unknown = tf.fill(tf.shape(mask), tf.constant(_UNKNOWN, "uint8"))
+            return tf.where(
+                tf.math.is_nan(mask), unknown, tf.cast(mask, "uint8")
+            )
+
+        def original_mask(
+            number: tf.Tensor, example: dict[str, Any]
+        ) -> tf.Tensor:
+            return resized_mask_of(example)
+
+        mask_of = (
+            original_mask
+            if augmentations.needs_whole_image(names) or not with_masks
+            else _memory.remembered(resized_mask_of, (height, width, 1), count)
+        )
+        move = augmentations.mask_function(names, (height, width))
+
+        def moved_mask(
+            position: tf.Tensor, number: tf.Tensor, example: dict[str, Any]
+        ) -> tf.Tensor:
+            mask = mask_of(number, example)
+            known = tf.reduce_all(mask != _UNKNOWN) & tf.gather(chosen, number)
+            moved = move(tf.cast(mask, "float32"), tf.stack([seed, position]))
+            moved = tf.where(known, moved, float("nan"))
+            return tf.ensure_shape(moved, (height, width, 1))
+
         def make(
             position: tf.Tensor, numbered: tuple[tf.Tensor, dict[str, Any]]
         ) -> tuple[tf.Tensor, ...]:
@@ -333,9 +380,12 @@ class Source(abc.ABC):
                 image_of(number, example), tf.stack([seed, position])
             )
             image = tf.ensure_shape(image, (height, width, 3))
+            parts = [image, example["label"]]
+            if with_masks:
+                parts.append(moved_mask(position, number, example))
             if is_weighted:
-                return image, example["label"], example["weight"]
-            return image, example["label"]
+                parts.append(example["weight"])
+            return tuple(parts)
 
         batches = _pipelines.mapped(row, make).batch(
             per_shard, drop_remainder=True
@@ -352,6 +402,51 @@ class Source(abc.ABC):
                 batches, lambda images, *others: (to_gray(images), *others)
             )
         return batches.prefetch(tf.data.AUTOTUNE)
+
+    def _masked(self, split: str) -> np.ndarray:
+        """Says of each image of a split whether it has a mask, booleans."""
+        return np.full(self._count(split), self.has_masks)
+
+    def count_masks(self, split: str, mask_share: float = 1.0) -> int:
+        """Counts the images with a mask of the object.
+
+        Args:
+            split: As for `count`.
+            mask_share: As for `stream`.
+
+        Returns:
+            Number of images.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        return int(self._chosen_masks(split, mask_share, 0).sum())
+
+    def _chosen_masks(
+        self, split: str, mask_share: float, seed: int
+    ) -> np.ndarray:
+        """Chooses a share of the masks of a split, booleans of all images."""
+        _checks.check_number("mask_share", mask_share, 0)
+        if not 0 < mask_share <= 1:
+            raise ValueError(
+                "Argument `mask_share` must be a share of the masks, in (0, "
+                f"1]. Received: mask_share={mask_share}"
+            )
+        masked = np.flatnonzero(self._masked(self._own(split)))
+        order = np.random.default_rng(seed).permutation(masked)
+        chosen = np.zeros(self.count(split), bool)
+        chosen[order[: math.ceil(mask_share * len(order))]] = True
+        return chosen
+
+    def _check_masks(self) -> None:
+        if not self.has_masks:
+            raise ValueError(
+                "Argument `with_masks` must be False without masks of the "
+                "object, an image named 'mask' or one that is known, as "
+                "digits_in_photos and oxford_iiit_pet have. Received: "
+                f"with_masks=True for {self.name!r}, which has "
+                f"{self._contents}. To fix this: leave it out."
+            )
 
     @functools.cached_property
     def _classes_counted(self) -> dict[str, np.ndarray]:

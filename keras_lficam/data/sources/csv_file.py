@@ -6,27 +6,23 @@ import io
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
-import tensorflow as tf
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from keras_lficam._names import nearest
 from keras_lficam.data._listing import SPLIT_WORDS
-from keras_lficam.data.image_files import check_bits, read_mask
-from keras_lficam.data.sources.base import Damaged
+from keras_lficam.data.image_files import check_bits
 from keras_lficam.data.sources.files import (
     SHARE,
     FilesSource,
     ImageFile,
-    Look,
     listed,
     looks_at,
     lot_of,
     report_damaged,
-    report_left_out,
+    report_damaged_masks,
     sorted_class_names,
+    with_masks,
 )
 
 _LOG = logging.getLogger("keras_lficam")
@@ -54,6 +50,7 @@ class CSVSource(FilesSource):
     Args:
         path: The file, as `data.source` says.
         bits: Bits that files of 16 bits use, as for `data.source`.
+        masks: Masks of images whose line names none, as for `data.source`.
 
     Raises:
         ValueError: If the file cannot be read, or cannot be used to train a
@@ -64,20 +61,27 @@ class CSVSource(FilesSource):
     _kind = "CSV file"
 
     def __init__(
-        self, path: str | os.PathLike[str], *, bits: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        bits: int | None = None,
+        masks: str | os.PathLike[str] | None = None,
     ):
         self.name = os.fspath(path)
         check_bits(bits)
         file = pathlib.Path(path)
         rows = _without_repeated(file, _rows(file))
         self.multi_label = any(_BETWEEN in row.label for row in rows)
-        self.has_masks = any(row.mask for row in rows)
         splits = _splits(file, rows)
         images = _images(file, rows, self.multi_label)
+        if masks is not None:
+            self.masks = os.fspath(masks)
+            images = with_masks(images, masks, file.parent)
+        self.has_masks = any(image.mask for image in images)
         _check_labels(file, rows)
         looks = looks_at(one.path for one in images)
         damaged = report_damaged(file, looks)
-        damaged += _damaged_masks(file, images, looks)
+        damaged += report_damaged_masks(file, images, looks)
         self._set_seen(looks, damaged, bits)
         lost = {bad.path for bad in damaged}
         found: dict[str, list[ImageFile]] = {"train": []}
@@ -97,18 +101,6 @@ class CSVSource(FilesSource):
                     "To fix this: list 3 or more of a class for training, or "
                     "give rows of that split"
                 )
-
-    def _mask(self, example: dict[str, Any]) -> tf.Tensor:
-        sides = self.image_shape[:2]
-
-        def mask_of(path: bytes) -> np.ndarray:
-            if path:
-                return read_mask(os.fsdecode(path)).astype("float32")
-            # One pixel along each side that images do not share.
-            return np.full([*(side or 1 for side in sides), 1], np.nan, "f4")
-
-        mask = tf.numpy_function(mask_of, [example["mask"]], tf.float32)
-        return tf.ensure_shape(mask, (*sides, 1))
 
 
 # ------------------------------------------------------------------ the table
@@ -374,31 +366,3 @@ def _groups(train: Sequence[ImageFile]) -> Iterable[Sequence[ImageFile]]:
         )
         groups.setdefault(rarest, []).append(image)
     return groups.values()
-
-
-def _damaged_masks(
-    file: pathlib.Path,
-    images: Sequence[ImageFile],
-    looks: Mapping[str, Look | Damaged],
-) -> list[Damaged]:
-    """Lists masks that cannot be read or are of another size."""
-    damaged = []
-    for image in images:
-        look = looks[image.path]
-        if not image.mask or isinstance(look, Damaged):
-            continue
-        try:
-            size = read_mask(image.mask).shape[:2]
-        except ValueError as error:
-            told = str(error).removeprefix(f"{image.mask}: ")
-            damaged.append(Damaged(image.mask, told))
-            continue
-        if size != look[:2]:
-            told = (
-                f"the mask is {size[0]} x {size[1]}, and its image "
-                f"{look.height} x {look.width}"
-            )
-            damaged.append(Damaged(image.mask, told))
-    return report_left_out(
-        file, damaged, "masks cannot be used, and their images are left out"
-    )

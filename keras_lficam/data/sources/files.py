@@ -16,6 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lficam import _labels
+from keras_lficam.data._annotations import (
+    damaged_masks,
+    masks_of,
+    read_boxes_or_mask,
+)
 from keras_lficam.data._images import common_shape
 from keras_lficam.data.image_files import bits_for, read
 from keras_lficam.data.sources.base import Damaged, Source
@@ -37,7 +42,8 @@ class ImageFile(NamedTuple):
         path: The file.
         labels: Names of its classes, one of them where an image has one.
         lot: Number in [0, 1), by the path: decides what is set aside.
-        mask: File of the mask of the object; empty where there is none.
+        mask: File of the mask of the object, or its boxes as text; empty
+            where there is none.
     """
 
     path: str
@@ -87,6 +93,11 @@ class FilesSource(Source):
         good = [look for look in looks.values() if isinstance(look, Look)]
         self.bits = decided_bits(pathlib.Path(self.name), good, bits)
         self.image_shape = common_shape([look[:2] for look in good])
+        self._sizes = {
+            path: look[:2]
+            for path, look in looks.items()
+            if isinstance(look, Look)
+        }
 
     def _set_parts(
         self,
@@ -115,6 +126,9 @@ class FilesSource(Source):
             dataset = dataset.shuffle(len(images), seed=shuffle_seed)
         return dataset
 
+    def _masked(self, split: str) -> np.ndarray:
+        return np.array([bool(image.mask) for image in self._parts[split]])
+
     def _labels(self, images: Sequence[ImageFile]) -> np.ndarray:
         number = {name: i for i, name in enumerate(self.class_names)}
         if not self.multi_label:
@@ -130,6 +144,27 @@ class FilesSource(Source):
         # that it explains later, upright and with the colors as they are.
         image = tf.numpy_function(self._read, [example["path"]], tf.uint8)
         return tf.ensure_shape(image, self.image_shape)
+
+    def _mask(self, example: dict[str, Any]) -> tf.Tensor:
+        sides = self.image_shape[:2]
+
+        def mask_of(path: bytes, image: bytes) -> np.ndarray:
+            if path:
+                # Of files the size was seen to be that of the image.
+                size = self._sizes[os.fsdecode(image)]
+                try:
+                    mask = read_boxes_or_mask(os.fsdecode(path), size)
+                except ValueError as error:
+                    changed = _CHANGED.format(self._kind)
+                    raise ValueError(f"{error}; {changed}") from None
+                return mask.astype("float32")
+            # One pixel along each side that images do not share.
+            return np.full([*(side or 1 for side in sides), 1], np.nan, "f4")
+
+        mask = tf.numpy_function(
+            mask_of, [example["mask"], example["path"]], tf.float32
+        )
+        return tf.ensure_shape(mask, (*sides, 1))
 
     def _read(self, path: bytes) -> np.ndarray:
         name = os.fsdecode(path)
@@ -282,6 +317,58 @@ def report_damaged(
             listed(several),
         )
     return damaged
+
+
+def with_masks(
+    images: Sequence[ImageFile],
+    masks: str | os.PathLike[str],
+    root: pathlib.Path,
+) -> list[ImageFile]:
+    """Gives images without a mask those that lie elsewhere.
+
+    Args:
+        images: The images.
+        masks: As for `data.source`.
+        root: Folder that the names of images begin at.
+
+    Returns:
+        The images.
+
+    Raises:
+        ValueError: As for `masks_of`.
+    """
+    found = masks_of(masks, [image.path for image in images], root)
+    return [
+        image._replace(mask=image.mask or found.get(image.path, ""))
+        for image in images
+    ]
+
+
+def report_damaged_masks(
+    given: pathlib.Path,
+    images: Iterable[ImageFile],
+    looks: Mapping[str, Look | Damaged],
+) -> list[Damaged]:
+    """Lists masks that cannot be used, and names them in the log.
+
+    Args:
+        given: Folder or file that was given.
+        images: The images.
+        looks: What `looks_at` gave.
+
+    Returns:
+        The masks, or of boxes the images.
+    """
+    masked = [
+        (image.path, image.mask, look[:2])
+        for image in images
+        if image.mask and isinstance(look := looks[image.path], Look)
+    ]
+    return report_left_out(
+        given,
+        damaged_masks(masked),
+        "masks cannot be used, and their images are left out",
+    )
 
 
 def report_left_out(

@@ -4,6 +4,7 @@ import logging
 import os
 import pathlib
 
+from keras_lficam.data._annotations import mirrored_masks
 from keras_lficam.data._listing import (
     Listing,
     folders_in,
@@ -18,12 +19,13 @@ from keras_lficam.data.sources.files import (
     SHARE,
     FilesSource,
     ImageFile,
-    Look,
     looks_at,
     lot_of,
     report_damaged,
+    report_damaged_masks,
     report_left_out,
     sorted_class_names,
+    with_masks,
 )
 
 _LOG = logging.getLogger("keras_lficam")
@@ -37,17 +39,22 @@ class FolderSource(FilesSource):
     Args:
         path: Folder, laid out as `data.source` says.
         bits: Bits that files of 16 bits use, as for `data.source`.
+        masks: Masks of the images, as for `data.source`.
 
     Raises:
         ValueError: If there is no such folder, or if it cannot be used to
             train a classifier.
     """
 
-    _contents = "images and their classes"
+    _contents = "images and their classes, and no folder 'masks' beside them"
     _kind = "folder"
 
     def __init__(
-        self, path: str | os.PathLike[str], *, bits: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        bits: int | None = None,
+        masks: str | os.PathLike[str] | None = None,
     ):
         self.name = os.fspath(path)
         check_bits(bits)
@@ -57,20 +64,26 @@ class FolderSource(FilesSource):
                 f"{folder}: there is no such folder; give a folder that holds "
                 "a folder of images for each class"
             )
-        folders = split_folders(folder)
+        if masks is None:
+            masks = mirrored_masks(folder)
+        else:
+            self.masks = os.fspath(masks)
+        # Where it is one of the folders of classes, it is none of them.
+        aside = None if masks is None else pathlib.Path(masks)
+        folders = split_folders(folder, aside)
         listings: list[Listing] = []
         found: _Found = {
-            split: _images_in(sub, listings) for split, sub in folders.items()
+            split: _images_in(sub, listings, aside)
+            for split, sub in folders.items()
         }
-        looks = looks_at(
-            image.path
-            for classes in found.values()
-            for images in classes.values()
-            for image in images
-        )
-        found = _without_damaged(found, looks)
+        if masks is not None:
+            found = _with_masks(found, masks, folder)
+            self.has_masks = True
+        looks = looks_at(image.path for image in _every(found))
         report_others(folder, listings)
         damaged = report_damaged(folder, looks) + _closed(folder, listings)
+        damaged += report_damaged_masks(folder, _every(found), looks)
+        found = _without_damaged(found, {bad.path for bad in damaged})
         self._set_seen(looks, damaged, bits)
         _check_classes(folder, found)
         self.class_names = sorted_class_names(folder, found["train"])
@@ -97,10 +110,10 @@ class FolderSource(FilesSource):
 
 
 def _images_in(
-    folder: pathlib.Path, listings: list[Listing]
+    folder: pathlib.Path, listings: list[Listing], aside: pathlib.Path | None
 ) -> dict[str, list[ImageFile]]:
     """Finds the images of each class in a folder of classes."""
-    classes = folders_in(folder)
+    classes = folders_in(folder, aside)
     files = [
         os.fspath(path)
         for path in sorted(folder.iterdir())
@@ -135,13 +148,32 @@ def _lot(path: str, folder: pathlib.Path) -> float:
     return lot_of(pathlib.Path(path).relative_to(folder).as_posix())
 
 
-def _without_damaged(found: _Found, looks: dict[str, Look | Damaged]) -> _Found:
+def _every(found: _Found) -> list[ImageFile]:
+    """All images of all classes and splits."""
+    return [
+        image
+        for classes in found.values()
+        for images in classes.values()
+        for image in images
+    ]
+
+
+def _with_masks(
+    found: _Found, masks: str | os.PathLike[str], folder: pathlib.Path
+) -> _Found:
+    """Gives the images the masks that lie elsewhere."""
+    given = iter(with_masks(_every(found), masks, folder))
+    return {
+        split: {name: [next(given) for _ in classes[name]] for name in classes}
+        for split, classes in found.items()
+    }
+
+
+def _without_damaged(found: _Found, lost: set[str]) -> _Found:
     return {
         split: {
             name: [
-                image
-                for image in images
-                if not isinstance(looks[image.path], Damaged)
+                image for image in images if not {image.path, image.mask} & lost
             ]
             for name, images in classes.items()
         }

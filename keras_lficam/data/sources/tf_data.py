@@ -32,9 +32,11 @@ def from_datasets(
             3)`, or gray `(batch, height, width, 1)`, in 0 to 255, which are
             rounded to uint8, and integer labels `(batch,)` from 0 on; or,
             where an image can be of several classes at once, 0 or 1 for each
-            class, `(batch, classes)`. A sample weight of at least 0 for each
-            image, `(batch,)`, may follow: it multiplies the loss, in training
-            and validation alike.
+            class, `(batch, classes)`. Masks of the object may follow,
+            `(batch, height, width, 1)` of the size of the images, 1 on the
+            object and 0 elsewhere, NaN for an image without one. A sample
+            weight of at least 0 for each image, `(batch,)`, may come last: it
+            multiplies the loss, in training and validation alike.
         validation: Batches that choose the best model.
         test: Batches that say how good it is.
         class_names: A name for each label, in their order.
@@ -96,6 +98,16 @@ class DatasetSource(Source):
                 f"class (batch, classes). Received: both, in {list(datasets)}."
             )
         self.multi_label = ranks == {2}
+        specs = [dataset.element_spec for dataset in datasets.values()]
+        with_masks = {_has_mask(spec) for spec in specs}
+        if len(with_masks) > 1:
+            raise ValueError(
+                "Argument `training` must have masks if the other data sets "
+                f"have, and else none. Received: some with masks, of "
+                f"{list(datasets)}. To fix this: NaN is the mask of an image "
+                "without one."
+            )
+        (self.has_masks,) = with_masks
         self._datasets = {
             split: dataset.unbatch() for split, dataset in datasets.items()
         }
@@ -106,17 +118,19 @@ class DatasetSource(Source):
         self.image_shape = common_shape(shapes)
 
     @functools.cached_property
-    def _counts(self) -> dict[str, int]:
+    def _known(self) -> dict[str, np.ndarray]:
+        """For each split, whether its images have masks."""
         return {
-            split: self._counted(split, dataset)
+            split: self._checked(split, dataset)
             for split, dataset in self._datasets.items()
         }
 
-    def _counted(self, split: str, dataset: tf.data.Dataset) -> int:
-        count, classes = 0, len(self.class_names)
-        others = dataset.map(lambda image, *others: others).batch(4096)
-        for labels, *weights in others.as_numpy_iterator():
-            count += len(labels)
+    def _checked(self, split: str, dataset: tf.data.Dataset) -> np.ndarray:
+        classes = len(self.class_names)
+        masked = []
+        others = dataset.map(self._about).batch(4096)
+        for labels, known, *weights in others.as_numpy_iterator():
+            masked.append(known)
             if self.multi_label:
                 wrong = labels[(labels != 0) & (labels != 1)]
                 form = "0 or 1 for each class"
@@ -137,10 +151,23 @@ class DatasetSource(Source):
                     f"at least 0. Received: from {weights[0].min()} to "
                     f"{weights[0].max()}"
                 )
-        return count
+        return np.concatenate(masked)
+
+    def _about(
+        self, image: tf.Tensor, label: tf.Tensor, *others: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """All of an element but its pixels; whether there is a mask."""
+        del image
+        if not self.has_masks:
+            return label, tf.constant(False), *others
+        mask, *weights = others
+        return label, ~tf.reduce_any(tf.math.is_nan(mask)), *weights
 
     def _count(self, split: str) -> int:
-        return self._counts[split]
+        return len(self._known[split])
+
+    def _masked(self, split: str) -> np.ndarray:
+        return self._known[split]
 
     def _examples(
         self, split: str, shuffle_seed: int | None
@@ -155,16 +182,18 @@ class DatasetSource(Source):
         return dataset
 
     def _example(
-        self,
-        image: tf.Tensor,
-        label: tf.Tensor,
-        weight: tf.Tensor | None = None,
+        self, image: tf.Tensor, label: tf.Tensor, *others: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         kind = tf.float32 if self.multi_label else tf.int64
         example = {"image": as_bytes(image), "label": tf.cast(label, kind)}
-        if weight is not None:
-            example["weight"] = tf.cast(weight, tf.float32)
+        if self.has_masks:
+            example["mask"] = tf.cast(others[0], tf.float32)
+        if len(others) > self.has_masks:
+            example["weight"] = tf.cast(others[-1], tf.float32)
         return example
+
+    def _mask(self, example: dict[str, Any]) -> tf.Tensor:
+        return tf.ensure_shape(example["mask"], (*self.image_shape[:2], 1))
 
     def _image(self, example: dict[str, Any]) -> tf.Tensor:
         image = example["image"]
@@ -206,7 +235,8 @@ def _check_dataset(argument: str, dataset: Any, classes: int) -> None:
             "of shape (batch, height, width, 3), or 1 instead of 3 for gray "
             "ones, and integer labels of shape "
             f"(batch,), or 0 or 1 for each of the {classes} classes, (batch, "
-            f"{classes}); a weight for each image, (batch,), may follow. "
+            f"{classes}); masks (batch, height, width, 1) of floats may "
+            "follow, and then a weight for each image, (batch,). "
             f"Received: elements {spec}. To fix this: batch it with "
             "`.batch(32)`, and bring it into this form with `.map`."
         )
@@ -219,18 +249,34 @@ def _check_dataset(argument: str, dataset: Any, classes: int) -> None:
 
 
 def _is_batch(spec: Any, classes: int) -> bool:
-    if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+    if not isinstance(spec, tuple) or not 2 <= len(spec) <= 4:
         return False
     if not all(isinstance(part, tf.TensorSpec) for part in spec):
         return False
-    image, label, *weights = spec
+    image, label, *others = spec
     if image.shape.rank != 4 or image.shape[-1] not in (1, 3):
         return False
     if label.shape.rank == 1:
         right = label.dtype.is_integer
     else:
         right = label.shape.rank == 2 and label.shape[-1] == classes
-    return right and all(part.shape.rank == 1 for part in weights)
+    weights = others[1:] if _has_mask(spec) else others
+    return (
+        right
+        and len(weights) < 2
+        and all(part.shape.rank == 1 for part in weights)
+    )
+
+
+def _has_mask(spec: Any) -> bool:
+    """Whether masks, of the size of the images, stand behind the labels."""
+    return (
+        len(spec) > 2
+        and spec[2].shape.rank == 4
+        and spec[2].dtype.is_floating
+        and spec[2].shape[-1] == 1
+        and spec[2].shape[1:3].is_compatible_with(spec[0].shape[1:3])
+    )
 
 
 def _check_first_batch(argument: str, dataset: tf.data.Dataset) -> None:
@@ -242,7 +288,8 @@ def _check_first_batch(argument: str, dataset: tf.data.Dataset) -> None:
             "that is empty."
         )
     (first,), (again,) = beginnings
-    if not all(map(np.array_equal, first, again)):
+    same = functools.partial(np.array_equal, equal_nan=True)
+    if not all(map(same, first, again)):
         raise ValueError(
             f"Argument `{argument}` must give the images in the same order "
             "each time, so that a run can be resumed. Received: a data set "

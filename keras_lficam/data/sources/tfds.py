@@ -44,6 +44,10 @@ _MASKS: dict[str, tuple[str, int | None]] = {
 }
 
 
+# Features that are boxes, one or several, (top, left, bottom, right) in [0, 1].
+_BOXES = ("bbox", "objects")
+
+
 class TFDSSource(Source):
     """A data set by its TFDS name; it is prepared when it is first needed.
 
@@ -76,7 +80,10 @@ class TFDSSource(Source):
         self._contents = f"the features {sorted(features)}"
         self.image_shape = (*features["image"].shape[:2], 3)
         self._mask_key, self._on_object = _MASKS.get(self._builder.name, _MASK)
-        self.has_masks = _is_image(features, self._mask_key)
+        self._has_boxes = not _is_image(features, self._mask_key)
+        if self._has_boxes:
+            self._mask_key = _boxes_key(features)
+        self.has_masks = bool(self._mask_key)
 
     @functools.cached_property
     def _on_disk(self) -> "tfds.core.DatasetBuilder":
@@ -139,7 +146,10 @@ class TFDSSource(Source):
 
         builder = self._on_disk
         _check_split(builder.info.splits, self.name, split)
-        images = ["image", self._mask_key] if self.has_masks else ["image"]
+        images = ["image"]
+        kept = ["label"]
+        if self.has_masks:
+            (kept if self._has_boxes else images).append(self._mask_key)
         shuffle = shuffle_seed is not None
         dataset = builder.as_dataset(
             split=split,
@@ -147,9 +157,12 @@ class TFDSSource(Source):
             read_config=tfds.ReadConfig(
                 shuffle_seed=shuffle_seed, try_autocache=False
             ),
-            # What else there is, as captions and boxes, is not looked at.
+            # What else there is, as captions, is not looked at.
             decoders=tfds.decode.PartialDecoding(
-                dict.fromkeys([*images, "label"], True),
+                {
+                    name: {"bbox": True} if name == "objects" else True
+                    for name in [*images, *kept]
+                },
                 decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()),
             ),
         )
@@ -165,6 +178,14 @@ class TFDSSource(Source):
         return image
 
     def _mask(self, example: dict[str, Any]) -> tf.Tensor:
+        if self._has_boxes:
+            boxes = example[self._mask_key]
+            if self._mask_key == "objects":
+                boxes = boxes["bbox"]
+            size = self.image_shape[:2]
+            if None in size:
+                size = tf.shape(self._image(example))[:2]
+            return _drawn(tf.reshape(boxes, (-1, 4)), size)
         feature = self._builder.info.features[self._mask_key]
         mask = feature.decode_example(example[self._mask_key])
         on_object = (
@@ -259,6 +280,36 @@ def _is_image(features: Any, key: str) -> bool:
     import tensorflow_datasets as tfds
 
     return key in features and isinstance(features[key], tfds.features.Image)
+
+
+def _boxes_key(features: Any) -> str:
+    """Finds the feature that holds boxes; empty if there is none."""
+    import tensorflow_datasets as tfds
+
+    for key in _BOXES:
+        if key not in features:
+            continue
+        found = features[key]
+        if key == "objects":  # A sequence of dictionaries.
+            inside = getattr(found, "feature", {})
+            found = inside["bbox"] if "bbox" in inside else None  # noqa: SIM401
+        if isinstance(found, tfds.features.BBoxFeature):
+            return key
+    return ""
+
+
+def _drawn(boxes: tf.Tensor, size: Any) -> tf.Tensor:
+    """Draws boxes `(n, 4)`: 1 where a pixel's center is in one of them."""
+    height, width = tf.unstack(tf.cast(size, "float32"))
+    rows = (tf.range(height) + 0.5) / height
+    columns = (tf.range(width) + 0.5) / width
+    top, left, bottom, right = tf.unstack(boxes[..., None], axis=1)
+    in_rows = (rows >= top) & (rows <= bottom)  # (n, H)
+    in_columns = (columns >= left) & (columns <= right)
+    inside = in_rows[:, :, None] & in_columns[:, None, :]
+    mask = tf.cast(tf.reduce_any(inside, axis=0)[..., None], tf.float32)
+    # Without a box there is no mask.
+    return tf.where(tf.shape(boxes)[0] > 0, mask, float("nan"))
 
 
 def _check_split(splits: Any, name: str, split: str) -> None:
