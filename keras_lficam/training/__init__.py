@@ -7,8 +7,18 @@ Examples:
 """
 
 from keras_lficam.training.callbacks import HeatMaps
+from keras_lficam.training.guidance import Guidance, GuidanceLoss
 from keras_lficam.training.optimizers import SGDWithL2
 from keras_lficam.training.recipes import RECIPES, Recipe, recipe
 from keras_lficam.training.running import fit
 
-__all__ = ["RECIPES", "HeatMaps", "Recipe", "SGDWithL2", "fit", "recipe"]
+__all__ = [
+    "RECIPES",
+    "Guidance",
+    "GuidanceLoss",
+    "HeatMaps",
+    "Recipe",
+    "SGDWithL2",
+    "fit",
+    "recipe",
+]

@@ -38,7 +38,8 @@ def about_run(run: Run) -> dict[str, Any]:
             "damaged": len(run.source.damaged),
         }
         # Of no interest to other data, and to runs of before.
-        | ({"bits": run.source.bits} if run.source.bits else {}),
+        | ({"bits": run.source.bits} if run.source.bits else {})
+        | ({"masks": run.source.masks} if run.source.masks else {}),
         "image_size": run.image_size,
         "channels": run.channels,
         "activation": getattr(run.activation, "__name__", None),

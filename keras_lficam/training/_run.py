@@ -9,7 +9,7 @@ import keras
 
 from keras_lficam import surgery
 from keras_lficam.data import Source, augmentation
-from keras_lficam.training import _stages
+from keras_lficam.training import _stages, consistency, guidance
 from keras_lficam.training.recipes import Recipe
 
 
@@ -28,6 +28,14 @@ class Run:
     writes: bool
     # Of several labels a pair for each, see `_weights.class_weights`.
     class_weights: list[float] | list[list[float]] | None = None
+    # What teaches the model's map, and the model with it as an output.
+    guide: guidance.Guidance | None = None
+    with_more_outputs: keras.Model | None = None
+
+    @property
+    def trained(self) -> keras.Model:
+        """The model whose `fit` is called; it shares the layers of `model`."""
+        return self.with_more_outputs or self.model
 
     @property
     def frozen_epochs(self) -> int:
@@ -46,8 +54,10 @@ class Run:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs where there are several, all for the label."""
-        output = output_of(self.model)
-        return tuple(output) if isinstance(output, dict) else ()
+        output = output_of(self.trained)
+        names = tuple(output) if isinstance(output, dict) else ()
+        more = guidance.OUTPUT, consistency.OUTPUT
+        return tuple(name for name in names if name not in more)
 
     @property
     def accuracy(self) -> str:

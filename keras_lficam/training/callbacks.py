@@ -353,6 +353,8 @@ class BestModel(keras.callbacks.Callback):
             `"val_loss"` the lowest is best.
         rows: Logs of the epochs before, if the run is resumed.
         write: Whether this process writes.
+        saved: The model that is saved, where it is another than the one that
+            is trained, whose layers it shares.
         as_built: Makes a context in which the model is saved, with the flags
             `trainable` that it came with.
     """
@@ -364,10 +366,12 @@ class BestModel(keras.callbacks.Callback):
         monitor: str,
         rows: Sequence[dict[str, float | str]],
         write: bool,
+        saved: keras.Model | None = None,
         as_built: Callable[[], AbstractContextManager[None]] = nullcontext,
     ):
         super().__init__()
         self.as_built = as_built
+        self.saved = saved
         self.path = path
         self.monitor = monitor
         self.write = write
@@ -381,10 +385,11 @@ class BestModel(keras.callbacks.Callback):
         score = self._score(logs)
         if self._best is None or score > self._best:
             self._best, self.epoch = score, epoch
-            self.weights = self.model.get_weights()
+            model = self.model if self.saved is None else self.saved
+            self.weights = model.get_weights()
             if self.write:
                 with atomic_write(self.path) as partial, self.as_built():
-                    for_use(self.model).save(partial)
+                    for_use(model).save(partial)
 
     def _score(self, logs: Mapping[str, Any]) -> tuple[float, float]:
         loss, value = -logs["val_loss"], logs[self.monitor]

@@ -19,6 +19,10 @@ from keras_lficam._checks import (
     real_array,
 )
 from keras_lficam.data import augmentation as augmentations
+from keras_lficam.training.guidance import (
+    GUIDED,
+    LOSSES as GUIDANCE_LOSSES,
+)
 
 _LOG = logging.getLogger("keras_lficam")
 SMALL_SIDE = 64
@@ -152,6 +156,23 @@ class Recipe:
         class_weight: Weights of the classes in the training loss, as `fit`
             takes them: `"balanced"`, or a dictionary by numbers or names,
             kept as a tuple of pairs; None for none.
+        guidance: Weight of the loss by which a map of the model is taught to
+            lie on the masks of the training images; 0 for none. It is that of
+            the mean over the images with a mask, however few they are.
+        guided: What is taught: `"attention"`, the attention map, or
+            `"evidence"`, the class evidence of an image's own classes, see
+            `keras_lficam.training.Guidance`. Features outside of the
+            attention map are still there for the head, so that only the
+            evidence keeps a model from a shortcut.
+        guidance_loss: `"energy"`, `"mask"` or `"outside"`, see
+            `keras_lficam.training.GuidanceLoss`.
+        guidance_share: Share of the masks that are used, in (0, 1]; the seed
+            of the run chooses them.
+        consistency: Weight of the loss by which the attention map of a moved
+            image is taught to be the moved map: `|A(T x) - T A(x)|`, with
+            shifts by a cell of the map and what of `"flip"` and
+            `"flip_vertical"` is among the augmentations; 0 for none. A step
+            then takes about twice as long.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -185,6 +206,11 @@ class Recipe:
         | tuple[tuple[int | str, float], ...]
         | None
     ) = None
+    guidance: float = 0.0
+    guided: str = "attention"
+    guidance_loss: str = "energy"
+    guidance_share: float = 1.0
+    consistency: float = 0.0
 
     def __post_init__(self) -> None:
         _check_numbers("decay_at", self.decay_at)
@@ -213,6 +239,23 @@ class Recipe:
             raise ValueError(
                 "Argument `layer_decay` must be at most 1. "
                 f"Received: layer_decay={self.layer_decay}"
+            )
+        _check_number("guidance", self.guidance)
+        _check_number("consistency", self.consistency)
+        check_choice("guided", self.guided, GUIDED)
+        check_choice("guidance_loss", self.guidance_loss, GUIDANCE_LOSSES)
+        _check_number("guidance_share", self.guidance_share, above=0)
+        if self.guidance_share > 1:
+            raise ValueError(
+                "Argument `guidance_share` must be at most 1. "
+                f"Received: guidance_share={self.guidance_share}"
+            )
+        if self.guidance > 0 and augmentations.mixes_labels(self.augmentation):
+            raise ValueError(
+                "Argument `guidance` must be 0 with an augmentation that mixes "
+                f"images. Received: guidance={self.guidance} with augmentation="
+                f"{self.augmentation}. To fix this: leave mix_up and cut_mix "
+                "out."
             )
         check_boolean("freeze_batch_norm", self.freeze_batch_norm)
         check_boolean("recompute_statistics", self.recompute_statistics)

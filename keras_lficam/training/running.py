@@ -27,7 +27,13 @@ from keras_lficam.classifier import (
 )
 from keras_lficam.data.loading import found_source
 from keras_lficam.data.targets import with_targets, with_weights
-from keras_lficam.training import _folder, _stages, _state as state
+from keras_lficam.training import (
+    _folder,
+    _stages,
+    _state as state,
+    consistency,
+    guidance,
+)
 from keras_lficam.training._averages import Shown, first_images
 from keras_lficam.training._classification import as_text, classification
 from keras_lficam.training._monitor import Monitored, check_monitor
@@ -40,6 +46,7 @@ from keras_lficam.training.callbacks import (
     Log,
     RestoredStopping,
 )
+from keras_lficam.training.guidance import Guidance
 from keras_lficam.training.optimizers import make_optimizer
 from keras_lficam.training.recipes import (
     RECIPES,
@@ -151,8 +158,10 @@ def fit(
     chosen = run.recipe.class_weight if class_weight is None else class_weight
     if class_weight is None and isinstance(chosen, tuple):
         chosen = dict(chosen)
-    run = dataclasses.replace(
-        run, class_weights=class_weights(chosen, run.source)
+    run = _with_more_outputs(
+        dataclasses.replace(
+            run, class_weights=class_weights(chosen, run.source)
+        )
     )
     check_monitor(run)
     with _naming_images(run.folder), grouped_gradients_explained():
@@ -242,13 +251,14 @@ def _trained(
         if restored is not None:
             path = run.folder / _folder.STATE
             with _scope(run):
-                state.restore(run.model, restored, path)
+                state.restore(run.trained, restored, path)
         # Outside the scope, where callbacks compute on this worker alone.
         best = BestModel(
             run.folder / _folder.MODEL,
             monitor=run.monitor,
             rows=[*rows],
             write=run.writes,
+            saved=run.model,
             as_built=freezing.as_built,
         )
         before = [*rows]
@@ -256,7 +266,7 @@ def _trained(
         if restored is not None and restored.finished:
             history = keras.callbacks.History()
             history.on_train_begin()
-            history.set_model(run.model)
+            history.set_model(run.trained)
         else:
             stages = _stages.Stages(
                 run.frozen_epochs,
@@ -265,7 +275,7 @@ def _trained(
                     _begin_stage, run, freezing, compilation, within=True
                 ),
             )
-            history = run.model.fit(
+            history = run.trained.fit(
                 _training(run, restored),
                 validation_data=_evaluation(run, "validation", validation),
                 initial_epoch=restored.step // run.steps if restored else 0,
@@ -308,7 +318,7 @@ def _begin_stage(
         _compile(run, compilation, freezing, frozen=frozen)
         if within:  # Keras builds them before the first epoch alone.
             _build_metrics(run)
-            run.model.make_train_function()
+            run.trained.make_train_function()
 
 
 @contextlib.contextmanager
@@ -381,6 +391,42 @@ def _plan(
     )
 
 
+def _with_more_outputs(run: Run) -> Run:
+    """Makes the map of the model an output, if the recipe teaches it."""
+    recipe = run.recipe
+    trained, guide = None, None
+    if recipe.guidance:
+        _check_masks(run)
+    with _scope(run):
+        if recipe.guidance:
+            guide = Guidance(run.model, recipe.guided, recipe.guidance_loss)
+            trained = guide.model
+        if recipe.consistency:
+            mirrors = {"flip_vertical": 1, "flip": 2}
+            axes = [mirrors[n] for n in mirrors if n in recipe.augmentation]
+            trained = consistency.with_consistency(
+                trained or run.model, run.model, tuple(axes), run.seed
+            )
+    return dataclasses.replace(run, guide=guide, with_more_outputs=trained)
+
+
+def _check_masks(run: Run) -> None:
+    if not run.source.has_masks:
+        raise ValueError(
+            "Argument `recipe` must have guidance=0 for data without masks. "
+            f"Received: guidance={run.recipe.guidance} for {run.source.name}, "
+            f"which has {run.source._contents}. To fix this: a folder `masks` "
+            "beside those of the classes, a column `mask` in a CSV file, or "
+            "data.source(..., masks=...) for boxes of COCO or Pascal VOC."
+        )
+    if not run.source.count_masks("train"):
+        raise ValueError(
+            "Argument `recipe` must have guidance=0 where no image to train "
+            f"with has a mask. Received: guidance={run.recipe.guidance} for "
+            f"{run.source.name}. To fix this: give masks of training images."
+        )
+
+
 def _source(data: Any) -> data_sets.Source:
     if isinstance(data, data_sets.Source):
         return data
@@ -404,6 +450,35 @@ def _compile(
     *,
     frozen: bool,
 ) -> None:
+    labeled = _losses_and_metrics(run)
+    if run.with_more_outputs:
+        labeled["loss_weights"] = dict.fromkeys(run.outputs, 1.0)
+        for name, weight, loss in (
+            (
+                guidance.OUTPUT,
+                run.recipe.guidance,
+                run.guide and run.guide.loss,
+            ),
+            (consistency.OUTPUT, run.recipe.consistency, "mean_absolute_error"),
+        ):
+            if weight:
+                labeled["loss_weights"][name] = weight
+                labeled["loss"][name] = loss
+    variables = run.trained.trainable_variables
+    run.trained.compile(
+        make_optimizer(
+            _stages.of_stage(run.recipe, frozen=frozen),
+            run.steps,
+            freezing.factors(variables),
+        ),
+        **labeled,
+        **compilation,
+    )
+    run.trained.optimizer.build(variables)
+
+
+def _losses_and_metrics(run: Run) -> dict[str, Any]:
+    """What a run compiles its model with, for the outputs with a label."""
     logits = training_activation(run.model) is not None
     smoothing = run.recipe.label_smoothing
     loss: keras.losses.Loss
@@ -419,17 +494,10 @@ def _compile(
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
     accuracy = _accuracy(run)
     names = run.outputs
-    run.model.compile(
-        make_optimizer(
-            _stages.of_stage(run.recipe, frozen=frozen),
-            run.steps,
-            freezing.factors(run.model.trainable_variables),
-        ),
-        loss=dict.fromkeys(names, loss) if names else loss,
-        metrics={"predictions": [accuracy]} if names else [accuracy],
-        **compilation,
-    )
-    run.model.optimizer.build(run.model.trainable_variables)
+    return {
+        "loss": dict.fromkeys(names, loss) if names else loss,
+        "metrics": {"predictions": [accuracy]} if names else [accuracy],
+    }
 
 
 def _accuracy(run: Run) -> keras.metrics.Metric:
@@ -440,15 +508,25 @@ def _accuracy(run: Run) -> keras.metrics.Metric:
     return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
 
+def _more_outputs(run: Run) -> list[str]:
+    """Names of the outputs that learn no label."""
+    if run.with_more_outputs is None:
+        return []
+    return [name for name in run.trained.output if name not in run.outputs]
+
+
 def _build_metrics(run: Run) -> None:
     """Makes the variables of the metrics by a label and a prediction."""
     label = np.zeros((1, run.classes) if run.shares_labels else 1, "int64")
     scores = np.full((1, run.classes), 1 / run.classes, "float32")
     labels = dict.fromkeys(run.outputs, label) if run.outputs else label
     found = dict.fromkeys(run.outputs, scores) if run.outputs else scores
-    run.model.compute_loss(y=labels, y_pred=found, training=False)
-    run.model.compute_metrics(None, labels, found)
-    run.model.reset_metrics()
+    for name in _more_outputs(run):
+        shape = (1, *run.trained.output[name].shape[1:])
+        labels[name] = found[name] = np.zeros(shape, "float32")
+    run.trained.compute_loss(y=labels, y_pred=found, training=False)
+    run.trained.compute_metrics(None, labels, found)
+    run.trained.reset_metrics()
 
 
 def _training(run: Run, restored: state.State | None) -> Any:
@@ -459,11 +537,17 @@ def _training(run: Run, restored: state.State | None) -> Any:
         # There `fit` takes the batches itself, also of steps that are done.
         first_step -= done
     if done:
-        _pass_over(run.model, done)
+        _pass_over(run.trained, done)
 
     def batches(shard: int, shards: int) -> Any:
         stream = _stream(run, first_step=first_step, shard=(shard, shards))
-        return _with_targets(run, stream, run.class_weights)
+        return _with_targets(
+            run,
+            stream,
+            "train",
+            class_weights=run.class_weights,
+            mask_share=run.recipe.guidance_share,
+        )
 
     return distribution.distribute(run.strategy, batches, run.recipe.batch_size)
 
@@ -477,6 +561,8 @@ def _stream(run: Run, **part: Any) -> Any:
         seed=run.seed,
         augmentation=run.recipe.augmentation,
         channels=run.channels,
+        with_masks=run.guide is not None,
+        mask_share=run.recipe.guidance_share,
         **part,
     )
 
@@ -512,6 +598,7 @@ def _kept(run: Run, split: str) -> Any:
         resizing=run.recipe.resizing,
         cache=True,
         channels=run.channels,
+        with_masks=run.guide is not None,
     )
 
 
@@ -524,7 +611,7 @@ def _evaluation_batch_size(run: Run, split: str) -> int:
 def _evaluation(run: Run, split: str, kept: Any) -> Any:
     batch_size = _evaluation_batch_size(run, split)
     batches = with_weights(kept, run.source, split, batch_size)
-    batches = _with_targets(run, batches)
+    batches = _with_targets(run, batches, split)
     if run.strategy is None:
         return batches
     count = run.source.count(split)
@@ -532,13 +619,29 @@ def _evaluation(run: Run, split: str, kept: Any) -> Any:
 
 
 def _with_targets(
-    run: Run, batches: Any, class_weights: Sequence[Any] | None = None
+    run: Run,
+    batches: Any,
+    split: str,
+    *,
+    class_weights: Sequence[Any] | None = None,
+    mask_share: float = 1.0,
 ) -> Any:
+    more: dict[str, tuple[Any, float]] = {}
+    if run.guide:
+        # The loss is that of a mean over all images; of those with a mask it
+        # is so many times as much.
+        masks = run.source.count_masks(split, mask_share)
+        weight = run.source.count(split) / max(masks, 1)
+        more[guidance.OUTPUT] = run.guide.targets, weight
+    if run.recipe.consistency:
+        more[consistency.OUTPUT] = consistency.targets, 1.0
     return with_targets(
         batches,
         shares_of=run.classes if run.shares_labels else None,
         outputs=run.outputs,
         class_weights=class_weights,
+        more=more,
+        with_masks=run.guide is not None,
     )
 
 
@@ -650,6 +753,13 @@ def _finish(
         )
         best.weights = saved.get_weights()
     run.model.set_weights(best.weights)
+    if run.with_more_outputs:
+        # As after a run without: the caller can evaluate it.
+        with _scope(run):
+            alone = dataclasses.replace(run, with_more_outputs=None)
+            run.model.compile(
+                run.trained.optimizer, **_losses_and_metrics(alone)
+            )
     epoch: Any = best.epoch  # Of a run that has ended there is one.
     metrics = {
         "epochs": len(history.epoch),
@@ -661,7 +771,7 @@ def _finish(
     kept = {"validation": validation}
     if "test" in run.source.splits:
         kept["test"] = _kept(run, "test")
-        tested = run.model.evaluate(
+        tested = run.trained.evaluate(
             _evaluation(run, "test", kept["test"]),
             return_dict=True,
             verbose=0,
