@@ -11,7 +11,7 @@ from keras_lficam.data.image_files import check_bits
 from keras_lficam.data.sources.base import Source
 from keras_lficam.data.sources.csv_file import CSVSource
 from keras_lficam.data.sources.folder import FolderSource
-from keras_lficam.data.sources.tfds import TFDSSource
+from keras_lficam.data.sources.tfds import TFDSSource, register_ours
 
 
 def source(
@@ -223,6 +223,7 @@ def _is_known(name: str) -> bool:
     """Says whether TensorFlow Datasets knows a name."""
     import tensorflow_datasets as tfds
 
+    register_ours()
     # TFDS has names such as "imagenette/160px" and "huggingface:a/b".
     builder = name.split("/")[0]
     known = tfds.list_builders(with_community_datasets=False)

@@ -40,6 +40,7 @@ def another_process():
         imported = set(sys.modules) - before
         heavy = {"tensorflow_datasets", "matplotlib", "sklearn", "skimage"}
         print(sorted(heavy & imported))
+        print(keras_lficam.data.source("digits_in_photos/pairs").name)
         from keras_lficam.data.digits_in_photos import compose
         image = compose("test", 7)["image"]
         print(hashlib.sha256(image).hexdigest())
@@ -265,3 +266,8 @@ def test_tfds_gives_back_what_was_composed(small_set):
 @pytest.mark.end_to_end
 def test_import_is_light(another_process):
     assert another_process[0] == "[]"
+
+
+@pytest.mark.end_to_end
+def test_a_configuration_is_found_before_the_set_is_imported(another_process):
+    assert another_process[1] == "digits_in_photos/pairs"

@@ -1,12 +1,38 @@
 """Shapes and pixels from which `digits_in_photos` is drawn."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-# Side of an image, in pixels.
-SIZE = 64
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """Sizes of what is drawn, in pixels.
+
+    Attributes:
+        size: Side of an image.
+        digit: Lowest and highest digit, before it is turned and sheared.
+        photo: Smallest and largest side of the crop of a photo.
+        mark: Largest and smallest side of a mark.
+        pen: Width of the strokes of marks, over that of 64x64 images.
+    """
+
+    size: int = 64
+    digit: tuple[float, float] = (23.0, 38.0)
+    photo: tuple[float, float] = (44, 150)
+    mark: tuple[float, float] = (34, 7)
+    pen: float = 1.0
+
+
+SMALL = Canvas()
+# Two digits fit beside each other or one above the other.
+FOR_TWO = Canvas(digit=(23.0, 28.0))
+# Of more of a photo, and with digits that cover less of the image.
+LARGE = Canvas(
+    size=224, digit=(46.0, 90.0), photo=(110, 300), mark=(80, 16), pen=2.2
+)
 
 
 class Box(NamedTuple):
@@ -34,9 +60,9 @@ def paint(scene: np.ndarray, opacity: np.ndarray, color: np.ndarray) -> None:
     scene += opacity[:, :, None] * (color - scene)
 
 
-def on_canvas(patch: np.ndarray, box: Box) -> np.ndarray:
+def on_canvas(patch: np.ndarray, box: Box, size: int) -> np.ndarray:
     """Lays a patch on an empty canvas; what is outside is cut off."""
-    canvas = np.zeros((SIZE, SIZE, *patch.shape[2:]), "float32")
+    canvas = np.zeros((size, size, *patch.shape[2:]), "float32")
     shown = patch[max(-box.top, 0) :, max(-box.left, 0) :]
     target = crop(canvas, box)
     target[:] = shown[: target.shape[0], : target.shape[1]]
@@ -64,11 +90,13 @@ def tight_box(mask: np.ndarray) -> Box:
     )
 
 
-def random_shape(side: int, rng: np.random.Generator) -> np.ndarray:
+def random_shape(
+    side: int, rng: np.random.Generator, scale: float = 1.0
+) -> np.ndarray:
     """Opacities `(side, side)` of a stroke, a blob or a polygon."""
     grid = np.moveaxis(np.indices((side, side)), 0, -1) - (side - 1) / 2
     if rng.random() < 0.65:
-        pen = rng.uniform(1.3, 3.2)
+        pen = scale * rng.uniform(1.3, 3.2)
         reach = side / 2 - pen - 0.5
         tilt = np.deg2rad(rng.uniform(-25, 25))
         lines = _STROKES[rng.integers(len(_STROKES))](rng)

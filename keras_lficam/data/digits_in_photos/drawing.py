@@ -3,15 +3,17 @@
 import functools
 import importlib.resources
 import io
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
 from PIL import Image
 
 from keras_lficam.data.digits_in_photos._shapes import (
-    SIZE,
+    SMALL,
     Box,
+    Canvas,
     crop,
     luminance,
     mask_image,
@@ -113,12 +115,16 @@ def digit_ids(split: str) -> tuple[np.ndarray, ...]:
     return tuple(ids[slice(*_share(split, len(ids)))] for ids in members)
 
 
-def _share(split: str, total: int) -> tuple[int, int]:
+def _check_split(split: str) -> None:
     if split not in SHARES:
         raise ValueError(
             f"Argument `split` must be one of {', '.join(SHARES)}. Received: "
             f"split={split!r}"
         )
+
+
+def _share(split: str, total: int) -> tuple[int, int]:
+    _check_split(split)
     ends = [round(share * total) for share in SHARES.values()]
     index = list(SHARES).index(split)
     return ([0] + ends)[index], ends[index]
@@ -172,39 +178,86 @@ def compose(split: str, index: int, seed: int = SEED) -> dict[str, Any]:
         example = compose("test", 7)
         assert example["label"] == 7
     """
-    ids = digit_ids(split)
-    rng = np.random.default_rng([seed, list(SHARES).index(split), index])
-    label = index % 10
-    digit = int(rng.choice(ids[label]))
-    strokes = _write(digit, rng)
+    rng = generator(split, index, seed)
+    return example_of(sketch(split, index % 10, rng, SMALL))
+
+
+def generator(
+    split: str, index: int, seed: int, *stream: int
+) -> np.random.Generator:
+    """Random numbers of one image, the same whatever was drawn before."""
+    _check_split(split)
+    number = list(SHARES).index(split)
+    return np.random.default_rng([seed, number, index, *stream])
+
+
+class Sketch(NamedTuple):
+    """An image before its digit is drawn.
+
+    Attributes:
+        scene: Photo with marks `(size, size, 3)`, float32.
+        label: Class of the digit.
+        digit: The digit's position in scikit-learn's data set.
+        opacity: Strokes of the digit `(size, size)`, 0 to 1.
+        strength: How much of the photo the strokes cover, 0.88 to 1.
+        color: Color of the strokes `(3,)`.
+        marks: Where the marks are `(size, size)`, Boolean.
+    """
+
+    scene: np.ndarray
+    label: int
+    digit: int
+    opacity: np.ndarray
+    strength: float
+    color: np.ndarray
+    marks: np.ndarray
+
+
+def sketch(
+    split: str, label: int, rng: np.random.Generator, canvas: Canvas
+) -> Sketch:
+    """Draws photo and marks, and decides on the digit and its place."""
+    digit = int(rng.choice(digit_ids(split)[label]))
+    strokes = write(digit, rng, canvas)
     height, width = strokes.shape
     for _ in range(20):  # until the spot and a pen make the digit legible
-        scene = _background(photo_parts(split), rng)
-        top = int(rng.integers(SIZE - height + 1))
-        left = int(rng.integers(SIZE - width + 1))
+        scene = background(photo_parts(split), rng, canvas)
+        top = int(rng.integers(canvas.size - height + 1))
+        left = int(rng.integers(canvas.size - width + 1))
         box = Box(top, left, top + height, left + width)
-        color, legible = _pen(scene, box.grown(2), rng)
+        color, legible = pen(scene, box.grown(2), rng)
         if legible:
             break
-    marks = _add_marks(scene, box, color, photo_parts(split), rng)
-    opacity = on_canvas(strokes, box)
-    paint(scene, opacity * rng.uniform(0.88, 1.0), color)
-    mask = opacity > 0.5
+    marks = add_marks(scene, [box], color, photo_parts(split), rng, canvas)
+    opacity = on_canvas(strokes, box, canvas.size)
+    strength = rng.uniform(0.88, 1.0)
+    return Sketch(scene, label, digit, opacity, strength, color, marks)
+
+
+def example_of(drawn: Sketch) -> dict[str, Any]:
+    """Draws the digit, and makes what `compose` gives."""
+    paint(drawn.scene, drawn.opacity * drawn.strength, drawn.color)
+    mask = drawn.opacity > 0.5
     return {
-        "image": np.rint(np.clip(scene, 0, 255)).astype("uint8"),
-        "label": label,
+        "image": as_pixels(drawn.scene),
+        "label": drawn.label,
         "mask": mask_image(mask),
         "box": tight_box(mask),
-        "marks": mask_image(marks),
-        "digit": digit,
+        "marks": mask_image(drawn.marks),
+        "digit": drawn.digit,
     }
 
 
-def _write(digit: int, rng: np.random.Generator) -> np.ndarray:
+def as_pixels(scene: np.ndarray) -> np.ndarray:
+    pixels: np.ndarray = np.rint(np.clip(scene, 0, 255)).astype("uint8")
+    return pixels
+
+
+def write(digit: int, rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
     """Draws a digit with a sharp pen: opacities, cropped to the digit."""
     ink = _ink(digit)
     rows = np.flatnonzero((ink > 0.5).any(axis=1))
-    height = rng.uniform(23.0, 38.0)
+    height = rng.uniform(*canvas.digit)
     scale = (rows[-1] - rows[0] + 1) / height  # samples of ink per pixel
     angle = np.deg2rad(rng.uniform(-16, 16))
     shear = rng.uniform(-0.15, 0.15)
@@ -216,12 +269,12 @@ def _write(digit: int, rng: np.random.Generator) -> np.ndarray:
         @ np.array([[1.0, 0.0], [shear, aspect]])
     )
     center = (np.array(ink.shape) - 1) / 2
-    canvas = np.array([SIZE, SIZE])
+    size = np.array([canvas.size, canvas.size])
     drawn = scipy.ndimage.affine_transform(
         ink,
         matrix,
-        offset=center - matrix @ ((canvas - 1) / 2),
-        output_shape=(SIZE, SIZE),
+        offset=center - matrix @ ((size - 1) / 2),
+        output_shape=tuple(size),
         order=1,
     )
     # Across an edge the ink falls by about one per cell: so steep that the
@@ -232,11 +285,11 @@ def _write(digit: int, rng: np.random.Generator) -> np.ndarray:
     return strokes[top:bottom, left:right]
 
 
-def _background(
-    parts: tuple[Image.Image, ...], rng: np.random.Generator
+def background(
+    parts: tuple[Image.Image, ...], rng: np.random.Generator, canvas: Canvas
 ) -> np.ndarray:
     """A crop of a photo at a random zoom, flipped and tinted at random."""
-    scene = _crop(parts, SIZE, 44, 150, rng)
+    scene = _crop(parts, canvas.size, *canvas.photo, rng)
     if rng.random() < 0.5:
         scene = scene[:, ::-1]
     if rng.random() < 0.25:
@@ -263,7 +316,7 @@ def _crop(
     return np.asarray(crop, "float32")
 
 
-def _pen(
+def pen(
     scene: np.ndarray, box: Box, rng: np.random.Generator
 ) -> tuple[np.ndarray, bool]:
     """A color for a pen, and whether it stands out all over the box."""
@@ -281,36 +334,40 @@ def _pen(
 # -------------------------------------------------------- what is no digit
 
 
-def _add_marks(
+def add_marks(
     scene: np.ndarray,
-    digit: Box,
+    digits: Sequence[Box],
     color: np.ndarray,
     parts: tuple[Image.Image, ...],
     rng: np.random.Generator,
+    canvas: Canvas,
 ) -> np.ndarray:
-    """Draws strokes, blobs and patches clear of the digit; says where."""
+    """Draws strokes, blobs and patches clear of the digits; says where."""
     wanted = rng.integers(2, 6)
-    taken = [digit.grown(2)]
-    marked = np.zeros((SIZE, SIZE), bool)
-    for size in np.geomspace(34, 7, 40) * rng.uniform(0.7, 1.1, 40):
+    taken = [digit.grown(2) for digit in digits]
+    marked = np.zeros((canvas.size, canvas.size), bool)
+    for size in np.geomspace(*canvas.mark, 40) * rng.uniform(0.7, 1.1, 40):
         side = round(size)
-        top, left = rng.integers(-side // 4, SIZE - side + side // 4 + 1, 2)
+        end = canvas.size - side + side // 4 + 1
+        top, left = rng.integers(-side // 4, end, 2)
         box = Box(int(top), int(left), int(top) + side, int(left) + side)
         if any(box.touches(other) for other in taken):
             continue
         taken.append(box.grown(1))
         opacity = on_canvas(
-            random_shape(side, rng) * rng.uniform(0.88, 1.0), box
+            random_shape(side, rng, canvas.pen) * rng.uniform(0.88, 1.0),
+            box,
+            canvas.size,
         )
         dice = rng.random()
         if dice < 0.15:
             patch = _crop(parts, side, 1.5 * side, 3 * side, rng)
-            paint(scene, opacity, on_canvas(patch, box))
+            paint(scene, opacity, on_canvas(patch, box, canvas.size))
         elif dice < 0.6:
             paint(scene, opacity, color + rng.normal(0, 8, 3))
         else:
-            paint(scene, opacity, _pen(scene, box, rng)[0])
+            paint(scene, opacity, pen(scene, box, rng)[0])
         marked |= opacity > 0.5
-        if len(taken) > wanted:
+        if len(taken) - len(digits) >= wanted:
             break
     return marked

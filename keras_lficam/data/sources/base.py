@@ -48,7 +48,8 @@ class Source(abc.ABC):
         class_names: Names of the classes, in the order of the labels.
         splits: For each of `"train"`, `"validation"` and, if there is one,
             `"test"` the images that it stands for, in the language of the data
-            set. The three have no image in common.
+            set. The three have no image in common. `"test_shifted"` is there
+            too, where the data has a second test of other circumstances.
         image_shape: `(height, width, 3)`; None where images differ.
         damaged: Files that could not be read and are left out.
         bits: Bits that files of 16 bits use and do not say; None where there

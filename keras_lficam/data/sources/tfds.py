@@ -28,6 +28,13 @@ _PARTS = {
     "cifar10": ("train", "test"),
     "cifar100": ("train", "test"),
     "digits_in_photos": ("train", "validation", "test"),
+    "digits_in_photos/absent": ("test",),
+    "digits_in_photos/shortcut": (
+        "train",
+        "validation",
+        "test",
+        "test_shifted",
+    ),
     "elpv": ("train", "validation", "test"),
     "imagenet2012": ("train", "validation"),
     "imagenette": ("train", "validation"),
@@ -108,7 +115,9 @@ class TFDSSource(Source):
 
     @functools.cached_property
     def _parts(self) -> tuple[str, ...]:
-        parts = _PARTS.get(self._builder.name)
+        builder = self._builder
+        config = f"{builder.name}/{builder.builder_config_name}"
+        parts = _PARTS.get(config, _PARTS.get(builder.name))
         if parts is None:
             # Nothing is known under `tfds.testing.mock_data`.
             parts = tuple(self._on_disk.info.splits) or ("train",)
@@ -194,6 +203,12 @@ class TFDSSource(Source):
         return tf.cast(on_object, tf.float32)
 
 
+def register_ours() -> None:
+    """Makes our data sets known to TFDS, which importing them does."""
+    for ours in ("digits_in_photos", "elpv"):
+        importlib.import_module(f"keras_lficam.data.{ours}")
+
+
 def _splits_of(parts: tuple[str, ...]) -> dict[str, str]:
     """Finds three splits in the parts that a data set has.
 
@@ -203,7 +218,8 @@ def _splits_of(parts: tuple[str, ...]) -> dict[str, str]:
     has a bracket, so that it is read as TFDS means it.
     """
     if "validation" in parts and "test" in parts:
-        return {part: part for part in ("train", "validation", "test")}
+        three = {part: part for part in ("train", "validation", "test")}
+        return three | {part: part for part in parts if part == "test_shifted"}
     if "validation" in parts or "test" in parts:
         test = "test" if "test" in parts else "validation[:100%]"
         return {
@@ -223,9 +239,7 @@ def _builder(
 ) -> "tfds.core.DatasetBuilder":
     import tensorflow_datasets as tfds
 
-    # Importing our builders registers them with TFDS.
-    for ours in ("digits_in_photos", "elpv"):
-        importlib.import_module(f"keras_lficam.data.{ours}")
+    register_ours()
     if _can_be_a_name(name):
         try:
             return tfds.builder(name, data_dir=data_dir)
