@@ -196,7 +196,7 @@ def test_colors_of_tags_are_far_apart():
 
 
 def test_unknown_split_of_a_shortcut():
-    with pytest.raises(ValueError, match="train.*Received: split='shifted'"):
+    with pytest.raises(ValueError, match="test_shifted.*split='shifted'"):
         digits_in_photos.compose_shortcut("shifted", 0)
 
 
@@ -243,7 +243,7 @@ def test_large_images_show_photos_of_their_own_split_alone(monkeypatch):
         seen.append(split)
         return (Image.new("RGB", (300, 300), (120,) * 3),)
 
-    monkeypatch.setattr(digits_in_photos.drawing, "photo_parts", parts)
+    monkeypatch.setattr(digits_in_photos.variants, "photo_parts", parts)
     digits_in_photos.compose_large("validation", 0)
     assert set(seen) == {"validation"}
 

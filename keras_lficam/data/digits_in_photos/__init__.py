@@ -14,6 +14,7 @@ Every image depends on `(seed, split, index)` alone, not on the order or the
 number of processes in which images are made.
 """
 
+from keras_lficam.data.digits_in_photos._scenes import SEED, SHARES
 from keras_lficam.data.digits_in_photos.builder import (
     NUM_EXAMPLES,
     NUM_EXAMPLES_OF,
@@ -21,8 +22,6 @@ from keras_lficam.data.digits_in_photos.builder import (
 )
 from keras_lficam.data.digits_in_photos.drawing import (
     PHOTOS,
-    SEED,
-    SHARES,
     compose,
     digit_ids,
     photo_parts,

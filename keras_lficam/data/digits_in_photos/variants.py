@@ -9,6 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_lficam.data.digits_in_photos._scenes import (
+    SEED,
+    SHARES,
+    add_marks,
+    as_pixels,
+    background,
+    example_of,
+    generator,
+    pen,
+    sketch,
+    write,
+)
 from keras_lficam.data.digits_in_photos._shapes import (
     FOR_TWO,
     LARGE,
@@ -21,18 +33,9 @@ from keras_lficam.data.digits_in_photos._shapes import (
     tight_box,
 )
 from keras_lficam.data.digits_in_photos.drawing import (
-    SEED,
-    add_marks,
-    as_pixels,
-    background,
     compose,
     digit_ids,
-    example_of,
-    generator,
-    pen,
     photo_parts,
-    sketch,
-    write,
 )
 
 # Least number of pixels between the two digits of an image.
@@ -58,6 +61,8 @@ TAG_SIDE = 6
 TAG_MARGIN = 3
 # One image of so many of a class has the tag of another class: 95 % agree.
 TAG_ODD = 20
+# The test part in which tag and class are independent.
+_SHIFTED = "test_shifted"
 
 
 # ---------------------------------------------------------------- two digits
@@ -191,7 +196,12 @@ def compose_shortcut(
         example = compose_shortcut("test", 7)
         assert example["tag"] == example["label"] == 7
     """
-    shifted = split == "test_shifted"
+    if split not in (*SHARES, _SHIFTED):
+        raise ValueError(
+            f"Argument `split` must be one of {', '.join(SHARES)}, {_SHIFTED}. "
+            f"Received: split={split!r}"
+        )
+    shifted = split == _SHIFTED
     split = "test" if shifted else split
     example = compose(split, index, seed)
     tag = _tag(split, index, seed, example["box"], shifted)
@@ -267,7 +277,9 @@ def compose_absent(split: str, index: int, seed: int = SEED) -> dict[str, Any]:
         example = compose_absent("test", 7)
         assert not example["mask"].any()
     """
-    drawn = sketch(split, index % 10, generator(split, index, seed), SMALL)
+    parts, ids = photo_parts(split), digit_ids(split)
+    rng = generator(split, index, seed)
+    drawn = sketch(parts, ids, index % 10, rng, SMALL)
     return {
         "image": as_pixels(drawn.scene),
         "label": drawn.label,
@@ -300,5 +312,6 @@ def compose_large(split: str, index: int, seed: int = SEED) -> dict[str, Any]:
         example = compose_large("test", 7)
         assert example["image"].shape == (224, 224, 3)
     """
+    parts, ids = photo_parts(split), digit_ids(split)
     rng = generator(split, index, seed)
-    return example_of(sketch(split, index % 10, rng, LARGE))
+    return example_of(sketch(parts, ids, index % 10, rng, LARGE))
