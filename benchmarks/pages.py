@@ -223,6 +223,33 @@ def grid_pointing():
     return table(header, lines, align="lrrrrrr")
 
 
+def leak():
+    """Means over the images, of both models and both maps that are read."""
+    rows = {
+        (row["explainer"], row["architecture"], row["map"]): row
+        for row in rows_of("leak")
+    }
+    columns = {
+        ("lfi_cam", "masked"): "LFI-CAM",
+        ("cam", "masked"): "plain head",
+        ("lfi_cam", "in front of the mask"): "LFI-CAM, before the mask",
+        ("cam", "in front of the mask"): "plain head, before the mask",
+    }
+    lines = []
+    for name in dict.fromkeys(name for name, *_ in rows):
+        of = [rows.get((name, *column)) for column in columns]
+        images = dict.fromkeys(row["images"] for row in of if row)
+        lines.append([f"`{name}`", *map(_leak, of), ", ".join(images)])
+    header = ["leak ↓", *columns.values(), "images"]
+    return table(header, lines, align="lrrrrr")
+
+
+def _leak(row):
+    if row is None:
+        return ""
+    return "0" if row["largest_leak"] == "0" else f"{float(row['leak']):.3f}"
+
+
 def _with_interval(rows, column):
     mean, half = interval([float(row[column]) for row in rows])
     return f"{mean:.3f} ± {half:.3f}"
@@ -520,6 +547,7 @@ OURS = (
     comparison,
     choice,
     grid_pointing,
+    leak,
     step,
     pipeline,
     serving,
@@ -540,6 +568,7 @@ MEASURED = {
     "explainers": ("explainers", {}),
     "comparison": ("comparison", {}),
     "grid_pointing": ("grid_pointing", {}),
+    "leak": ("leak", {}),
     "exactness": ("exactness", {}),
     "view": ("view", {}),
     "step": ("training", {"question": "step"}),

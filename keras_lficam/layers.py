@@ -12,7 +12,9 @@ normalization over space.
 
 A built model shows three of them. `FeatureImportanceNetwork` takes image and
 features and computes the masks inside, so that their product may wait until
-channels are few; `ImportanceMask` is the first step by itself.
+channels are few; `ImportanceMask` is the first step by itself. `SpatialMask`,
+the last class here, is no part of the method: it makes models that are blind
+in a part of the image, on which explanations are tested.
 
 `A` is the heat map. It is made on the way to the prediction, so the one
 cross-entropy of the classifier trains it, and it needs no gradient to be seen.
@@ -27,10 +29,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam._checks import check_range
+from keras_lficam._checks import check_range, real_array
 from keras_lficam.functional import Tensor
 
 
@@ -375,6 +378,73 @@ class AttentionMechanism(keras.layers.Layer):
         return tuple(input_shape[0])
 
 
+@keras.saving.register_keras_serializable(package="keras_lficam")
+class SpatialMask(keras.layers.Layer):
+    """Sets a fixed part of a feature map to zero: the model is blind there.
+
+    Behind the last convolution of a backbone, and in front of the LFI-CAM
+    branch and the pooling, it makes a model of which it is known what cannot
+    matter: pixels that only masked cells look at, outside the receptive fields
+    of all others. `metrics.leak` measures what an explainer finds there.
+
+    That holds behind a ReLU, whose lowest value is the zero of the mask. Where
+    features can be negative, the min-max normalization of the importance
+    masks makes more than zero of the masked cells, and through them the
+    importance network sees the gray image everywhere. Nor does it hold for
+    the attention branch network, whose branch begins earlier, and for
+    backbones that look at the whole image, as with squeeze-and-excitation or
+    self-attention.
+
+    Args:
+        mask: Booleans, or 0 and 1, `(rows, columns)`: which cells are kept,
+            one at least.
+
+    Call arguments:
+        inputs: Features `(batch, rows, columns, channels)`.
+
+    Output shape:
+        That of the features. Masked cells are 0 whatever they were, and their
+        gradient is 0.
+
+    Raises:
+        ValueError: If the mask is no such array, or keeps no cell, or the
+            features are of another size.
+
+    Examples:
+        left = np.tile(np.arange(8) < 4, (8, 1))  # Of 8x8 cells.
+        seen = SpatialMask(left)(features)
+
+    Reference:
+        Taimeskhanov et al., 2024, https://arxiv.org/abs/2404.01964, for models
+        that do not see a part of the image.
+    """
+
+    def __init__(self, mask: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mask = _checked_mask(mask)
+
+    def build(self, input_shape: Any) -> None:
+        shape, size = tuple(input_shape), (len(self.mask), len(self.mask[0]))
+        if len(shape) != 4 or not _agree(shape[1:3], size):
+            raise ValueError(
+                f"Layer {self.name!r} must get features (batch, {size[0]}, "
+                f"{size[1]}, channels), of the size of its mask. Received: "
+                f"features.shape={shape}"
+            )
+        self.built = True
+
+    def call(self, inputs: Tensor) -> Tensor:
+        # Not a product, which is NaN of what is not finite.
+        kept = ops.convert_to_tensor(self.mask, "bool")[None, :, :, None]
+        return ops.where(kept, inputs, ops.zeros_like(inputs))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "mask": self.mask}
+
+
 def _mean(x: Tensor) -> Tensor:
     """The mean over space, `(B, 1, 1, C)` in float32."""
     return ops.mean(ops.cast(x, "float32"), axis=(1, 2), keepdims=True)
@@ -384,6 +454,20 @@ def _checked_range(value_range: Sequence[float]) -> list[float]:
     """Returns `value_range` as a list, the form that JSON gives back."""
     check_range("value_range", value_range)
     return list(value_range)
+
+
+def _checked_mask(mask: Any) -> list[list[bool]]:
+    """Returns a mask as lists, the form that JSON gives back."""
+    array = real_array("mask", mask)
+    if array.ndim != 2 or not np.isin(array, (0, 1)).all() or not array.any():
+        raise ValueError(
+            "Argument `mask` must have shape (rows, columns) and hold 0 or 1, "
+            f"1 at least once. Received: mask={mask!r:.80}. To fix this: "
+            "np.arange(columns) < columns / 2, repeated for every row, keeps "
+            "the left half."
+        )
+    kept: list[list[bool]] = (array != 0).tolist()
+    return kept
 
 
 def _is_positive_integer(value: object) -> bool:

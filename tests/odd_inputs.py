@@ -625,6 +625,7 @@ def targets(folder):
     add("pointing_game", metrics.pointing_game, **pair)
     add("energy_pointing_game", metrics.energy_pointing_game, **pair)
     add("relevance_rank_accuracy", metrics.relevance_rank_accuracy, **pair)
+    add("leak", metrics.leak, **pair)
     threshold = {"threshold": (0.5, "share")}
     add("localization_iou", metrics.localization_iou, **pair, **threshold)
     add(

@@ -436,6 +436,7 @@ CONFIGURED = [
     ),
     layers.ClassActivationMap(name="map", dtype="mixed_bfloat16"),
     layers.AttentionMechanism(name="attention"),
+    layers.SpatialMask([[1, 0], [0, 1]], name="seen"),
 ]
 
 
@@ -510,6 +511,42 @@ IMAGE, FEATURES = (2, 8, 8, 3), (2, 4, 4, 6)
 def test_wrong_inputs_are_refused(layer, shapes, message):
     with pytest.raises(ValueError, match=message):
         layer()([np.ones(shape, "float32") for shape in shapes])
+
+
+def test_a_spatial_mask_keeps_some_cells_and_hides_what_is_in_others():
+    features = np.arange(1.0, 9.0, dtype="float32").reshape(1, 2, 2, 2)
+    features[0, 0, 1] = np.nan
+    features[0, 1, 0] = np.inf
+    kept = layers.SpatialMask([[True, False], [False, True]])(features)
+    expected = [[[[1, 2], [0, 0]], [[0, 0], [7, 8]]]]
+    np.testing.assert_array_equal(numpy_of(kept), expected)
+    assert kept.dtype == layers.SpatialMask([[1]])(kept[:, :1, :1]).dtype
+
+
+def test_a_spatial_mask_is_saved(tmp_path):
+    inputs = keras.Input((2, 2, 3))
+    mask = np.array([[1, 0], [0, 1]])
+    model = keras.Model(inputs, layers.SpatialMask(mask)(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    features = np.arange(1.0, 13.0, dtype="float32").reshape(1, 2, 2, 3)
+    np.testing.assert_array_equal(
+        numpy_of(loaded(features)), features * mask[None, :, :, None]
+    )
+
+
+@pytest.mark.parametrize(
+    "mask", [[[0, 0], [0, 0]], [[0.5, 1]], [1, 0], [[[1]]], [[2, 1]]]
+)
+def test_a_mask_that_is_none_is_refused(mask):
+    with pytest.raises(ValueError, match="`mask`.*rows, columns.*To fix this"):
+        layers.SpatialMask(mask)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 6), (2, 3, 6), (2, 2, 3, 6)])
+def test_a_spatial_mask_of_another_size_is_refused(shape):
+    with pytest.raises(ValueError, match="size of its mask.*Received"):
+        layers.SpatialMask(np.eye(2))(np.ones(shape, "float32"))
 
 
 def test_single_tensor_instead_of_pair_is_refused():

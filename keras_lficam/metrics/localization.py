@@ -9,7 +9,7 @@ from scipy import ndimage
 from keras_lficam._checks import check_finite, real_array
 from keras_lficam.functional import Tensor
 from keras_lficam.metrics import _checks
-from keras_lficam.metrics._direction import higher_is_better
+from keras_lficam.metrics._direction import higher_is_better, lower_is_better
 
 # Slices of its rows and of its columns.
 _Box: TypeAlias = tuple[slice, slice]
@@ -100,6 +100,49 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> np.ndarray:
     inside = (maps * (masks != 0)).sum(axis=(1, 2, 3))
     energy = maps.sum(axis=(1, 2, 3))
     shares: np.ndarray = inside / np.where(energy == 0, 1, energy)
+    return shares.astype("float32")
+
+
+@lower_is_better
+def leak(maps: Tensor, masks: Tensor) -> np.ndarray:
+    """Measures the share of a map where the model cannot see.
+
+    A model is made so that a part of the image provably cannot change its
+    scores, as by `layers.SpatialMask`. What a map marks there is not what the
+    model looked at. The part has to lie outside the receptive fields of all
+    cells that the scores depend on; a pixel beside a masked cell may be seen
+    by the next one. At the size of the feature map it is the masked cells.
+
+    Args:
+        maps: Heat maps `(B, H, W, 1)`, of [0, 1] or signed; of a signed map
+            the magnitudes count.
+        masks: Where the model cannot see, `(B, H, W, 1)`: 0 where it may and
+            anything else where it cannot.
+
+    Returns:
+        Array `(B,)`, float32, in [0, 1]. Lower is better: 0 if nothing is
+        there, and for a map of zeros. A constant map has the share of the
+        image that cannot be seen.
+
+    Raises:
+        TypeError: As in `pointing_game`.
+        ValueError: As in `pointing_game`.
+
+    Reference:
+        Taimeskhanov et al., 2024, https://arxiv.org/abs/2404.01964, for the
+        question.
+
+    Examples:
+        >>> maps = np.array([[3.0, 0.0, -1.0, 0.0]]).reshape(1, 1, 4, 1)
+        >>> masks = np.array([[0, 0, 1, 1]]).reshape(1, 1, 4, 1)
+        >>> leak(maps, masks)
+        # [0.25]
+    """
+    maps, masks = _checks.map_arrays(maps, masks, other_name="masks")
+    magnitudes = np.abs(maps.astype("float64"))
+    unseen = (magnitudes * (masks != 0)).sum(axis=(1, 2, 3))
+    total = magnitudes.sum(axis=(1, 2, 3))
+    shares: np.ndarray = unseen / np.where(total == 0, 1, total)
     return shares.astype("float32")
 
 

@@ -64,6 +64,26 @@ def test_relevance_rank_accuracy_by_hand(maps, masks, share):
     np.testing.assert_allclose(actual, [share], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("maps", "unseen", "share"),
+    [
+        ([4, 3, 2, 1], [0, 0, 1, 1], 0.3),
+        ([4, 3, 0, 0], [0, 0, 1, 1], 0),
+        ([0, 0, 5, 0], [0, 0, 1, 1], 1),
+        # Of a signed map what speaks against the class leaks, too.
+        ([1, 0, -3, 0], [0, 0, 1, 1], 0.75),
+        ([2, 2, 2, 2], [0, 0, 0, 1], 0.25),
+        ([0, 0, 0, 0], [0, 0, 1, 1], 0),
+        ([4, 3, 2, 1], [0, 0, 0, 0], 0),
+        ([3e38, 3e38, 3e38, 3e38], [0, 0, 255, 255], 0.5),
+    ],
+)
+def test_leak_by_hand(maps, unseen, share):
+    actual = metrics.leak(batch(maps), batch(unseen))
+    np.testing.assert_allclose(actual, [share], rtol=1e-6)
+    assert not metrics.leak.higher_is_better
+
+
 def test_masks_of_0_and_255_are_those_of_0_and_1():
     masks = batch([0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0])
     for metric in (metrics.pointing_game, metrics.energy_pointing_game):
@@ -318,6 +338,7 @@ PAIRS = [
     metrics.pointing_game,
     metrics.energy_pointing_game,
     metrics.relevance_rank_accuracy,
+    metrics.leak,
     metrics.localization_iou,
     metrics.box_accuracy,
     metrics.map_iou,

@@ -18,6 +18,7 @@ BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 sys.path += [str(BENCHMARKS), str(BENCHMARKS / "evidence")]
 
 import grid_pointing  # noqa: E402
+import leak  # noqa: E402
 import measuring  # noqa: E402
 import networks  # noqa: E402
 import pages  # noqa: E402
@@ -53,6 +54,7 @@ def test_every_table_names_its_machines(path):
         ("exactness", "exactness"),
         ("explainers", "explainers"),
         ("grid_pointing", "grid_pointing"),
+        ("leak", "leak"),
         ("quality", "evidence/quality"),
         ("serving", "serving"),
         ("stability", "evidence/stability"),
@@ -421,6 +423,38 @@ def test_a_mosaic_has_four_classes_that_the_model_is_sure_of():
         ),
         np.ones(50),
     )
+
+
+def test_a_blind_model_does_not_see_what_its_mask_hides():
+    """Of the right half of the cells, what no cell of the left one sees.
+
+    By hand: the strides are 2, 2 and 2, and seven convolutions of 3 pixels see
+    3, 7, 11, 15, 23, 31 and 47. The last cell that is kept, of 8 pixels from
+    column 24 on, so sees no more than half of 47 to the right of its middle.
+    """
+    images = np.stack(
+        [digits_in_photos.compose("test", n)["image"] for n in range(4)]
+    )
+    assert images.shape[2] == 64
+    for architecture in leak.ARCHITECTURES:
+        keras.utils.set_random_seed(0)
+        model = leak.blind(architecture)
+        column = leak.first_unseen_column(model, images)
+        assert 28 + 47 // 2 - 1 <= column <= 28 + 47 // 2 + 1
+
+
+def test_only_what_looks_elsewhere_leaks():
+    """The attention map and the evidence of a class do not."""
+    rows = tables.rows_of("leak", map="masked")
+    assert {row["explainer"] for row in rows} == leak.IMAGES.keys()
+    for row in rows:
+        if row["explainer"] in ("AttentionMap", "ClassEvidence", "explain"):
+            assert row["largest_leak"] == "0", row
+    before = tables.rows_of(
+        "leak", explainer="GradCAM", map="in front of the mask"
+    )
+    assert [row["architecture"] for row in before] == leak.ARCHITECTURES
+    assert min(float(row["leak"]) for row in before) > 0.01
 
 
 def test_class_evidence_finds_the_cell_of_its_class():
