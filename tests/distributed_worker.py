@@ -146,6 +146,44 @@ def train_in_stages(strategy):
     }
 
 
+def train_guided(strategy):
+    """A map that is taught by masks, which two of three images have."""
+    keras.utils.set_random_seed(5)
+    with strategy.scope():
+        model = lfi_cam()
+        distribution.synchronize_batch_normalization(model)
+    parts = []
+    for seed, count in enumerate((32, 13)):
+        masks = np.zeros((count, 16, 16, 1), "float32")
+        masks[:, 2:9, 3:12] = 1
+        masks[2::3] = np.nan
+        parts.append(
+            tf.data.Dataset.from_tensor_slices(
+                (*labeled_images(count, seed), masks)
+            ).batch(4)
+        )
+    source = data.from_datasets(*parts, class_names=["a", "b", "c"])
+    recipe = keras_lficam.Recipe(
+        epochs=2,
+        batch_size=BATCH,
+        optimizer="sgd",
+        learning_rate=0.05,
+        guidance=1.0,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        history = keras_lficam.fit(
+            model, source, recipe, folder=folder, heat_maps_every=0, verbose=0
+        ).history
+    assert history["guidance_loss"][0] > 0
+    weights = {
+        f"weight_{number}": value
+        for number, value in enumerate(model.get_weights())
+    }
+    return {
+        f"guided/{key}": value for key, value in (history | weights).items()
+    }
+
+
 def run(strategy):
     return {
         f"{name}/{key}": value
@@ -180,6 +218,7 @@ def main():
     found = run(strategy)
     if name == "mirrored":
         found |= train_in_stages(strategy)
+    found |= train_guided(strategy)
     np.savez(
         output,
         **found,

@@ -179,7 +179,7 @@ def mask_function(
 def _in_turn(
     names: Sequence[str], image_size: tuple[int, int], *, of_masks: bool
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    makers = {
+    makers: dict[str, Callable[[], Any]] = {
         "pad_crop": lambda: functools.partial(_pad_crop, image_size),
         "random_resized_crop": lambda: functools.partial(
             _random_resized_crop, image_size

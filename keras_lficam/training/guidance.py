@@ -120,7 +120,8 @@ class GuidanceLoss(keras.losses.Loss):
         return ops.sum(losses * known, axis=-1) / count
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"form": self.form}
+        config: dict[str, Any] = super().get_config()
+        return config | {"form": self.form}
 
 
 class Guidance:

@@ -58,9 +58,11 @@ def two_workers(tmp_path_factory):
 @subclassed
 @pytest.mark.end_to_end
 def test_two_workers_compute_what_one_does(one_process, two_workers):
+    guided = distributed_worker.train_guided(tf.distribute.get_strategy())
     for found in two_workers:
         assert found["replicas"] == 2
         assert_equal(found, one_process)
+        assert_equal(found, guided)
     assert [bool(found["chief"]) for found in two_workers] == [True, False]
 
 
@@ -92,6 +94,8 @@ def test_two_devices_compute_what_one_does(tmp_path, one_process):
     assert found["replicas"] == 2
     assert_equal(found, one_process)
     one = distributed_worker.train_in_stages(tf.distribute.get_strategy())
+    assert_equal(found, one)
+    one = distributed_worker.train_guided(tf.distribute.get_strategy())
     assert_equal(found, one)
 
 

@@ -567,7 +567,15 @@ def test_start_page_shows_the_python_of_the_readme():
 @pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "name",
-    ["backbones", "distribute", "explainers", "serving", "training", "why"],
+    [
+        "backbones",
+        "debug",
+        "distribute",
+        "explainers",
+        "serving",
+        "training",
+        "why",
+    ],
 )
 def test_python_of_a_page_runs(name, rng, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
