@@ -165,7 +165,7 @@ def mask_function(
     Examples:
 
         move = mask_function(["pad_crop", "flip"], (32, 32))
-        moved = move(mask, tf.constant([0, 7], "int64"))
+        moved = move(image[..., :1] / 255, tf.constant([0, 7], "int64"))
     """
     in_turn = _in_turn(names, image_size, of_masks=True)
 

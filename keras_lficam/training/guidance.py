@@ -94,8 +94,8 @@ class GuidanceLoss(keras.losses.Loss):
     Examples:
         >>> maps = np.array([[[[3.0], [1.0]]]])
         >>> masks = np.array([[[[1.0], [0.0]]]])
-        >>> float(GuidanceLoss()(masks, maps))
-        # 0.25
+        >>> GuidanceLoss(reduction=None)(masks, maps)
+        # [0.25]
     """
 
     def __init__(

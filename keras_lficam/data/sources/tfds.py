@@ -204,7 +204,11 @@ class TFDSSource(Source):
 
 
 def register_ours() -> None:
-    """Makes our data sets known to TFDS, which importing them does."""
+    """Makes our data sets known to TFDS, which importing them does.
+
+    Returns:
+        Nothing.
+    """
     for ours in ("digits_in_photos", "elpv"):
         importlib.import_module(f"keras_lficam.data.{ours}")
 
