@@ -4,7 +4,8 @@
     python saved_models/export.py runs/shipped
 
 With --check it measures the model that is there again, and compares hash and
-test accuracy with the manifest.
+test accuracy with the manifest. With --browser it writes only what the page
+"Try it" of the documentation runs, from the model that is there.
 """
 
 import argparse
@@ -12,22 +13,28 @@ import csv
 import hashlib
 import json
 import pathlib
+import re
 import shutil
 import sys
+import tempfile
 import tomllib
 
 import keras
+import matplotlib
 import numpy as np
 import PIL.Image
 
 import keras_lficam
-from keras_lficam import _labels, data, metrics
+from keras_lficam import _labels, classifier, data, metrics, visualization
 from keras_lficam.cli import demo
 from keras_lficam.data import digits_in_photos
 
 HERE = pathlib.Path(__file__).parent
 FOLDER = HERE / "digits_in_photos"
 MANIFEST = FOLDER / "manifest.toml"
+# What the page "Try it" runs: the evidence of all classes, as ONNX.
+BROWSER = FOLDER / "browser"
+BROWSER_FILES = ("browser/about.json", "browser/model.onnx")
 
 
 def sha256(path):
@@ -54,7 +61,8 @@ def manifest(run, folder, numbers):
         if path.is_file():
             name = path.relative_to(FOLDER)
             lines.append(f'"{name}" = "{sha256(path)}"')
-    lines.append(f'"model.keras" = "{sha256(FOLDER / "model.keras")}"')
+    for name in ("model.keras", *BROWSER_FILES):
+        lines.append(f'"{name}" = "{sha256(FOLDER / name)}"')
     lines += ["", "[metrics]"]
     lines += [f"{name} = {value}" for name, value in numbers.items()]
     lines += ["", "[recipe]", f"seed = {about['seed']}"]
@@ -89,7 +97,7 @@ keras-lficam explain saved_models/digits_in_photos/examples/*.png \\
 | model | ResNet-8 for small images, stem of stride 2, LFI-CAM, {parameters:,} parameters; map 16x16 (`output_stride=4`) |
 | data | `digits_in_photos` of this package, 20,000 training images; digits of scikit-learn, photographs of scikit-image and scikit-learn |
 | recipe | {epochs} epochs of SGD with momentum, cosine, averaged weights, random shifts: `python saved_models/train.py FOLDER`, seed {seed} |
-| files | `1/`, the SavedModel for TF Serving; `model.keras` and `labels.txt`; `manifest.toml` with hashes, versions and the whole recipe |
+| files | `1/`, the SavedModel for TF Serving; `model.keras` and `labels.txt`; `browser/`, the ONNX of the page "Try it"; `manifest.toml` with hashes, versions and the whole recipe |
 
 On the {test_images:,} test images, with digits of writers and parts of
 photographs that training never saw:
@@ -148,6 +156,69 @@ def write_images(model):
     figure.savefig(FOLDER / "gallery.png", dpi=80)
 
 
+def write_browser(model, names):
+    """Writes the model as ONNX, and what a page needs to show its maps."""
+    BROWSER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = keras_lficam.export(
+            model,
+            pathlib.Path(folder) / FOLDER.name,
+            class_names=names,
+            formats=["onnx"],
+            top=None,
+        )
+        shutil.copy(exported / "model.onnx", BROWSER / "model.onnx")
+        about = json.loads((exported / "export.json").read_text())
+    about = {
+        "image_size": about["image_size"],
+        "class_names": list(names),
+        "bias": about["evidence"]["bias"],
+        "locations": locations(model),
+        "attention": {
+            "colors": colors(visualization.COLORMAP),
+            "opacity": visualization.OPACITY,
+        },
+        "evidence": {
+            "colors": colors(visualization.SIGNED_COLORMAP),
+            "opacity": visualization.SIGNED_OPACITY,
+        },
+    }
+    text = json.dumps(about, indent=2) + "\n"
+    (BROWSER / "about.json").write_text(text, encoding="utf-8")
+
+
+def locations(model):
+    """Center of the first cell and stride, in pixels, of rows and columns."""
+    size = model.input_shape[1:3]
+    output = classifier.Classifier(model).output_of("attention_map")
+    placements = output.geometry.placements(size, output.shape)
+    for placement in placements:  # The page leaves out nothing of an image.
+        assert placement.low <= -0.5
+        assert placement.high >= placement.length - 0.5
+    return [
+        {"center": float(placement.center), "stride": float(placement.stride)}
+        for placement in placements
+    ]
+
+
+def colors(name):
+    """256 colors of a color map, `rrggbb` each, in one string."""
+    levels = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]
+    return levels.tobytes().hex()
+
+
+def renew_browser():
+    """Writes what the page runs, and its hashes in the manifest."""
+    model = keras.models.load_model(FOLDER / "model.keras", compile=False)
+    write_browser(model, _labels.read(FOLDER / "labels.txt"))
+    text = MANIFEST.read_text(encoding="utf-8")
+    for name in BROWSER_FILES:
+        line = f'"{name}" = "{sha256(FOLDER / name)}"'
+        text = re.sub(rf'"{re.escape(name)}" = ".*"', line, text)
+        assert line in text
+    MANIFEST.write_text(text, encoding="utf-8")
+
+
 def export(run):
     """Writes all that is shipped, beside what is there already."""
     model = keras.models.load_model(run / "model.keras", compile=False)
@@ -156,6 +227,7 @@ def export(run):
     for name in ("model.keras", "labels.txt"):
         shutil.copy(run / name, FOLDER / name)
     folder = keras_lficam.export(model, FOLDER, class_names=names, version=1)
+    write_browser(model, names)
     numbers = measured(model)
     write_images(model)
     (FOLDER / "README.md").write_text(card(run, model, numbers))
@@ -186,13 +258,16 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("run", nargs="?", type=pathlib.Path)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--browser", action="store_true")
     options = parser.parse_args()
     if options.check:
         check()
+    elif options.browser:
+        renew_browser()
     elif options.run:
         export(options.run)
     else:
-        parser.error("give the folder of the run, or --check")
+        parser.error("give the folder of the run, --check or --browser")
 
 
 if __name__ == "__main__":
