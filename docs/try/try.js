@@ -52,10 +52,12 @@ const element = (name) => document.getElementById(`try-${name}`);
 const stage = element("stage");
 const at = (name) => new URL(name, import.meta.url).href;
 
-// What is shown: the image, and its pixels at the model's size once they are
-// known; strokes over it; the classes that were chosen, null where they follow
-// the prediction; and the last answer.
+// What is shown: the whole image, until its pixels at the model's size are
+// known; the image at the size of the stage; strokes over it; the classes that
+// were chosen, null where they follow the prediction; and the last answer.
 const shown = { strokes: [], one: null, other: null };
+// What is drawn, on nothing.
+const ink = canvasOf(STAGE_SIDE, STAGE_SIDE);
 let model = null;
 
 // ------------------------------------------------------------- the model
@@ -204,8 +206,8 @@ export function upsample(map, [rows, columns], [height, width], locations) {
 /** The two cells next to each pixel, and the share of the second. */
 function neighbors(cells, length, seen, { center, stride }) {
   return Array.from({ length }, (_, pixel) => {
-    const place = ((pixel + 0.5) * seen) / length - 0.5;
-    const cell = Math.min(Math.max((place - center) / stride, 0), cells - 1);
+    const point = ((pixel + 0.5) * seen) / length - 0.5;
+    const cell = Math.min(Math.max((point - center) / stride, 0), cells - 1);
     const before = Math.floor(cell);
     return [before, Math.min(before + 1, cells - 1), cell - before];
   });
@@ -260,10 +262,14 @@ async function openFile(file) {
   }
 }
 
+let openings = 0;
+
 async function open(blob, name, strokes = []) {
+  const opening = ++openings;
   const bitmap = await createImageBitmap(blob, {
     colorSpaceConversion: "none",
   });
+  if (opening !== openings) return; // Another was chosen meanwhile.
   if (bitmap.width * bitmap.height > MOST_PIXELS) {
     throw new RangeError(
       `“${name}” has more than 60 million pixels. To fix this: make it smaller.`,
@@ -275,9 +281,14 @@ async function open(blob, name, strokes = []) {
   context.fillRect(0, 0, whole.width, whole.height);
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
-  [stage.width, stage.height] = within(whole, STAGE_SIDE);
-  stage.style.setProperty("--aspect", whole.width / whole.height);
-  Object.assign(shown, { photo: whole, pixels: null, strokes });
+  const photo = canvasOf(...within(whole, STAGE_SIDE));
+  contextOf(photo).imageSmoothingQuality = "high";
+  contextOf(photo).drawImage(whole, 0, 0, photo.width, photo.height);
+  for (const canvas of [stage, ink]) {
+    [canvas.width, canvas.height] = [photo.width, photo.height];
+  }
+  stage.style.setProperty("--aspect", photo.width / photo.height);
+  Object.assign(shown, { whole, photo, pixels: null, strokes });
   shown.one = shown.other = null;
   for (const button of element("images").children) {
     button.setAttribute("aria-pressed", button.title === name);
@@ -304,30 +315,28 @@ function choosePen() {
 // --------------------------------------------------------------- drawing
 
 function draw() {
+  drawInk();
   const context = contextOf(stage);
-  context.imageSmoothingQuality = "high";
-  context.drawImage(shown.photo, 0, 0, stage.width, stage.height);
-  context.drawImage(ink(), 0, 0);
+  context.drawImage(shown.photo, 0, 0);
+  context.drawImage(ink, 0, 0);
   element("undo").disabled = element("clear").disabled = !shown.strokes.length;
   answer();
 }
 
-/** What is drawn, on nothing. */
-function ink() {
-  const canvas = canvasOf(stage.width, stage.height);
-  const context = contextOf(canvas);
+function drawInk() {
+  const context = contextOf(ink);
+  const side = Math.min(ink.width, ink.height);
+  context.clearRect(0, 0, ink.width, ink.height);
   context.lineCap = context.lineJoin = "round";
   context.textAlign = "center";
   context.textBaseline = "middle";
-  const side = Math.min(stage.width, stage.height);
+  context.font = `bold ${0.6 * side}px sans-serif`;
   for (const { color, width, points, text } of shown.strokes) {
     context.strokeStyle = context.fillStyle = color;
     context.lineWidth = width * side;
-    context.font = `bold ${0.6 * side}px sans-serif`;
-    if (text) context.fillText(text, stage.width / 2, stage.height / 2);
+    if (text) context.fillText(text, ink.width / 2, ink.height / 2);
     else context.stroke(curve(points));
   }
-  return canvas;
 }
 
 /** A smooth line through the middles between points; of one point, a dot. */
@@ -393,7 +402,7 @@ function writeDigit(event) {
 
 /** The image with what is drawn laid over it, at the model's size. */
 function input() {
-  const { data } = dataOf(ink());
+  const { data } = dataOf(ink);
   const opaque = new Float32Array(data.length);
   for (let index = 0; index < data.length; index += 4) {
     const alpha = data[index + 3] / 255;
@@ -402,21 +411,21 @@ function input() {
     }
     opaque[index + 3] = alpha;
   }
-  const size = [stage.height, stage.width];
-  const over = resize(opaque, size, model.image_size, 4);
-  const { photo } = shown;
-  shown.pixels ??= resize(
-    dataOf(photo).data,
-    [photo.height, photo.width],
-    model.image_size,
-    4,
-  );
+  const over = resize(opaque, [ink.height, ink.width], model.image_size, 4);
+  shown.pixels ??= resizedWhole();
   const count = over.length / 4;
   return Float32Array.from({ length: 3 * count }, (_, index) => {
     const pixel = 4 * Math.floor(index / 3);
     const below = shown.pixels[pixel + (index % 3)];
     return over[pixel + (index % 3)] + (1 - over[pixel + 3]) * below;
   });
+}
+
+/** The image at the model's size; the whole of it may be large, and goes. */
+function resizedWhole() {
+  const { width, height, data } = dataOf(shown.whole);
+  shown.whole = null;
+  return resize(data, [height, width], model.image_size, 4);
 }
 
 let busy = false;
