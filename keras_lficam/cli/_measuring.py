@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_lficam.cli import _models
+from keras_lficam.cli import _models, _words
 
 if TYPE_CHECKING:
     import keras
@@ -78,6 +78,7 @@ def measure(
 ) -> Measured:
     """Runs explainers, None for the standard ones, and metrics."""
     _models.check_file(arguments.model)
+    _words.check_masks(arguments.masks)
     if arguments.other is not None:
         _models.check_file(arguments.other)
     print("1/3  Starting TensorFlow", flush=True)

@@ -137,6 +137,16 @@ def add_masks_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def check_masks(name: str | None) -> None:
+    """Refuses masks that are not there, before TensorFlow starts."""
+    if name is not None and not pathlib.Path(name).exists():
+        raise ValueError(
+            f"--masks {name}: there is no such file or folder. To fix this: a "
+            "folder of mask images or of XML files of Pascal VOC, or a JSON "
+            "file of COCO"
+        )
+
+
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the commands that measure explainers."""
     parser.add_argument(

@@ -396,6 +396,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     options = _options(arguments)
     _check_data(options["data"])
+    _words.check_masks(options.get("masks"))
     if options["strategy"] != "mirrored" and "TF_CONFIG" in os.environ:
         _cluster.read(os.environ["TF_CONFIG"])
     _check_folder(arguments.output, arguments.resume)

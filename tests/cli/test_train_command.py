@@ -14,7 +14,7 @@ import processes
 import pytest
 from logs import rows
 
-from keras_lficam import cli, training
+from keras_lficam import cli, data, training
 from keras_lficam.metrics.classification import measure
 from keras_lficam.training import _state as state
 
@@ -301,6 +301,51 @@ def test_data_that_is_not_there_is_refused_before_tensorflow_starts(tmp_path):
         assert hint in said
         assert said.endswith("2 False False\n")
         assert not (tmp_path / "run").exists()
+    (tmp_path / "data").mkdir()
+    words += [tmp_path / "data", "--masks", "./no.json"]
+    said = processes.finish(processes.start(["-c", code, *words]))
+    assert "--masks ./no.json: there is no such file or folder" in said
+    assert said.endswith("2 False False\n")
+
+
+@pytest.mark.slow
+def test_boxes_of_some_images_guide_a_run(tmp_path, data_folder, capsys):
+    """A third of the images has a box; the report finds them again."""
+    files = sorted(data_folder.glob("class_*/[0-9]*.png"))
+    names = [str(path.relative_to(data_folder)) for path in files]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(
+        json.dumps(
+            {
+                "images": [
+                    {"id": i, "file_name": name} for i, name in enumerate(names)
+                ],
+                "annotations": [
+                    {"image_id": i, "bbox": [0, 0, 32, 16]}
+                    for i in range(0, len(names), 3)
+                ],
+            }
+        )
+    )
+    output = tmp_path / "run"
+    words = ["--data", data_folder, "--masks", boxes, *OPTIONS, *UNDRAWN]
+    words += ["--epochs", "1", "--guidance", "0.5", "--guided", "evidence"]
+    assert train(*words, "--guidance-share", "0.5", "--output", output) == 0
+    said = capsys.readouterr().out
+    about = json.loads((output / "run.json").read_text())
+    recipe = about["recipe"]
+    assert (recipe["guidance"], recipe["guided"]) == (0.5, "evidence")
+    assert about["data"]["masks"] == str(boxes)
+    source = data.source(data_folder, masks=boxes)
+    masked = source.count_masks("train", 0.5)
+    assert 0 < masked < source.count("train") / 5
+    assert f"; with a mask for guidance: {masked}" in said
+    assert rows(output)[0]["guidance_loss"] > 0
+    assert (output / "report.html").stat().st_size > 10_000
+    # The same run goes on with its masks, as the options are kept.
+    assert train("--output", output, "--resume") == 0
+    model = keras.models.load_model(output / "model.keras")
+    assert len(model.outputs) == 1
 
 
 def test_stopping_says_what_was_written(tmp_path, monkeypatch, capsys):
