@@ -51,8 +51,7 @@ _MASKS: dict[str, tuple[str, int | None]] = {
 }
 
 
-# Features that are boxes, one or several, (top, left, bottom, right) in [0, 1].
-_BOXES = ("bbox", "objects")
+_OURS = ("digits_in_photos", "elpv")
 
 
 class TFDSSource(Source):
@@ -203,14 +202,18 @@ class TFDSSource(Source):
         return tf.cast(on_object, tf.float32)
 
 
-def register_ours() -> None:
+def register_ours() -> tuple[str, ...]:
     """Makes our data sets known to TFDS, which importing them does.
 
     Returns:
-        Nothing.
+        Their names.
+
+    Examples:
+        register_ours()
     """
-    for ours in ("digits_in_photos", "elpv"):
-        importlib.import_module(f"keras_lficam.data.{ours}")
+    for name in _OURS:
+        importlib.import_module(f"keras_lficam.data.{name}")
+    return _OURS
 
 
 def _splits_of(parts: tuple[str, ...]) -> dict[str, str]:
