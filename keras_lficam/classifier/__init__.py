@@ -6,12 +6,13 @@ from keras_lficam.classifier._compiled import (
     holding,
 )
 from keras_lficam.classifier._evidence import Evidence
+from keras_lficam.classifier._exact import ExactEvidence
 from keras_lficam.classifier._geometry import Geometry
 from keras_lficam.classifier._predictions import predictions_of
+from keras_lficam.classifier._split import Halves, SplitFunctions
 from keras_lficam.classifier._view import (
     Classifier,
     Output,
-    SplitFunctions,
     training_activation,
 )
 
@@ -20,7 +21,9 @@ __all__ = [
     "CompiledFunction",
     "SplitFunctions",
     "Evidence",
+    "ExactEvidence",
     "Geometry",
+    "Halves",
     "Output",
     "grouped_gradients_explained",
     "holding",

@@ -3,14 +3,13 @@
 import math
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_lficam import functional
+from keras_lficam.classifier._exact import ExactEvidence, of_classes
+from keras_lficam.classifier._split import Halves
 from keras_lficam.classifier._view import Classifier
 from keras_lficam.functional import Tensor
-from keras_lficam.surgery import averages_the_map
 
 # Values of masked feature maps that the head is given at once, of an image.
 _VALUES_AT_ONCE = 2**21
@@ -19,11 +18,17 @@ _VALUES_AT_ONCE = 2**21
 class Evidence:
     """Computes what each location of the feature map says of the classes.
 
-    Where the logits are linear in the average of the map, that is the class
-    evidence, whose mean over the map and the bias are the logit. For any other
+    Where the logits are linear in the map, that is the class evidence, whose
+    mean over the map and the bias are the logit: behind a global average
+    pooling or a flattening and one dense layer, where the channels of the map
+    are the classes, and where several such heads are averaged. For any other
     head it is that of Recipro-CAM: the logit of a feature map of which one
     location alone is left, less that of a feature map of zeros. It needs no
     gradient, but as many passes of the head as there are locations.
+
+    Of tokens, the patches are the map. The tokens in front of them stay as
+    they are; where they are averaged with the patches, what they add to a
+    logit lies at no location, and is a number of its own.
 
     A classifier that shows probabilities and no logits, because it ends with an
     unusual activation, is asked for those: its evidence is in their unit, and
@@ -34,10 +39,14 @@ class Evidence:
             probabilities.
         layer: Name of the layer whose output is the feature map; by default
             what the last global pooling or flattening takes.
+        grid: Rows and columns of tokens, where they are not found.
+        halves: Functions to a feature map and from it to logits, to take the
+            place of the model's layers.
 
     Attributes:
         split: The classifier, split at the feature map.
-        exact: Whether the mean of the evidence and the bias are the logit.
+        exact: Whether the mean of the evidence and the bias are the logit,
+            together with what tokens in front of the patches add.
 
     Raises:
         ValueError: If the classifier shows neither logits nor probabilities,
@@ -48,71 +57,89 @@ class Evidence:
         2022, https://arxiv.org/abs/2209.14074, with a mask of one location.
     """
 
-    def __init__(self, classifier: Classifier, layer: str | None = None):
+    def __init__(
+        self,
+        classifier: Classifier,
+        layer: str | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
+        halves: Halves | None = None,
+    ):
         if classifier.gives != "probabilities":
             classifier.check_logits()
-        self._classifier = classifier
-        self.split = classifier.split(layer)
-        self.exact = classifier.shows_logits and self.split.linear is not None
+        self.split = split = classifier.split(layer, grid=grid, halves=halves)
+        self._exact = None
+        if classifier.shows_logits and split.linear is not None:
+            self._exact = ExactEvidence(classifier, split)
 
     @property
-    def kernel(self) -> Any:
-        """The weights `(C, K)` of a linear head, as they are now, float32."""
-        linear = self.split.linear
-        assert linear is not None, "the head is not linear"
-        kernel = ops.reshape(linear.kernel, (-1, linear.kernel.shape[-1]))
-        return self._classifier.logits_of_all_classes(kernel)
+    def exact(self) -> bool:
+        return self._exact is not None
 
     @property
     def bias(self) -> Any:
         """The bias of each class `(K,)`, float32; None if not exact."""
-        linear = self.split.linear
-        if linear is None or not self.exact:
-            return None
-        if not linear.use_bias:
-            return np.zeros(self._classifier.num_classes, "float32")
-        bias = ops.convert_to_tensor(linear.bias)
-        every = self._classifier.logits_of_all_classes(bias[None])[0]
-        return ops.convert_to_numpy(every)
+        return None if self._exact is None else self._exact.bias
+
+    @property
+    def counts_prefix(self) -> bool:
+        """Whether tokens in front of the patches add to exact evidence."""
+        return self._exact is not None and self._exact.counts_prefix
+
+    def of_prefix(self, features: Tensor, classes: Tensor | None) -> Tensor:
+        """Computes what tokens in front of the patches add to the logits.
+
+        Args:
+            features: Tokens `(B, T, C)`, of a head that `counts_prefix`.
+            classes: Integers `(B, n)`; None for all classes.
+
+        Returns:
+            Logits `(B, n)`, or `(B, K)`; float32.
+        """
+        assert self._exact is not None, "the head is not linear"
+        return self._exact.of_prefix(features, classes)
 
     def __call__(self, features: Tensor, classes: Tensor | None) -> Tensor:
         """Computes the evidence.
 
         Args:
-            features: Feature maps `(B, h, w, C)`.
+            features: Feature maps `(B, h, w, C)`, or tokens `(B, T, C)`.
             classes: Integers `(B, n)`; None for all classes, in their order.
 
         Returns:
             Signed maps `(B, h, w, n)`, or `(B, h, w, K)`; float32.
         """
         features = ops.convert_to_tensor(features)
-        if self.exact:
-            # In half precision the sum would be rounded.
-            wide = ops.cast(features, "float32")
-            return functional.class_evidence(wide, self.kernel, classes)
-        nothing = self.split.shown(ops.zeros_like(features[:1]))
+        if self._exact is not None:
+            return self._exact(features, classes)
+        nothing = self.split.shown(self._emptied(features))
+        nothing = ops.expand_dims(nothing, axis=(1, 2))
         maps = self._of_all_classes(features) - nothing
-        return maps if classes is None else _of_classes(maps, classes)
+        return maps if classes is None else of_classes(maps, classes)
+
+    def _emptied(self, features: Tensor) -> Tensor:
+        """Sets a map, or the patches of tokens, to zero."""
+        if self.split.tokens is None:
+            return ops.zeros_like(features[:1])  # The same for all images.
+        maps = ops.zeros_like(self.split.map_of(features))
+        return self.split.with_map(features, maps)
 
     def of_single_locations(self, features: Tensor, classes: Tensor) -> Tensor:
         """Computes the logits of maps of which one location is left.
 
         Args:
-            features: Feature maps `(B, h, w, C)`.
+            features: Feature maps `(B, h, w, C)`, or tokens `(B, T, C)`.
             classes: Integers `(B, n)`.
 
         Returns:
             Logits `(B, h, w, n)`, float32: what Recipro-CAM shows.
         """
-        return _of_classes(self._of_all_classes(features), classes)
+        return of_classes(self._of_all_classes(features), classes)
 
     def _of_all_classes(self, features: Tensor) -> Tensor:
         """Gives the head each location alone, `(B, h, w, K)`."""
-        batch, height, width, channels = ops.shape(features)
-        pooling = self.split.operations[0]
-        if averages_the_map(pooling) and not isinstance(
-            pooling, keras.layers.AveragePooling2D
-        ):
+        batch, height, width, channels = ops.shape(self.split.map_of(features))
+        if self.split.averages:
             # All that the head sees is the mean of a map, which is that of
             # its one location, divided by the number of locations.
             count = ops.cast(height * width, features.dtype)
@@ -124,7 +151,8 @@ class Evidence:
 
     def _by_masks(self, features: Tensor) -> Tensor:
         """Gives the head each location with zeros around, some at once."""
-        height, width, channels = ops.shape(features)[1:]
+        maps = self.split.map_of(features)
+        height, width, channels = ops.shape(maps)[1:]
         count = height * width
         size = count
         if isinstance(count, int):  # Of an open size a graph knows it later.
@@ -134,21 +162,14 @@ class Evidence:
         # Constants where they can be: OpenVINO reads no graph that makes one.
         eye = np.eye(count) if isinstance(count, int) else ops.eye(count)
         identity = ops.cast(eye, features.dtype)
-        flat = ops.reshape(features, (-1, 1, count, channels))
+        flat = ops.reshape(maps, (-1, 1, count, channels))
         parts = []
         for start in starts:
             mask = identity[start : start + size]
+            copies = ops.shape(mask)[0]
             masked = flat * mask[None, :, :, None]  # (B, n, h w, C)
             masked = ops.reshape(masked, (-1, height, width, channels))
+            masked = self.split.with_map(features, masked, copies)
             logits = self.split.shown(masked)
-            shape = (-1, ops.shape(mask)[0], logits.shape[-1])
-            parts.append(ops.reshape(logits, shape))
+            parts.append(ops.reshape(logits, (-1, copies, logits.shape[-1])))
         return ops.concatenate(parts, axis=1)
-
-
-def _of_classes(maps: Tensor, classes: Tensor) -> Tensor:
-    """Takes the maps `(B, h, w, n)` of classes `(B, n)` out of all."""
-    index = ops.cast(classes, "int32")[:, None, None]  # (B, 1, 1, n)
-    shape = (*ops.shape(maps)[:3], ops.shape(classes)[-1])
-    index = ops.broadcast_to(index, shape)
-    return ops.take_along_axis(maps, index, axis=-1)

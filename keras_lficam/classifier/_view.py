@@ -1,13 +1,10 @@
 """A read-only view of a trained classifier: its scores and feature maps."""
 
-import contextlib
 import dataclasses
 import functools
 import weakref
 from collections.abc import (
     Callable,
-    Collection,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -25,17 +22,36 @@ from keras_lficam._checks import (
 )
 from keras_lficam.classifier._chain import Chain
 from keras_lficam.classifier._compiled import CompiledFunction, holding_also
+from keras_lficam.classifier._exact import takes_all
 from keras_lficam.classifier._geometry import Geometry
+from keras_lficam.classifier._halves import (
+    check_logits_agree,
+    checked_grid,
+    checked_halves,
+    no_such_grid,
+    patches_of,
+    sample_of,
+    without_traces,
+)
+from keras_lficam.classifier._split import (
+    Halves,
+    Patches,
+    SplitFunctions,
+    in_turn,
+)
 from keras_lficam.functional import Tensor
 from keras_lficam.surgery import (
     Graph,
+    LinearHead,
     Location,
+    Tokens,
+    averages_the_map,
     check_graph,
     check_images,
-    dense_behind_pooling,
+    find_tokens,
     has_space,
     last_activation,
-    linear_behind_pooling,
+    linear_head,
     node_of,
     path,
 )
@@ -87,6 +103,7 @@ class Classifier:
         model: The model.
         image_shape: Shape `(H, W, C)` of its images; None where any fits.
         image_dtype: Type of its images, such as `"float32"`.
+        num_scores: Number of scores that the model gives, `K`.
         num_classes: Number of classes: `K`, and 2 where the model has one
             score.
         activation: What turns its scores into probabilities, `"softmax"`,
@@ -117,7 +134,8 @@ class Classifier:
         is_one = output.shape[-1] == 1
         _check_one_score(activation, is_one, model)
         self._is_binary = is_one and self._found != "softmax"
-        self.num_classes = 2 if self._is_binary else output.shape[-1]
+        self.num_scores = output.shape[-1]
+        self.num_classes = 2 if self._is_binary else self.num_scores
         self._told = activation
         self.activation = (
             self._found if self._found in _PROBABILITIES else activation
@@ -190,13 +208,7 @@ class Classifier:
             ]
         else:
             steps = [Chain(location, self._finish, self._image, held=held)]
-
-        def in_turn(x: Tensor) -> Tensor:
-            for step in steps:
-                x = step(x)
-            return x
-
-        return in_turn
+        return in_turn(*steps)
 
     def of_all_classes(self, scores: Any) -> Any:
         """Turns what the model gives into a score for each class, float32.
@@ -517,9 +529,8 @@ class Classifier:
         Raises:
             ValueError: If there is no such layer.
         """
-        location, _ = self._graph.find_map()
-        stride = Geometry(path(self._begin, location)).stride
-        size = tuple(location.tensor.shape[1:3])
+        split = self.split()
+        stride, size = split.stride, split.shape[:2]
         calls = self._graph.calls
         seen = set()
         for index, call in enumerate(calls):
@@ -604,14 +615,26 @@ class Classifier:
         return None
 
     def split(
-        self, layer: str | None = None, *, hold_image: bool = False
-    ) -> "SplitFunctions":
+        self,
+        layer: str | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
+        halves: Halves | None = None,
+        hold_image: bool = False,
+    ) -> SplitFunctions:
         """Splits the classifier at a feature map.
+
+        A transformer is split at the last tokens on whose patches the scores
+        depend, which are a map but for the tokens in front of the patches.
 
         Args:
             layer: Name of the layer whose output is the feature map; by
                 default that is what the last global pooling or flattening
-                takes.
+                takes, or the tokens.
+            grid: Rows and columns of the patches of tokens; by default they
+                are found.
+            halves: A function from images to a feature map or tokens, and one
+                from there to the logits, in the place of both.
             hold_image: Whether a layer will do that the importance network
                 of LFI-CAM goes around, which looks at the image, too. What it
                 sees of the image must then be held: see
@@ -621,9 +644,29 @@ class Classifier:
             A `SplitFunctions`.
 
         Raises:
+            TypeError: If `grid` or `halves` is no such pair.
             ValueError: If there is no such map, another path goes around it,
                 or it cannot be brought back to the image.
         """
+        grid = checked_grid(grid)
+        if halves is not None:
+            return self._split_by(checked_halves(halves, layer), grid)
+        if grid is not None:
+            tokens = find_tokens(self._graph, layer, grid)
+            if tokens is None:
+                raise no_such_grid(self.model.name, grid)
+            return self._split_at_tokens(tokens)
+        try:
+            return self._split_at_map(layer, hold_image)
+        except ValueError:
+            tokens = find_tokens(self._graph, layer)
+            if tokens is None:
+                raise
+        return self._split_at_tokens(tokens)
+
+    def _split_at_map(
+        self, layer: str | None, hold_image: bool
+    ) -> SplitFunctions:
         location, operations = self._graph.find_map(layer)
         try:
             trunk = Chain(
@@ -639,8 +682,10 @@ class Classifier:
         def scores(features: Tensor) -> Tensor:
             return self.of_all_classes(to_finish(features))
 
+        shape = tuple(location.tensor.shape[1:])
+        geometry = Geometry(path(self._begin, location))
         return SplitFunctions(
-            shape=tuple(location.tensor.shape[1:]),
+            shape=shape,
             features=trunk,
             features_and_beside=trunk.with_beside,
             beside=trunk.beside,
@@ -649,13 +694,173 @@ class Classifier:
             logits=logits,
             shown=logits if self.shows_logits else scores,
             operations=operations,
-            linear=linear_behind_pooling(
-                operations, self._graph.end.call.operation
-            ),
-            geometry=Geometry(path(self._begin, location)),
+            linear=self._linear_from(location, 0, shape),
+            averages=averages_the_map(operations[0]),
+            geometry=geometry,
+            stride=geometry.stride,
             held=None
             if held is None
             else (held.tensor.name, Chain(self._begin, held, self._image)),
+        )
+
+    def _linear_from(
+        self, location: Location, prefix: int, shape: tuple[int | None, ...]
+    ) -> LinearHead | None:
+        """How the logits are linear in the map, if they are."""
+        end = self._graph.end.call.operation
+        head = linear_head(
+            location,
+            self._finish.tensor,
+            end if self._found in _PROBABILITIES else None,
+        )
+        return head if takes_all(head, prefix, shape) else None
+
+    def _split_at_tokens(self, tokens: Tokens) -> SplitFunctions:
+        """Splits the classifier at tokens, maybe inside a layer."""
+        channels = tokens.location.tensor.shape[-1]
+        shape = (*tokens.grid, channels)
+        layer = tokens.location.tensor._keras_history.operation.name
+        linear = None
+        trunk: Callable[[Any], Any]
+        to_finish: Callable[[Any], Any]
+        logits: Callable[[Any], Any]
+        if tokens.inside is not None:
+            layer = tokens.inside.normalization.name
+            trunk, to_finish, logits = self._halves_inside(tokens)
+        elif tokens.normalized is not None:
+            operation = tokens.normalized.tensor._keras_history.operation
+            layer = operation.name
+            trunk, to_finish, logits = self._halves_at_normalized(tokens)
+        else:
+            linear = self._linear_from(tokens.location, tokens.prefix, shape)
+            trunk = Chain(self._begin, tokens.location, self._image)
+            to_finish = Chain(tokens.location, self._finish, self._image)
+            logits = self._logits_from(tokens.location)
+        return self._split_of(
+            layer,
+            trunk,
+            lambda features: self.of_all_classes(to_finish(features)),
+            logits,
+            shape,
+            Patches(tokens.grid, tokens.prefix),
+            tokens.source,
+            linear,
+            tokens.operations,
+        )
+
+    def _halves_at_normalized(
+        self, tokens: Tokens
+    ) -> tuple[Callable[[Any], Any], ...]:
+        """Functions to normalized tokens, and from them to scores and logits.
+
+        The tokens that go around the last attention are put beside them, as
+        more channels.
+        """
+        held, location = tokens.normalized, tokens.location
+        assert held is not None, "the tokens are normalized"
+        trunk = Chain(self._begin, location, self._image)
+        normalize = Chain(location, held, self._image)
+        to_finish = Chain(location, self._finish, self._image, held=held)
+        logits = self._logits_from(location, held)
+
+        def features(images: Tensor) -> Tensor:
+            stream = trunk(images)
+            return ops.concatenate([normalize(stream), stream], axis=-1)
+
+        def behind(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            def computed(x: Tensor) -> Tensor:
+                normalized, stream = ops.split(x, 2, axis=-1)
+                with holding_also({held.tensor.name: normalized}):
+                    return function(stream)
+
+            return computed
+
+        return features, behind(to_finish), behind(logits)
+
+    def _halves_inside(
+        self, tokens: Tokens
+    ) -> tuple[Callable[[Any], Any], ...]:
+        """The same of a layer that is opened in front of its last block."""
+        inside, begin = tokens.inside, tokens.begin
+        assert inside is not None, "the layer is known"
+        assert begin is not None, "the layer is known"
+        trunk = in_turn(Chain(self._begin, begin, self._image), inside.front)
+
+        def features(images: Tensor) -> Tensor:
+            stream = trunk(images)
+            normalized = inside.normalization(stream)
+            return ops.concatenate([normalized, stream], axis=-1)
+
+        def rest(x: Tensor) -> Tensor:
+            return inside.rest(*ops.split(x, 2, axis=-1))
+
+        to_finish = Chain(tokens.location, self._finish, self._image)
+        logits = self._logits_from(tokens.location)
+        return features, in_turn(rest, to_finish), in_turn(rest, logits)
+
+    def _split_by(
+        self, halves: Halves, grid: tuple[int, int] | None
+    ) -> SplitFunctions:
+        """Splits the classifier by functions that somebody gives."""
+        trunk, head = halves
+        sample = sample_of(self.image_shape, self.image_dtype)
+        features = without_traces(trunk, sample)
+        patches = patches_of(features, self.image_shape, grid)
+
+        def logits(x: Tensor) -> Tensor:
+            self.check_logits()
+            return self.logits_of_all_classes(head(x))
+
+        def scores(x: Tensor) -> Tensor:
+            if not self.shows_logits:
+                return self.of_all_classes(head(x))
+            if self.gives == "probabilities":
+                return self.probabilities_of(logits(x))
+            return logits(x)
+
+        shown, expected = (
+            (logits, self.logits)
+            if self.shows_logits
+            else (scores, self.scores)
+        )
+        check_logits_agree(
+            without_traces(shown, features), without_traces(expected, sample)
+        )
+        rows, columns = patches.grid if patches else features.shape[1:3]
+        shape = rows, columns, features.shape[-1]
+        return self._split_of(
+            "split", trunk, scores, logits, shape, patches, self._begin
+        )
+
+    def _split_of(
+        self,
+        layer: str,
+        features: Callable[[Any], Any],
+        scores: Callable[[Any], Any],
+        logits: Callable[[Any], Any],
+        shape: tuple[int, int, int],
+        tokens: Patches | None,
+        source: Location,
+        linear: LinearHead | None = None,
+        operations: tuple[keras.Operation, ...] = (),
+    ) -> SplitFunctions:
+        """Puts together what is not split at a map of the graph."""
+        geometry = Geometry(path(self._begin, source))
+        return SplitFunctions(
+            shape=shape,
+            features=features,
+            features_and_beside=lambda images: (features(images), {}),
+            beside=(),
+            layer=layer,
+            scores=scores,
+            logits=logits,
+            shown=logits if self.shows_logits else scores,
+            operations=operations,
+            linear=linear,
+            averages=False,
+            geometry=geometry,
+            stride=geometry.stride * _ratio(source.tensor.shape[1:3], shape),
+            tokens=tokens,
         )
 
 
@@ -666,68 +871,6 @@ class Output:
     shape: tuple[int | None, ...]
     function: Callable[[Any], Any]
     geometry: Geometry
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitFunctions:
-    """A classifier in two functions of tensors of the backend.
-
-    Attributes:
-        shape: Shape `(h, w, C)` of the feature map.
-        features: From images `(B, H, W, 3)` to the feature map
-            `(B, h, w, C)`, in the model's dtype.
-        features_and_beside: The same, and a dictionary of what the layers of
-            the paper give on the way, see `Classifier.outputs_beside`.
-        beside: The names in this dictionary.
-        layer: Name of the layer whose output is the feature map.
-        scores: From the feature map to what the model gives, `(B, K)`,
-            float32.
-        logits: From the feature map to the logits `(B, K)`, float32: the
-            scores before a softmax or sigmoid. A ValueError, if the model
-            does not show them.
-        shown: The logits, or the scores where the model does not show them.
-        operations: The layers behind the map, in their order.
-        linear: The dense layer, or 1x1 convolution, of a head whose logits
-            are linear in the average of the map; None of any other head.
-        geometry: Where the cells of the map lie in the images.
-        held: Name of what `holding` holds, and the function that gives it.
-    """
-
-    shape: tuple[int | None, int | None, int]
-    features: Callable[[Any], Any]
-    features_and_beside: Callable[[Any], tuple[Any, dict[str, Any]]]
-    beside: Collection[str]
-    layer: str
-    scores: Callable[[Any], Any]
-    logits: Callable[[Any], Any]
-    shown: Callable[[Any], Any]
-    operations: tuple[keras.Operation, ...]
-    linear: keras.layers.Layer | None
-    geometry: Geometry
-    held: tuple[str, Callable[[Any], Any]] | None = None
-
-    @contextlib.contextmanager
-    def holding(self, images: Any) -> Iterator[None]:
-        """Holds what goes around the feature map, while it is used.
-
-        Args:
-            images: Images `(B, H, W, C)` that the feature maps are of.
-        """
-        if self.held is None:
-            yield
-            return
-        name, function = self.held
-        with holding_also({name: function(images)}):
-            yield
-
-    def dense_behind_pooling(self) -> keras.layers.Dense | None:
-        """Finds the one dense layer of a head that a CAM can be read off.
-
-        Returns:
-            The layer; None if the head is not a global average pooling and a
-            dense layer.
-        """
-        return dense_behind_pooling(self.operations)
 
 
 def training_activation(model: keras.Model) -> str | None:
@@ -773,6 +916,14 @@ def _scores_of(model: keras.Model) -> keras.KerasTensor:
             "this: keras.Model(model.input, the_output_with_the_scores)."
         )
     return outputs[0]
+
+
+def _ratio(cells: Sequence[int | None], shape: Sequence[int | None]) -> float:
+    """How many times the cells along an axis are more than those of a map."""
+    return max(
+        (have or 1) / (want or 1)
+        for have, want in zip(cells, shape, strict=False)
+    )
 
 
 def _name_of(activation: Any) -> str | None:

@@ -1,14 +1,21 @@
 """Explainers that read the activations of a forward pass."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.classifier import CompiledFunction, Geometry, SplitFunctions
+from keras_lficam.classifier import (
+    Classifier,
+    CompiledFunction,
+    ExactEvidence,
+    Geometry,
+    Halves,
+    SplitFunctions,
+)
 from keras_lficam.explainers.base import Explainer, OneCallExplainer
 from keras_lficam.functional import Tensor
 
@@ -73,6 +80,10 @@ class EigenCAM(Explainer):
         model: Functional or Sequential classifier, flat or nested.
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         chunk_size: Number of images that go through the model at once. The
             memory is that of a prediction of as many images and of their
             feature maps, and of a square matrix, in float64, of the locations
@@ -96,15 +107,20 @@ class EigenCAM(Explainer):
         model: keras.Model,
         *,
         layer: str | None = None,
+        grid: tuple[int, int] | None = None,
+        split: Halves | None = None,
         chunk_size: int = 32,
     ):
         super().__init__(model, chunk_size=chunk_size)
         # The head, which may take what is held, is never called.
-        split = self.classifier.split(layer, hold_image=True)
-        self._geometry = split.geometry
+        parts = self.classifier.split(
+            layer, grid=grid, halves=split, hold_image=True
+        )
+        self._geometry = parts.geometry
 
         def look(images: Tensor) -> Tensor:
-            return ops.cast(split.features(images), "float32")
+            maps = parts.map_of(parts.features(images))
+            return ops.cast(maps, "float32")
 
         self._look = CompiledFunction(model, look)
 
@@ -131,16 +147,18 @@ class CAM(OneCallExplainer):
 
         map = s(sum_k W_kc F_k)
 
-    The original has no ReLU, and shows the sum as it is: locations that speak
-    against the class are darker than locations that say nothing. `s` is the
-    min-max normalization over each image, at the size of the feature map, and
-    bilinear interpolation resizes it to the image.
+    Behind a flattening each location has weights of its own; where the pooled
+    channels are the classes the map is that channel. The original has no ReLU,
+    and shows the sum as it is: locations that speak against the class are
+    darker than locations that say nothing. `s` is the min-max normalization
+    over each image, at the size of the feature map, and bilinear interpolation
+    resizes it to the image.
 
     Args:
         model: Functional or Sequential classifier, flat or nested, whose head
-            is a global average pooling, a layer or `keras.ops.mean`, and one
-            dense layer, with nothing but dropouts, activations and
-            flattenings between and behind.
+            is linear: a global average pooling, a layer or `keras.ops.mean`,
+            or a flattening, and one dense layer, or a pooling alone; or a
+            mean of such. Behind a pooling there may be activations, too.
         chunk_size: Number of images that go through the model at once. The
             memory is that of a prediction of as many images.
 
@@ -163,17 +181,14 @@ class CAM(OneCallExplainer):
     def __init__(self, model: keras.Model, *, chunk_size: int = 32):
         super().__init__(model, chunk_size=chunk_size)
         split = self.classifier.split()
-        dense = _dense_behind_pooling(split, model)
+        weighed = _weighed_by_classes(split, self.classifier)
 
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
             features = split.features(images)
             if classes is None:
                 classes = ops.argmax(split.scores(features), axis=-1)
-            kernel = self.classifier.logits_of_all_classes(dense.kernel)
-            columns = ops.take(kernel, classes, axis=1)  # (C, B)
-            features = ops.cast(features, "float32")
-            summed = ops.einsum("bhwc,cb->bhw", features, columns)
-            coarse = functional.min_max(ops.expand_dims(summed, axis=-1))
+            classes = ops.expand_dims(classes, axis=-1)  # (B, 1)
+            coarse = functional.min_max(weighed(features, classes))
             return split.geometry.upsample(coarse, ops.shape(images)[1:3])
 
         self._compile(maps)
@@ -203,6 +218,10 @@ class AblationCAM(Explainer):
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes. The head
             is all that follows, so the earlier the layer the longer it takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         chunk_size: Number of channels that are left out at once, each in a
@@ -231,23 +250,27 @@ class AblationCAM(Explainer):
         model: keras.Model,
         *,
         layer: str | None = None,
+        grid: tuple[int, int] | None = None,
+        split: Halves | None = None,
         activation: str | None = None,
         chunk_size: int = 32,
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
         self.classifier.check_logits()
-        split = self.classifier.split(layer)
-        self._channels = split.shape[-1]
-        self._geometry = split.geometry
+        parts = self.classifier.split(layer, grid=grid, halves=split)
+        self._channels = parts.shape[-1]
+        self._geometry = parts.geometry
+        self._map_of = parts.map_of
 
         def look(images: Tensor) -> tuple[Tensor, Tensor]:
-            features = split.features(images)
-            return ops.cast(features, "float32"), split.logits(features)
+            features = parts.features(images)
+            return ops.cast(features, "float32"), parts.logits(features)
 
         def ablated(features: Tensor, kept: Tensor, classes: Tensor) -> Tensor:
             """Gives the logits, `(n, 1)`, of the channels kept, `(n, C)`."""
-            left = features * ops.expand_dims(kept, axis=(1, 2))
-            return ops.take(split.logits(left), classes, axis=1)
+            left = parts.map_of(features) * ops.expand_dims(kept, axis=(1, 2))
+            left = parts.with_map(features, left, ops.shape(kept)[0])
+            return ops.take(parts.logits(left), classes, axis=1)
 
         self._look = CompiledFunction(model, look)
         self._ablated = CompiledFunction(model, ablated)
@@ -263,23 +286,31 @@ class AblationCAM(Explainer):
         features, logits = map(self.classifier.checked_answers, found)
         if classes is None:
             classes = logits.argmax(axis=-1).astype("int32")
+        maps = ops.convert_to_numpy(self._map_of(features))
         weights = np.stack(
             [
-                self._weights(each, logits[index, category], category)
-                for index, (each, category) in enumerate(
-                    zip(features, classes, strict=True)
+                self._weights(
+                    features[index],
+                    maps[index].any(axis=(0, 1)),
+                    logits[index, category],
+                    category,
                 )
+                for index, category in enumerate(classes)
             ]
         )
-        coarse = functional.class_activation_map(features, weights)
+        coarse = functional.class_activation_map(maps, weights)
         return self._geometry.upsample(coarse, images.shape[1:3])
 
     def _weights(
-        self, features: np.ndarray, logit: np.ndarray, category: np.ndarray
+        self,
+        features: np.ndarray,
+        is_alive: np.ndarray,
+        logit: np.ndarray,
+        category: np.ndarray,
     ) -> np.ndarray:
-        """Weighs the channels of a map `(h, w, C)`, the largest weight 1."""
+        """Weighs the channels of an image's features, the largest weight 1."""
         weights = np.zeros(self._channels)
-        alive = np.flatnonzero(features.any(axis=(0, 1)))
+        alive = np.flatnonzero(is_alive)
         # As many chunks as needed, of one size: nothing is compiled again.
         chunks = math.ceil(self._channels / self.chunk_size)
         size = math.ceil(self._channels / chunks)
@@ -315,6 +346,10 @@ class ScoreCAM(Explainer):
         model: Functional or Sequential classifier, flat or nested.
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits.
         form: Which of the two published weights. `"probability"`, the
             default, is that of the authors' release and of most others: the
@@ -350,6 +385,8 @@ class ScoreCAM(Explainer):
         model: keras.Model,
         *,
         layer: str | None = None,
+        grid: tuple[int, int] | None = None,
+        split: Halves | None = None,
         activation: str | None = None,
         form: str = "probability",
         chunk_size: int = 32,
@@ -361,9 +398,9 @@ class ScoreCAM(Explainer):
                 f"Received: form={form!r}"
             )
         self.form = form
-        split = self.classifier.split(layer)
-        self._channels = split.shape[-1]
-        self._geometry = split.geometry
+        parts = self.classifier.split(layer, grid=grid, halves=split)
+        self._channels = parts.shape[-1]
+        self._geometry = parts.geometry
         if form == "probability":
             self.classifier.check_probabilities()
             score = self.classifier.probabilities
@@ -371,17 +408,17 @@ class ScoreCAM(Explainer):
             self.classifier.check_logits()
 
             def score(images: Tensor) -> Tensor:
-                return split.logits(split.features(images))
+                return parts.logits(parts.features(images))
 
         def look(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            features = split.features(images)
-            predicted = ops.argmax(split.scores(features), axis=-1)
-            features = ops.cast(features, "float32")
+            features = parts.features(images)
+            predicted = ops.argmax(parts.scores(features), axis=-1)
+            features = ops.cast(parts.map_of(features), "float32")
             contrast = ops.max(functional.min_max(features), axis=(1, 2))
             return features, contrast > 0, predicted
 
         def scores(image: Tensor, maps: Tensor, classes: Tensor) -> Tensor:
-            masked = _masked(image, maps, split.geometry)
+            masked = _masked(image, maps, parts.geometry)
             return ops.take(score(masked), classes, axis=1)
 
         self._look = CompiledFunction(model, look)
@@ -458,21 +495,31 @@ def _first_component(features: np.ndarray) -> np.ndarray:
     return component
 
 
-def _dense_behind_pooling(
-    split: SplitFunctions, model: keras.Model
-) -> keras.layers.Dense:
-    """Finds the dense layer of a head that a CAM can be read off."""
+def _weighed_by_classes(
+    split: SplitFunctions, classifier: Classifier
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Makes the function that weighs features by classes `(B, 1)`."""
+    if split.linear is not None:
+        return ExactEvidence(classifier, split)
     dense = split.dense_behind_pooling()
     if dense is None:
         raise ValueError(
-            f"The head of model {model.name!r} must be a global average "
-            "pooling and one dense layer. Received: the layers "
+            f"The head of model {classifier.model.name!r} must be a global "
+            "average pooling or a flattening, and at most one dense layer. "
+            "Received: the layers "
             f"{[operation.name for operation in split.operations]}. To fix "
             "this: GradCAM, which takes any head; or "
             "keras_lficam.build(architecture='cam'), or attach, and some "
             "training."
         )
-    return dense
+
+    def weighed(features: Tensor, classes: Tensor) -> Tensor:
+        kernel = classifier.logits_of_all_classes(dense.kernel)
+        return functional.class_evidence(
+            ops.cast(features, "float32"), kernel, classes
+        )
+
+    return weighed
 
 
 def _clamped(

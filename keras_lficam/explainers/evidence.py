@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_lficam import functional
-from keras_lficam.classifier import Evidence
+from keras_lficam.classifier import Evidence, Halves
 from keras_lficam.explainers.base import OneCallExplainer
 from keras_lficam.functional import Tensor
 
@@ -21,20 +21,24 @@ class _OfLocations(OneCallExplainer):
         model: keras.Model,
         *,
         layer: str | None = None,
+        grid: tuple[int, int] | None = None,
+        split: Halves | None = None,
         activation: str | None = None,
         chunk_size: int = 32,
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
-        self._evidence = evidence = Evidence(self.classifier, layer)
-        split = evidence.split
+        self._evidence = evidence = Evidence(
+            self.classifier, layer, grid=grid, halves=split
+        )
+        parts = evidence.split
 
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
-            features = split.features(images)
+            features = parts.features(images)
             if classes is None:
-                classes = ops.argmax(split.shown(features), axis=-1)
+                classes = ops.argmax(parts.shown(features), axis=-1)
             classes = ops.expand_dims(classes, axis=-1)  # (B, 1)
             coarse = self._coarse(evidence, features, classes)
-            return split.geometry.upsample(coarse, ops.shape(images)[1:3])
+            return parts.geometry.upsample(coarse, ops.shape(images)[1:3])
 
         self._compile(maps)
 
@@ -63,7 +67,9 @@ class ClassEvidence(_OfLocations):
 
     with the feature map `F` that is pooled, which in a model of `build` is
     the attended one, and the min-max normalization `s`; there it equals
-    `GradCAM` and `HiResCAM`. For any other head the evidence is that of
+    `GradCAM` and `HiResCAM`. Behind a flattening each location has weights
+    `W` of its own; where the pooled channels are the classes the map is that
+    channel. For any other head the evidence is that of
     Recipro-CAM, by one pass of the head for each location. The signed values,
     whose mean is the logit, are given by `keras_lficam.explanation_view`:
     behind ReLU and `s` they do not add up to it.
@@ -72,6 +78,10 @@ class ClassEvidence(_OfLocations):
         model: Functional or Sequential classifier, flat or nested.
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         chunk_size: Number of images that go through the model at once. The
@@ -125,6 +135,10 @@ class ReciproCAM(_OfLocations):
         model: Functional or Sequential classifier, flat or nested.
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         chunk_size: Number of images that go through the model at once. The

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_lficam import functional
 from keras_lficam._checks import check_integer, check_number
+from keras_lficam.classifier import Halves
 from keras_lficam.explainers.base import OneCallExplainer
 from keras_lficam.functional import Tensor
 
@@ -51,6 +52,10 @@ class GradientExplainer(OneCallExplainer):
         model: Functional or Sequential classifier, flat or nested.
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         chunk_size: Number of images that go through the model at once. The
@@ -78,33 +83,38 @@ class GradientExplainer(OneCallExplainer):
         model: keras.Model,
         *,
         layer: str | None = None,
+        grid: tuple[int, int] | None = None,
+        split: Halves | None = None,
         activation: str | None = None,
         chunk_size: int = 32,
     ):
         super().__init__(model, activation=activation, chunk_size=chunk_size)
         self.classifier.check_logits()
-        split = self.classifier.split(layer, hold_image=True)
+        parts = self.classifier.split(
+            layer, grid=grid, halves=split, hold_image=True
+        )
 
         def maps(images: Tensor, classes: Tensor | None = None) -> Tensor:
-            features = split.features(images)
+            features = parts.features(images)
             half = keras.backend.standardize_dtype(features.dtype) == "float16"
-            with split.holding(images):
+            with parts.holding(images):
                 gradients = gradients_of_logits(
-                    split.logits,
+                    parts.logits,
                     features,
                     classes,
                     half=half,
                     objective=self._objective,
                 )
             # In float16 the small numbers below would count as no contrast.
-            features = ops.cast(features, "float32")
+            features = ops.cast(parts.map_of(features), "float32")
+            gradients = parts.map_of(gradients)
             weights = self.weights(features, gradients)
             # The map does not depend on their size, which may be tiny.
             axes = tuple(range(1, len(weights.shape)))
             largest = ops.max(ops.abs(weights), axis=axes, keepdims=True)
             weights = weights / ops.where(largest == 0, 1.0, largest)
             coarse = functional.class_activation_map(features, weights)
-            return split.geometry.upsample(coarse, ops.shape(images)[1:3])
+            return parts.geometry.upsample(coarse, ops.shape(images)[1:3])
 
         self._compile(maps)
 
@@ -150,6 +160,10 @@ class GradCAM(GradientExplainer):
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes, which is
             not always the output of a convolution.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         chunk_size: Number of images that go through the model at once. The
@@ -193,6 +207,10 @@ class GradCAMPlusPlus(GradientExplainer):
         model: Functional or Sequential classifier, flat or nested.
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         chunk_size: Number of images that go through the model at once. The
@@ -240,6 +258,10 @@ class XGradCAM(GradientExplainer):
         model: Functional or Sequential classifier, flat or nested.
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         chunk_size: Number of images that go through the model at once. The
@@ -284,6 +306,10 @@ class HiResCAM(GradientExplainer):
         model: Functional or Sequential classifier, flat or nested.
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         chunk_size: Number of images that go through the model at once. The
@@ -324,6 +350,10 @@ class LayerCAM(GradientExplainer):
         model: Functional or Sequential classifier, flat or nested.
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         chunk_size: Number of images that go through the model at once. The
@@ -373,6 +403,10 @@ class FinerCAM(GradientExplainer):
             model has fewer, all of them count.
         layer: Name of the layer whose output is the feature map. By default
             that is what the last global pooling or flattening takes.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         activation: `"softmax"` or `"sigmoid"` if the model gives logits and
             that is not seen from its last layer.
         chunk_size: Number of images that go through the model at once. The
@@ -399,11 +433,18 @@ class FinerCAM(GradientExplainer):
         gamma: float = 0.6,
         num_references: int = 3,
         layer: str | None = None,
+        grid: tuple[int, int] | None = None,
+        split: Halves | None = None,
         activation: str | None = None,
         chunk_size: int = 32,
     ):
         super().__init__(
-            model, layer=layer, activation=activation, chunk_size=chunk_size
+            model,
+            layer=layer,
+            grid=grid,
+            split=split,
+            activation=activation,
+            chunk_size=chunk_size,
         )
         check_number("gamma", gamma, 0)
         check_integer("num_references", num_references, least=1)
@@ -439,14 +480,14 @@ def gradients_of_logits(
 
     Args:
         logits: Function of the inputs that gives logits `(B, K)`.
-        inputs: Feature maps or images `(B, h, w, C)`.
+        inputs: Feature maps or images `(B, h, w, C)`, or tokens `(B, T, C)`.
         classes: Classes `(B,)`, or None for those of the highest logits.
         half: Whether a part between the two computes in float16.
         objective: What is differentiated: of logits `(B, K)` and classes
             `(B, 1)` a number for each image, `(B, 1)`.
 
     Returns:
-        Gradients `(B, h, w, C)`, float32.
+        Gradients of the shape of the inputs, float32.
     """
 
     def total(inputs: Tensor, scale: float = 1.0) -> Tensor:
@@ -461,7 +502,8 @@ def gradients_of_logits(
         return plain
     scaled = _gradient(lambda inputs: total(inputs, _SCALE_OF_HALF), inputs)
     scaled = ops.cast(scaled, "float32") / _SCALE_OF_HALF
-    fits = ops.all(ops.isfinite(scaled), axis=(1, 2, 3), keepdims=True)
+    axes = tuple(range(1, len(scaled.shape)))
+    fits = ops.all(ops.isfinite(scaled), axis=axes, keepdims=True)
     return ops.where(fits, scaled, plain)
 
 

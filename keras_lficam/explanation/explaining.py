@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_lficam.classifier import Halves
 from keras_lficam.explanation.result import Explanation
 from keras_lficam.explanation.view import ExplanationView
 
@@ -18,6 +19,8 @@ def explain(
     activation: str | None = None,
     class_names: Sequence[str] | None = None,
     layer: str | None = None,
+    grid: tuple[int, int] | None = None,
+    split: Halves | None = None,
     context: Mapping[str, Any] | None = None,
     batch_size: int = 32,
 ) -> Explanation:
@@ -39,7 +42,12 @@ def explain(
             `"linear"` if they are probabilities.
         class_names: Name of each class; by default its number.
         layer: Name of the layer whose output is the feature map; by default
-            what the last global pooling or flattening takes.
+            what the last global pooling or flattening takes, or the last
+            tokens of a transformer on whose patches the scores depend.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
         context: Values of the inputs beside the image, by their names.
         batch_size: Number of images that go through the model at once.
 
@@ -56,7 +64,14 @@ def explain(
         explanation = keras_lficam.explain(model, images)
         explanation.plot()
     """
-    view = ExplanationView(model, top=top, activation=activation, layer=layer)
+    view = ExplanationView(
+        model,
+        top=top,
+        activation=activation,
+        layer=layer,
+        grid=grid,
+        split=split,
+    )
     return view.explain(
         images,
         classes,

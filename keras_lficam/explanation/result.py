@@ -39,6 +39,9 @@ class Explanation:
             feature map; None if the model has none.
         attention_logits: What the attention added to each logit `(B, n)`;
             None if the model has no attention.
+        prefix_logits: What tokens in front of a transformer's patches add to
+            each logit `(B, n)`; None if they add nothing of their own, or it
+            is not known.
         importance: Importance of the channels `(B, C)`, or None.
         class_names: Name of each class.
         view: The `ExplanationView` that it comes from.
@@ -55,6 +58,7 @@ class Explanation:
     coarse_evidence: np.ndarray
     coarse_attention: np.ndarray | None
     attention_logits: np.ndarray | None
+    prefix_logits: np.ndarray | None
     importance: np.ndarray | None
     class_names: tuple[str, ...]
     view: "ExplanationView"
@@ -64,7 +68,10 @@ class Explanation:
 
     @property
     def exact(self) -> bool:
-        """Whether the mean of the evidence and the bias are the logit."""
+        """Whether the mean of the evidence and the bias are the logit.
+
+        Where there are `prefix_logits` they are added, too.
+        """
         return self.view.exact
 
     @functools.cached_property
@@ -163,6 +170,9 @@ class Explanation:
             - `inside`, `outside`, `bias`: what the brightest region and the
               rest of the map add to the logit. The three sum to it; NaN if
               not `exact`;
+            - `prefix`: what tokens in front of a transformer's patches add to
+              the logit, of a model that averages them with these; then the
+              four sum to it;
             - `attention`: what the attention added to the logit; NaN if the
               model has none.
 
@@ -182,7 +192,7 @@ class Explanation:
             outside = (self.coarse_evidence * ~bright).mean(axis=(1, 2))
             assert self.view.bias is not None
             bias = self.view.bias[self.top_classes]
-        added = self.attention_logits
+        added, prefix = self.attention_logits, self.prefix_logits
         columns = {
             "probability": self._of_shown(self.probabilities),
             "logit": self._of_shown(self.logits),
@@ -190,6 +200,7 @@ class Explanation:
             "inside": inside,
             "outside": outside,
             "bias": bias,
+            **({} if prefix is None else {"prefix": prefix}),
             "attention": nothing if added is None else added,
         }
         return [

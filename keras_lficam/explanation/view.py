@@ -13,6 +13,7 @@ from keras_lficam.classifier import (
     Classifier,
     CompiledFunction,
     Evidence,
+    Halves,
     holding,
 )
 from keras_lficam.explanation._classes import (
@@ -36,13 +37,19 @@ class ExplanationView:
         top: Number of classes to compute evidence for; None for all.
         activation: What turns the model's scores into probabilities.
         layer: Name of the layer whose output is the feature map.
+        grid: Rows and columns of a transformer's patches.
+        split: Two functions in the place of `layer`.
 
     Attributes:
         model: The model.
         classifier: Its read-only `classifier.Classifier`.
         top: Number of classes that evidence is computed for.
         exact: Whether the mean of a class's evidence over the map, and its
-            bias, are the logit. If not, the evidence is Recipro-CAM's.
+            bias, are the logit; of a model that `counts_prefix`, together with
+            its `prefix_logits`. If not, the evidence is Recipro-CAM's.
+        counts_prefix: Whether a transformer averages or flattens its patches
+            with tokens in front of them, as that of the class. What these add
+            to a logit lies at no location.
         bias: The bias of each class `(K,)`, float32; None if not exact.
         in_logits: Whether `logits` and evidence are in the unit of logits. Of
             a model that ends with an unusual activation, which hides its
@@ -65,6 +72,8 @@ class ExplanationView:
         top: int | None = 5,
         activation: str | None = None,
         layer: str | None = None,
+        grid: tuple[int, int] | None = None,
+        split: Halves | None = None,
     ) -> None:
         if top is not None:
             check_integer("top", top, least=1)
@@ -74,9 +83,12 @@ class ExplanationView:
         known = self.classifier.num_classes
         self.top = known if top is None else min(top, known)
         self._in_order = top is None
-        self._evidence = Evidence(self.classifier, layer)
+        self._evidence = Evidence(
+            self.classifier, layer, grid=grid, halves=split
+        )
         self._split = self._evidence.split
         self.exact = self._evidence.exact
+        self.counts_prefix = self._evidence.counts_prefix
         self.in_logits = self.classifier.shows_logits
         # The part of the model behind the attention, mostly its head.
         self._behind = None
@@ -119,6 +131,8 @@ class ExplanationView:
             - If the model has them: `attention_map (B, h, w, 1)` in [0, 1],
               `importance (B, C)`, and `attention_logits (B, n)`, what the
               attention added to each logit.
+            - If the model `counts_prefix`: `prefix_logits (B, n)`, what the
+              tokens in front of the patches add to each logit.
         """
         features, beside = self._split.features_and_beside(images)
         logits = self._split.shown(features)
@@ -141,6 +155,8 @@ class ExplanationView:
             "top_classes": classes,
             "class_evidence": self._evidence(features, chosen),
         }
+        if self.counts_prefix:
+            shown["prefix_logits"] = self._evidence.of_prefix(features, chosen)
         for name in ("attention_map", "importance"):
             if name in beside:
                 shown[name] = ops.cast(beside[name], "float32")
@@ -249,6 +265,7 @@ class ExplanationView:
             coarse_evidence=shown["class_evidence"],
             coarse_attention=shown.get("attention_map"),
             attention_logits=shown.get("attention_logits"),
+            prefix_logits=shown.get("prefix_logits"),
             importance=shown.get("importance"),
             class_names=names,
             view=self,
@@ -305,6 +322,8 @@ def explanation_view(
     top: int | None = 5,
     activation: str | None = None,
     layer: str | None = None,
+    grid: tuple[int, int] | None = None,
+    split: Halves | None = None,
 ) -> ExplanationView:
     """Shows why a classifier chooses its classes, in the pass that classifies.
 
@@ -315,7 +334,10 @@ def explanation_view(
         E_ijc = sum_k W_kc F_ijk,    logit_c = mean_ij(E_ijc) + b_c
 
     with the feature map `F` that is pooled, which in a model of `build` is the
-    attended one. For any other head it is that of Recipro-CAM,
+    attended one. So it is behind a flattening and one dense layer, where each
+    location has weights of its own, `E_ijc = h w sum_k W_ijkc F_ijk`; where
+    the pooled channels are the classes, `E_ijc = F_ijc`; and where several
+    such heads are averaged. For any other head it is that of Recipro-CAM,
 
         E_ijc = H(F * onehot_ij)_c - H(0)_c
 
@@ -334,7 +356,12 @@ def explanation_view(
             gives probabilities. By default it is found out from the last
             layer, and asked for where that does not tell.
         layer: Name of the layer whose output is the feature map; by default
-            what the last global pooling or flattening takes.
+            what the last global pooling or flattening takes, or the last
+            tokens of a transformer on whose patches the scores depend.
+        grid: Rows and columns of a transformer's patches, where they are not
+            found.
+        split: Two functions in the place of `layer`, from images to a feature
+            map or tokens, and from there to the logits.
 
     Returns:
         An `ExplanationView`: `view(images)` gives a dictionary of tensors,
@@ -355,4 +382,11 @@ def explanation_view(
         view = keras_lficam.explanation_view(model, top=3)
         evidence = view.predict(images)["class_evidence"]
     """
-    return ExplanationView(model, top=top, activation=activation, layer=layer)
+    return ExplanationView(
+        model,
+        top=top,
+        activation=activation,
+        layer=layer,
+        grid=grid,
+        split=split,
+    )

@@ -16,6 +16,7 @@ from keras_lficam.surgery._cloning import (
     outer_first,
     takes_training,
 )
+from keras_lficam.surgery._linear import LinearHead, Term, linear_head
 from keras_lficam.surgery._paths import Location, path
 from keras_lficam.surgery._reading import (
     Graph,
@@ -24,7 +25,6 @@ from keras_lficam.surgery._reading import (
     dense_behind_pooling,
     has_space,
     last_activation,
-    linear_behind_pooling,
 )
 from keras_lficam.surgery._splitting import (
     Split,
@@ -39,12 +39,16 @@ from keras_lficam.surgery._splitting import (
     without_activation,
 )
 from keras_lficam.surgery._strides import at_stride_one, last_stage
+from keras_lficam.surgery._tokens import Tokens, find_tokens, grids_of
 
 __all__ = [
     "PUBLIC_NAMES",
     "Graph",
+    "LinearHead",
     "Location",
     "Split",
+    "Term",
+    "Tokens",
     "activation_of",
     "as_rgb",
     "at_stride_one",
@@ -58,13 +62,15 @@ __all__ = [
     "split_copy",
     "dense_behind_pooling",
     "dropout_of",
+    "find_tokens",
     "flat",
+    "grids_of",
     "has_space",
     "is_graph",
     "is_plain",
     "last_activation",
     "last_stage",
-    "linear_behind_pooling",
+    "linear_head",
     "new_head",
     "node_of",
     "nodes_backwards",

@@ -25,6 +25,10 @@ _POOLINGS = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalMaxPooling2D,
 )
+_AVERAGES = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+)
 _WINDOWED_POOLINGS = (
     keras.layers.AveragePooling2D,
     keras.layers.MaxPooling2D,
@@ -62,6 +66,8 @@ class Graph:
         opens: Whether to look into a model nested in the classifier.
 
     Attributes:
+        image: The input tensor.
+        scores: The output tensor.
         calls: All calls between the two tensors, the last first.
     """
 
@@ -74,14 +80,14 @@ class Graph:
     ) -> None:
         self.name = name
         self.calls = tuple(calls_backwards(image, scores, opens=opens))
-        self._image = image
-        self._opens = opens
-        self._scores = scores
+        self.image = image
+        self.opens = opens
+        self.scores = scores
 
     @functools.cached_property
     def end(self) -> "End":
         """What makes the scores."""
-        return end_of(self._scores)
+        return end_of(self.scores)
 
     def find_map(
         self, layer: str | None = None
@@ -91,9 +97,10 @@ class Graph:
         Walking back from the output, call by call, the first global pooling
         or flattening whose input is four-dimensional and larger than 1x1
         takes the feature map; so does an average or maximum pooling of the
-        whole map, if a flattening follows it, and `keras.ops.mean` over rows
-        and columns. The poolings of squeeze-and-excitation lie before it,
-        those of a head that classifies with 1x1 convolutions see a 1x1 map.
+        whole map, if a flattening follows it, `keras.ops.mean` over rows and
+        columns, and a convolution of the size of the map. The poolings of
+        squeeze-and-excitation lie before it, those of a head that classifies
+        with 1x1 convolutions see a 1x1 map.
 
         Args:
             layer: Name of the layer whose output is the feature map, if it is
@@ -110,16 +117,14 @@ class Graph:
         index, location = find(layer)
         behind = [call.operation for call in self.calls[:index]]
         return location, tuple(
-            operation
-            for operation in behind[::-1]
-            if not self._opens(operation)
+            operation for operation in behind[::-1] if not self.opens(operation)
         )
 
     def _last_map(self, layer: Any) -> tuple[int, Location]:
         del layer
         follower = None
         for index, call in enumerate(self.calls):
-            if self._opens(call.operation):
+            if self.opens(call.operation):
                 continue
             if _takes_the_map(call, follower):
                 return index + 1, call.before
@@ -156,18 +161,35 @@ class Graph:
         )
 
     def _no_map(self) -> ValueError:
-        calls = [c for c in self.calls if not self._opens(c.operation)]
+        calls = [c for c in self.calls if not self.opens(c.operation)]
         maps = [
             call.operation.name
             for call in calls
             if has_space(call.after.tensor)
         ]
-        if not maps or _reduced_by_strides(calls):
+        tokens = [
+            call.operation.name
+            for call in calls
+            if are_tokens(call.after.tensor)
+        ]
+        reduced = _reduced_by_strides(calls)
+        if tokens and not reduced:
+            return ValueError(
+                f"Model {self.name!r} must have a feature map (batch, rows, "
+                "columns, channels) that a global pooling or a flattening "
+                "takes; or, to be explained, tokens (batch, tokens, channels) "
+                "on a grid that everything goes through and that the scores "
+                f"depend on. Received: tokens of {tokens[:5][::-1]}, behind "
+                "which that is not so or not seen. To fix this: explain it "
+                "with grid=(rows, columns), layer='...', or split=(trunk, "
+                "head), two functions; `build` and `attach` take no tokens."
+            )
+        if not maps or reduced:
             return ValueError(
                 f"Model {self.name!r} has no feature map of at least 2x2 in "
                 "front of a global pooling or a flattening, so there is "
                 "nothing to draw. Received: input shape "
-                f"{tuple(self._image.shape[1:])}. To fix this: larger images, "
+                f"{tuple(self.image.shape[1:])}. To fix this: larger images, "
                 "or a backbone with fewer strides."
             )
         return ValueError(
@@ -189,27 +211,36 @@ def has_space(tensor: keras.KerasTensor) -> bool:
     return len(shape) == 4 and shape[1] != 1 and shape[2] != 1
 
 
+def are_tokens(tensor: keras.KerasTensor) -> bool:
+    """Whether a tensor may be tokens `(B, T, C)` of at least 2x2 patches."""
+    shape = tensor.shape
+    return len(shape) == 3 and shape[1] is not None and shape[1] >= 4
+
+
 def _takes_the_map(call: Call, follower: keras.Operation | None) -> bool:
     """Whether a call is the last pooling; `follower` is called next."""
     operation, taken = call.operation, call.before.tensor
     if not has_space(taken):
         return False
-    if _is_function(operation, *_REDUCTIONS):
+    if is_function(operation, *_REDUCTIONS):
         axes = operation.axis or ()
         return sorted(axis % 4 for axis in axes) == [1, 2]
     if pools_all(call):
         return isinstance(
             follower, (keras.layers.Flatten, keras.layers.Reshape)
-        ) or _is_function(follower, "Reshape", "Squeeze")
-    return isinstance(operation, _POOLINGS) or flattens(call)
+        ) or is_function(follower, "Reshape", "Squeeze")
+    return (
+        isinstance(operation, _POOLINGS)
+        or flattens(call)
+        or convolves_all(call)
+    )
 
 
 def averages_the_map(operation: keras.Operation) -> bool:
-    """Whether what takes the feature map averages it over its locations."""
-    return isinstance(
-        operation,
-        (keras.layers.GlobalAveragePooling2D, keras.layers.AveragePooling2D),
-    ) or _is_function(operation, "Mean")
+    """Whether a call averages a map of any size over its locations."""
+    if is_function(operation, "Mean"):
+        return sorted(axis % 4 for axis in operation.axis or ()) == [1, 2]
+    return isinstance(operation, keras.layers.GlobalAveragePooling2D)
 
 
 def dense_behind_pooling(
@@ -234,44 +265,10 @@ def dense_behind_pooling(
         and not passes_scores_on(operation)
         and activation_of(operation) is None
     ]
-    if not averages_the_map(pooling) or len(rest) != 1:
+    is_pooling = isinstance(pooling, keras.layers.AveragePooling2D)
+    if not (is_pooling or averages_the_map(pooling)) or len(rest) != 1:
         return None
     return rest[0] if isinstance(rest[0], keras.layers.Dense) else None
-
-
-def linear_behind_pooling(
-    operations: Sequence[keras.Operation], end: keras.Operation
-) -> keras.layers.Layer | None:
-    """Finds the layer of a head whose logits are linear in the pooled map.
-
-    Args:
-        operations: The layers behind the feature map, in their order.
-        end: The operation that makes the scores, whose activation is not
-            part of the logits.
-
-    Returns:
-        A dense layer, or a 1x1 convolution, behind a global average pooling;
-        None if anything else changes the logits.
-    """
-    pooling, *others = operations
-    rest = [
-        operation
-        for operation in others
-        if not _gives_scores_on(operation)
-        and not (operation is end and not getattr(end, "weights", None))
-    ]
-    if not averages_the_map(pooling) or len(rest) != 1:
-        return None
-    (layer,) = rest
-    # A subclass may compute something else of its weights.
-    is_linear = type(layer) is keras.layers.Dense or (
-        type(layer) is keras.layers.Conv2D
-        and layer.kernel_size == (1, 1)
-        and layer.groups == 1
-    )
-    idle = layer is end or activation_of(layer) is keras.activations.linear
-    quantized = getattr(layer, "quantization_mode", None) is not None
-    return layer if is_linear and idle and not quantized else None
 
 
 def pools_all(call: Call) -> bool:
@@ -293,12 +290,44 @@ def pools_all(call: Call) -> bool:
     )
 
 
+def averages(call: Call) -> bool:
+    """Whether a call averages a map, or all tokens, over the locations."""
+    operation, taken = call.operation, call.before.tensor
+    if getattr(operation, "data_format", None) == "channels_first":
+        return False
+    if is_function(operation, "Mean"):
+        count = len(taken.shape)
+        axes = operation.axis
+        axes = [axes] if isinstance(axes, int) else axes or ()
+        return sorted(axis % count for axis in axes) == [*range(1, count - 1)]
+    is_pooling = isinstance(operation, keras.layers.AveragePooling2D)
+    return isinstance(operation, _AVERAGES) or (is_pooling and pools_all(call))
+
+
+def convolves_all(call: Call) -> bool:
+    """Whether a convolution has one window, which is the whole map."""
+    operation, taken, given = (
+        call.operation,
+        call.before.tensor,
+        call.after.tensor,
+    )
+    return (
+        type(operation) is keras.layers.Conv2D
+        and operation.groups == 1
+        and operation.data_format == "channels_last"
+        and tuple(given.shape[1:3]) == (1, 1)
+        and tuple(taken.shape[1:3]) == tuple(operation.kernel_size)
+        and operation.padding == "valid"
+        and tuple(taken.shape[1:3]) != (1, 1)
+    )
+
+
 def flattens(call: Call) -> bool:
     """Whether a call makes one axis of all the values of each image."""
     operation = call.operation
     if isinstance(operation, keras.layers.Flatten):
         return True
-    if not isinstance(operation, keras.layers.Reshape) and not _is_function(
+    if not isinstance(operation, keras.layers.Reshape) and not is_function(
         operation, "Reshape"
     ):
         return False
@@ -308,7 +337,7 @@ def flattens(call: Call) -> bool:
     return None in (*values, *shape) or shape[0] == math.prod(values)
 
 
-def _is_function(operation: keras.Operation, *names: str) -> bool:
+def is_function(operation: keras.Operation, *names: str) -> bool:
     """Whether a call is of a function of `keras.ops`, by its class's name.
 
     Keras does not export the classes.
@@ -387,7 +416,7 @@ def end_of(scores: keras.KerasTensor) -> End:
                 is_single=len(operation.inputs) == 1,
             )
             tensor, frames = operation.outputs[0], (*frames, frame)
-        elif _gives_scores_on(operation) and node.input_tensors:
+        elif gives_scores_on(operation) and node.input_tensors:
             tensor = node.input_tensors[0]
         else:
             break
@@ -400,7 +429,7 @@ def end_of(scores: keras.KerasTensor) -> End:
     return End(call, activation)
 
 
-def _gives_scores_on(operation: keras.Operation) -> bool:
+def gives_scores_on(operation: keras.Operation) -> bool:
     is_dropout = isinstance(operation, keras.layers.Dropout)
     return is_dropout or passes_scores_on(operation)
 
@@ -413,7 +442,7 @@ def passes_scores_on(operation: keras.Operation) -> bool:
     return (
         idle
         or isinstance(operation, _PASSING)
-        or _is_function(operation, *_PASSING_FUNCTIONS)
+        or is_function(operation, *_PASSING_FUNCTIONS)
     )
 
 
@@ -423,13 +452,13 @@ def activation_of(operation: keras.Operation) -> Callable[..., Any] | None:
     Softmax and sigmoid are those of `keras.activations`, whether they are a
     layer, a function of `keras.ops`, or one of TensorFlow or JAX.
     """
-    if isinstance(operation, keras.layers.Softmax) or _is_function(
+    if isinstance(operation, keras.layers.Softmax) or is_function(
         operation, "Softmax"
     ):
         # Of scores `(B, K)` both are the classes.
         softmax = _ACTIVATIONS["keras", "softmax"]
         return softmax if operation.axis in (-1, 1) else None
-    if _is_function(operation, "Sigmoid"):
+    if is_function(operation, "Sigmoid"):
         return _ACTIVATIONS["keras", "sigmoid"]
     if isinstance(operation, keras.layers.Lambda):
         known = _known_activation(operation.function)

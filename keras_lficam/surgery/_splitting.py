@@ -22,6 +22,7 @@ from keras_lficam.surgery._cloning import (
 from keras_lficam.surgery._paths import calls_backwards
 from keras_lficam.surgery._reading import (
     Graph,
+    convolves_all,
     end_of,
     flattens,
     has_space,
@@ -420,9 +421,14 @@ def _check_any_size(
     for call in calls_backwards(
         head.inputs[0], head.outputs[0], opens=_unfolded
     ):
-        is_flattening = flattens(call)
-        if has_space(call.before.tensor) and (is_flattening or pools_all(call)):
-            how = "flattens" if is_flattening else "pools a window of"
+        kinds = {
+            "flattens": flattens,
+            "pools a window of": pools_all,
+            "convolves all of": convolves_all,
+        }
+        if not has_space(call.before.tensor):
+            continue
+        for how in (how for how, is_kind in kinds.items() if is_kind(call)):
             raise ValueError(
                 "The head of this backbone takes feature maps of one size "
                 f"only, for its layer {call.operation.name!r} "

@@ -29,6 +29,26 @@ def test_cam_by_hand(activation):
     assert explainer.passes == (1, 0)
 
 
+def test_cam_behind_a_flattening_by_hand():
+    kernel = np.zeros((12, 2))
+    kernel[:, 0] = [2, -1, 5, 1, 3, 7, 1, 2, 0.5, -1, 3, 0]
+    model = small_classifiers.of_channels(kernel, pooled=False)
+    # By their own weights the pixels give [[-2, 2], [7, -1]].
+    found = CAM(model)(IMAGE, 0)[0, ..., 0]
+    np.testing.assert_allclose(found, [[0, 4 / 9], [1, 1 / 9]], atol=1e-6)
+
+
+def test_cam_of_a_map_that_is_the_classes_by_hand():
+    image = keras.Input((2, 2, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Identity()(image))
+    model = keras.Model(image, keras.layers.Softmax()(x))
+    found = CAM(model)(IMAGE, 1)[0, ..., 0]
+    np.testing.assert_allclose(found, [[1, 0], [0, 0.25]], atol=1e-6)
+    # The logits are 10/4, 5/4 and 8/4.
+    found = CAM(model)(IMAGE)[0, ..., 0]
+    np.testing.assert_allclose(found, [[0, 1 / 3], [2 / 3, 1]], atol=1e-6)
+
+
 def test_each_image_has_its_own_class():
     model = small_classifiers.of_channels([[1, 0], [-1, 2], [0, 0]])
     pair = np.concatenate([IMAGE, IMAGE])
@@ -92,7 +112,7 @@ def test_head_of_several_layers_that_change_nothing_of_it():
 def another_head(kind):
     layers = keras.layers
     return {
-        "flattened": [layers.Flatten(), layers.Dense(4)],
+        "flattened": [layers.Flatten(), layers.Dense(8), layers.Dense(4)],
         "maximal": [layers.GlobalMaxPooling2D(), layers.Dense(4)],
         "deep": [
             layers.GlobalAveragePooling2D(),

@@ -46,13 +46,19 @@ def test_maps_behind_a_flattening_by_hand():
     model = small_classifiers.of_channels(kernel, pooled=False)
     # Each pixel alone gives [[-2, 2], [7, -1]].
     evidence = ClassEvidence(model)
-    assert not evidence.exact
-    # Of an empty map, too.
-    assert evidence.passes == (6, 0)
+    assert evidence.exact
+    assert evidence.passes == (1, 0)
     found = evidence(IMAGE, 0)[0, ..., 0]
     np.testing.assert_allclose(found, [[0, 2 / 7], [1, 0]], atol=1e-6)
     found = ReciproCAM(model)(IMAGE, 0)[0, ..., 0]
     np.testing.assert_allclose(found, [[0, 4 / 9], [1, 1 / 9]], atol=1e-6)
+
+
+def test_passes_of_a_head_that_is_not_linear():
+    evidence = ClassEvidence(small_classifiers.hidden(size=2))
+    assert not evidence.exact
+    # Of the image, of an empty map, and of each of four locations.
+    assert evidence.passes == (6, 0)
 
 
 @pytest.mark.usefixtures("untraced")

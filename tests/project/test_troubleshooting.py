@@ -106,6 +106,13 @@ class Subclassed(keras.Model):
         return x
 
 
+def off_a_grid():
+    image = keras.Input((12, 12, 3))
+    x = keras.layers.Reshape((48, 9), name="tokens")(image)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(image, keras.layers.Dense(2, "softmax")(x))
+
+
 def saved_and_loaded_without_us(model, path):
     model.save(path / "model.keras")
     code = "import keras, sys; keras.models.load_model(sys.argv[1])"
@@ -231,6 +238,9 @@ def cause(heading, message, path, request):
         "The backbone has no known name": lambda: keras_lficam.build("ResNet5"),
         "The images are too small": lambda: keras_lficam.build(
             "MobileNet", 10, input_shape=(32, 32, 3)
+        ),
+        "The tokens of a transformer are not found": lambda: explainers.GradCAM(
+            off_a_grid()
         ),
         "The model is subclassed": lambda: keras_lficam.attach(Subclassed()),
         "ImageNet's weights cannot be downloaded": lambda: without_network(
