@@ -274,3 +274,88 @@ def test_attach_says_that_it_takes_no_tokens():
     model = small_transformers.planted((4, 6), 1)
     with pytest.raises(ValueError, match="`attach` take no tokens"):
         keras_lficam.attach(model)
+
+
+class ClassTokens(keras.layers.Layer):
+    """Gives a token of the class for each image."""
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, shape[-1]), name="token")
+
+    def call(self, tokens):
+        shape = (ops.shape(tokens)[0], 1, tokens.shape[-1])
+        return ops.broadcast_to(self.token, shape)
+
+
+def patches(image):
+    x = small_transformers.patches_of_colors()(image)
+    return keras.layers.Reshape((24, 4), name="tokens")(x)
+
+
+def class_attention(image):
+    """As of CaiT: in the last two blocks the class token alone is written."""
+    layers = keras.layers
+    tokens = layers.Identity(name="map")(
+        small_transformers.block(patches(image))
+    )
+    written = ClassTokens()(tokens)
+    for _ in range(2):
+        x = layers.Concatenate(axis=1)([written, tokens])
+        x = layers.LayerNormalization()(x)
+        x = layers.MultiHeadAttention(1, 4)(x[:, :1], x)
+        written = layers.Add()([written, x])
+    return layers.Flatten()(layers.LayerNormalization()(written))
+
+
+def attention_pooling(image):
+    """As of SigLIP: a learned query attends to all patches."""
+    layers = keras.layers
+    x = small_transformers.block(patches(image))
+    tokens = layers.LayerNormalization(name="map")(x)
+    query = ClassTokens()(tokens)
+    return layers.Flatten()(layers.MultiHeadAttention(1, 4)(query, tokens))
+
+
+def mixer(image):
+    """As of MLP-Mixer: a dense layer mixes the tokens of each channel."""
+    layers = keras.layers
+    x = layers.Permute((2, 1))(layers.LayerNormalization()(patches(image)))
+    x = layers.Permute((2, 1))(layers.Dense(24, "gelu")(x))
+    x = layers.LayerNormalization(name="map")(x)
+    return layers.GlobalAveragePooling1D()(x)
+
+
+def maximum(image):
+    x = keras.layers.Identity(name="map")(patches(image))
+    return keras.layers.GlobalMaxPooling1D()(x)
+
+
+@pytest.mark.parametrize(
+    "make", [class_attention, attention_pooling, mixer, maximum]
+)
+def test_tokens_of_other_architectures(make, rng):
+    image = keras.Input((16, 24, 3))
+    dense = keras.layers.Dense(3, "softmax")
+    model = keras.Model(image, dense(make(image)))
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.5, weight.shape))
+    split = Classifier(model).split()
+    assert split.layer == "map"
+    assert split.tokens.grid == (4, 6)
+    assert split.tokens.prefix == 0
+    assert (split.linear is not None) == (make is mixer)
+    images = rng.uniform(0, 1, (2, 16, 24, 3)).astype("float32")
+    features = split.features(images)
+    scores = array(split.scores(features))
+    np.testing.assert_allclose(scores, array(model(images)), atol=1e-6)
+    emptied = array(split.scores(0 * features))
+    assert np.abs(scores - emptied).max() > 1e-3
+
+
+def test_slice_by_a_lambda_is_seen():
+    model = small_transformers.planted((4, 6), 1, "mean")
+    tokens = model.layers[-2].input
+    x = keras.layers.Lambda(lambda x: x[:, 0], output_shape=(4,))(tokens)
+    sliced = keras.Model(model.input, keras.layers.Dense(2, "softmax")(x))
+    norms = [x.name for x in model.layers if "normalization" in x.name]
+    assert Classifier(sliced).split().layer == norms[2]
