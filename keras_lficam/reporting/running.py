@@ -284,9 +284,12 @@ def _maps(
         *_of_explanation(explained, predicted),
         *([] if masks is None else _of_masks(explained, masks)),
     ]
+    beside = ""
+    if view.counts_prefix:
+        beside = " together with what the tokens in front of the patches add"
     note = (
         "The mean of the evidence over the map and the bias of the class are "
-        "its logit."
+        f"its logit{beside}."
         if view.exact
         else "The head is not linear in the map: the evidence is how far the "
         "logit changes if only one location is kept (Recipro-CAM)."

@@ -94,8 +94,8 @@ def export(
       evidence `class_evidence (B, h, w, top)` at the size of the feature map,
       of the classes `evidence_classes (B, top)`, the likeliest first; and, if
       the model has them, `attention_map (B, H, W, 1)` in [0, 1],
-      `attention_logits (B, top)` and `importance (B, C)`, as
-      `explanation_view` describes them.
+      `attention_logits (B, top)`, `importance (B, C)` and `prefix_logits
+      (B, top)`, as `explanation_view` describes them.
     - `images_and_classes` of the same and `classes (B, n)`, int32: evidence of
       the classes that are asked for, in place of the likeliest.
     - `encoded_images` of `image_bytes (B,)`, JPEG or PNG files or their
@@ -121,8 +121,9 @@ def export(
     a line, and `export.json` the version of keras_lficam, the formats, the
     activation, the size and range of the images, the limits, the bits, and
     whether the evidence is exact: then its mean and the `bias` of a class,
-    which stands there, are the logit. Its `unit` is that of the logits, or the
-    probability of a model that shows nothing else.
+    which stands there, and `prefix_logits` if given, are the logit. Its `unit`
+    is that of the logits, or the probability of a model that shows nothing
+    else.
 
     Beside the folder of the model, `models.config`, `batching.config` and
     `compose.yaml` start TF Serving with all models that are there.
