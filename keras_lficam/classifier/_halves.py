@@ -24,7 +24,7 @@ def checked_grid(grid: Any) -> tuple[int, int] | None:
     if len(sides) != 2 or not all(
         isinstance(side, numbers.Integral)
         and not isinstance(side, bool)
-        and side >= 2
+        and int(side) >= 2
         for side in sides
     ):
         raise ValueError(
@@ -78,13 +78,14 @@ def sample_of(shape: tuple[int | None, ...], dtype: str) -> Any:
     Raises:
         ValueError: If the model takes images of any size.
     """
-    if None in shape:
+    sides = [side for side in shape if side is not None]
+    if len(sides) < len(shape):
         raise ValueError(
             "Argument `split` must be given for a model that takes images of "
             f"one size. Received: images of shape {shape}. To fix this: a "
             "keras.Model with the height and width of keras.Input as numbers."
         )
-    pixels = np.random.default_rng(0).uniform(0, 255, (2, *shape))
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, *sides))
     return ops.convert_to_tensor(pixels.astype(dtype))
 
 

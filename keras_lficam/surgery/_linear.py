@@ -63,9 +63,12 @@ class _Map:
     first: int = 0
 
 
-# What does not depend on the map, and what is not known to be linear in it.
-_NOTHING, _OTHER = "nothing", "other"
 _Form = LinearHead | _Map | str
+
+_WHOLE: _Form = _Map()
+# What does not depend on the map, and what is not known to be linear in it.
+_NOTHING: _Form = "nothing"
+_OTHER: _Form = "other"
 
 
 def linear_head(
@@ -90,7 +93,7 @@ def linear_head(
         return _after(node, given, node.operation is end)
 
     goal = Location((), scores)
-    found = followed(location, goal, _Map(), _NOTHING, step)
+    found = followed(location, goal, _WHOLE, _NOTHING, step)
     if not isinstance(found, LinearHead):
         return None
     # A flattening alone would give a class to each location.
