@@ -465,6 +465,31 @@ def solar_cells_stability():
     )
 
 
+def hub_classifiers():
+    return table(
+        [
+            "classifier",
+            "found, of 64x64 pixels",
+            "Grad-CAM",
+            "class evidence",
+            "Recipro-CAM",
+            "SavedModel",
+        ],
+        (
+            [
+                f"`{family}ImageClassifier`" + (f", {more}" if more else ""),
+                row["map"],
+                row["grad_cam"],
+                row["evidence"],
+                row["recipro_cam"],
+                row["saved_model"],
+            ]
+            for row in rows_of("hub_classifiers")
+            for family, _, more in [row["classifier"].partition(", ")]
+        ),
+    )
+
+
 def exactness():
     """The largest of all backbones, of each way to ask for the evidence."""
     words = {
@@ -557,6 +582,7 @@ OURS = (
     solar_cells_maps,
     solar_cells_stability,
     exactness,
+    hub_classifiers,
     view,
     second_processor,
 )
@@ -570,6 +596,7 @@ MEASURED = {
     "grid_pointing": ("grid_pointing", {}),
     "leak": ("leak", {}),
     "exactness": ("exactness", {}),
+    "hub_classifiers": ("hub_classifiers", {}),
     "view": ("view", {}),
     "step": ("training", {"question": "step"}),
     "pipeline": ("training", {"question": "pipeline"}),

@@ -55,6 +55,7 @@ def test_every_table_names_its_machines(path):
         ("explainers", "explainers"),
         ("grid_pointing", "grid_pointing"),
         ("leak", "leak"),
+        ("hub_classifiers", "hub_classifiers"),
         ("quality", "evidence/quality"),
         ("serving", "serving"),
         ("stability", "evidence/stability"),

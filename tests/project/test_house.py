@@ -583,7 +583,7 @@ def test_python_of_a_page_runs(name, rng, monkeypatch, tmp_path):
     page = (ROOT / "docs" / f"{name}.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
     assert blocks
-    small = ("distribute", "serving", "training")
+    small = ("debug", "distribute", "serving", "training")
     side = 32 if name in small else 64
     images = rng.uniform(0, 255, (4, side, side, 3))
     names = {
