@@ -6,11 +6,12 @@
 Builds each family small, with random weights, for images of 64x64, and asks it
 for Grad-CAM, Recipro-CAM, class evidence, and a SavedModel of the explanation
 view that is loaded again and answers the same. A cell holds yes, or the reason.
-A classifier that gives logits is told activation="softmax". `difference` is the
-largest difference between what the model and what the view gives; `lacking`
-that between a logit and what the evidence sums to, over the largest logit, where
-the evidence is exact. A row is written to hub_classifiers.csv as soon as it is
-measured; rows of other names are kept.
+A classifier that gives logits is told activation="softmax".
+
+`difference` is the largest between what the model and the view give; `lacking`
+that between a logit and what its evidence sums to, over the largest logit.
+A row is written to hub_classifiers.csv as soon as it is measured; rows of other
+names are kept.
 """
 
 import argparse
