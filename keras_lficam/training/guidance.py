@@ -12,7 +12,7 @@ from keras_lficam import functional
 from keras_lficam._checks import check_choice
 from keras_lficam.classifier import Classifier, training_activation
 from keras_lficam.functional import Placement, Tensor
-from keras_lficam.surgery import Graph
+from keras_lficam.surgery import Graph, LinearHead
 
 GUIDED = ("attention", "evidence")
 OUTPUT = "guidance"
@@ -266,10 +266,11 @@ def _evidence(model: keras.Model, classifier: Classifier) -> tuple[Any, Any]:
     while frames and features is frames[-1].begin:
         # What a nested head takes is what it is called on.
         features = frames.pop().entry
-    if split.linear is None or frames:
+    layer = _dense_behind_pooling(split.linear)
+    if layer is None or len(features.shape) != 4 or frames:
         reason = (
             "whose head is another"
-            if split.linear is None
+            if layer is None or len(features.shape) != 4
             else "whose feature map lies inside a nested model"
         )
         raise ValueError(
@@ -280,9 +281,19 @@ def _evidence(model: keras.Model, classifier: Classifier) -> tuple[Any, Any]:
             "the dense layer behind the feature map of the model."
         )
     evidence = _ClassEvidence(
-        split.linear, relative=classifier.activation == "softmax"
+        layer, relative=classifier.activation == "softmax"
     )
     return evidence(features), split.geometry
+
+
+def _dense_behind_pooling(
+    head: LinearHead | None,
+) -> keras.layers.Layer | None:
+    """The one layer that weighs the average of the map, if that is all."""
+    if head is None or len(head.terms) != 1:
+        return None
+    (term,) = head.terms
+    return term.layer if term.is_mean and not term.first else None
 
 
 def with_output(

@@ -54,6 +54,10 @@ _MASKS: dict[str, tuple[str, int | None]] = {
 _OURS = ("digits_in_photos", "elpv")
 
 
+# Features that are boxes, one or several, (top, left, bottom, right) in [0, 1].
+_BOXES = ("bbox", "objects")
+
+
 class TFDSSource(Source):
     """A data set by its TFDS name; it is prepared when it is first needed.
 
@@ -312,7 +316,7 @@ def _boxes_key(features: Any) -> str:
             continue
         found = features[key]
         if key == "objects":  # A sequence of dictionaries.
-            inside = getattr(found, "feature", {})
+            inside: Any = getattr(found, "feature", {})
             found = inside["bbox"] if "bbox" in inside else None  # noqa: SIM401
         if isinstance(found, tfds.features.BBoxFeature):
             return key
