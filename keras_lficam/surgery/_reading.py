@@ -33,6 +33,12 @@ _WINDOWED_POOLINGS = (
     keras.layers.AveragePooling2D,
     keras.layers.MaxPooling2D,
 )
+ATTENTIONS = (
+    keras.layers.AdditiveAttention,
+    keras.layers.Attention,
+    keras.layers.GroupQueryAttention,
+    keras.layers.MultiHeadAttention,
+)
 # Functions of `keras.ops` that reduce the axes that they are given.
 _REDUCTIONS = ("Amax", "Max", "Mean", "Sum")
 # Layers, and functions of `keras.ops`, that leave scores what they are.
@@ -172,8 +178,9 @@ class Graph:
             for call in calls
             if are_tokens(call.after.tensor)
         ]
+        attends = any(isinstance(call.operation, ATTENTIONS) for call in calls)
         reduced = _reduced_by_strides(calls)
-        if tokens and not reduced:
+        if tokens and not reduced and (attends or not maps):
             return ValueError(
                 f"Model {self.name!r} must have a feature map (batch, rows, "
                 "columns, channels) that a global pooling or a flattening "

@@ -18,18 +18,17 @@ from keras_lficam.surgery._adapters import Encoder, encoder_of
 from keras_lficam.surgery._cloning import takes_training
 from keras_lficam.surgery._flow import followed, goes_through
 from keras_lficam.surgery._paths import Call, Location
-from keras_lficam.surgery._reading import Graph, are_tokens, has_space
+from keras_lficam.surgery._reading import (
+    ATTENTIONS,
+    Graph,
+    are_tokens,
+    has_space,
+)
 
 # Tokens in front of the patches: of the class, of distillation, registers.
 _MOST_PREFIX = 8
 # Layers that mix tokens, whatever their weights are now.
-_MIXING = (
-    keras.layers.AdditiveAttention,
-    keras.layers.Attention,
-    keras.layers.Conv1D,
-    keras.layers.GroupQueryAttention,
-    keras.layers.MultiHeadAttention,
-)
+_MIXING = (*ATTENTIONS, keras.layers.Conv1D)
 _NORMALIZATIONS = (
     keras.layers.LayerNormalization,
     keras.layers.RMSNormalization,
@@ -171,7 +170,7 @@ def _grid_of(
         if 0 <= count - _cells(location) <= _MOST_PREFIX:
             return tuple(location.tensor.shape[1:3]), location
     source = next((m for m in maps if _cells(m) > count), None)
-    if source is None:
+    if source is None or _is_reduced(calls):
         return None
     found = _grids_by_strides(source.tensor.shape[1:3], count)
     if len(found) > 1:
@@ -184,6 +183,18 @@ def _grid_of(
             "the patches."
         )
     return (found[0], source) if found else None
+
+
+def _is_reduced(calls: Sequence[Call]) -> bool:
+    """Whether Keras itself made tokens of a map, which are not its cells.
+
+    As the mean over its rows, which leaves columns. Layers of others may cut
+    a map into patches that are larger than its cells.
+    """
+    for call in calls:
+        if has_space(call.before.tensor) and len(call.after.tensor.shape) == 3:
+            return type(call.operation).__module__.startswith("keras.src.")
+    return False
 
 
 def _maps_before(calls: Sequence[Call]) -> Iterator[Location]:
