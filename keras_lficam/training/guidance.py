@@ -31,9 +31,8 @@ def _mask(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def _outside(maps: Tensor, masks: Tensor) -> Tensor:
-    """`mean(((1 - m) A / max(A))^2)`."""
-    outside = (1 - masks) * _by_maximum(maps)
-    return ops.mean(ops.square(outside), axis=(1, 2))
+    """`mean(((1 - m) A)^2)`."""
+    return ops.mean(ops.square((1 - masks) * maps), axis=(1, 2))
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -65,10 +64,13 @@ class GuidanceLoss(keras.losses.Loss):
       mask; 1 for an empty map. It does not say where inside the map should
       be bright.
     - `"mask"`: `mean(|A / max(A) - m|)`. The map should fill the mask.
-    - `"outside"`: `mean(((1 - m) A / max(A))^2)`; 0 for an empty map.
+    - `"outside"`: `mean(((1 - m) A)^2)`, in the unit of the map, squared; 0
+      for an empty map.
 
-    All are in [0, 1], and finite with finite gradients for empty maps and
-    masks.
+    The first two are in [0, 1] and know no unit: a map that is strong has a
+    small gradient. Of evidence, which grows while a model learns, the third
+    pushes back the more the stronger it is. All are finite, with finite
+    gradients, for empty maps and masks.
 
     Args:
         form: `"energy"`, `"mask"` or `"outside"`.
@@ -88,8 +90,8 @@ class GuidanceLoss(keras.losses.Loss):
     Reference:
         Rao et al., 2023, https://arxiv.org/abs/2303.11932, whose energy loss
         is the first, with maps that are computed from gradients; Ross et al.,
-        2017, https://arxiv.org/abs/1703.03717, whose penalty of what lies
-        outside is the third but for the normalization.
+        2017, https://arxiv.org/abs/1703.03717, who square what lies outside,
+        as the third, of input gradients.
 
     Examples:
         >>> maps = np.array([[[[3.0], [1.0]]]])

@@ -86,8 +86,8 @@ def as_maps(*rows):
         # |1 - 1| and |1/3 - 0|; |0 - 1| and |0 - 0|; |1 - 1/2| twice;
         # |1 - 1| and |0 - 0|.
         ("mask", [1 / 6, 1 / 2, 1 / 2, 0.0]),
-        # (1/3)^2; nothing; (1/2)^2 twice; nothing.
-        ("outside", [1 / 18, 0.0, 1 / 4, 0.0]),
+        # 1^2 and nothing; nothing; 4^2 twice; nothing.
+        ("outside", [1 / 2, 0.0, 16.0, 0.0]),
     ],
 )
 def test_losses_by_hand(form, expected):
@@ -97,8 +97,10 @@ def test_losses_by_hand(form, expected):
     np.testing.assert_allclose(loss(masks, maps), expected, atol=1e-6)
     mean = GuidanceLoss(form)
     assert float(mean(masks, maps)) == pytest.approx(np.mean(expected))
-    # A map has its loss whatever unit it is in.
-    np.testing.assert_allclose(loss(masks, 1e3 * maps), expected, atol=1e-6)
+    # Two of them know no unit.
+    unit = 1e6 if form == "outside" else 1
+    found = loss(masks, 1e3 * maps)
+    np.testing.assert_allclose(found, unit * np.array(expected), atol=1e-6)
 
 
 def test_a_map_without_a_mask_has_no_loss():
