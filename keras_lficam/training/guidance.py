@@ -16,6 +16,9 @@ from keras_lficam.surgery import Graph, LinearHead
 
 GUIDED = ("attention", "evidence")
 OUTPUT = "guidance"
+# A cell of a map counts as inside an object that covers this share of it: of
+# thin objects, as a crack or a stroke, no cell would be inside else.
+_INSIDE = 0.25
 
 
 def _energy(maps: Tensor, masks: Tensor) -> Tensor:
@@ -200,6 +203,11 @@ class Guidance:
     def targets(self, masks: Any, labels: Any = None) -> tf.Tensor:
         """Resizes masks to the map, by the area that each cell stands for.
 
+        For the loss `"mask"` a cell has the share of it that is object. For
+        the others it has four times as much, at most 1: where a quarter of a
+        cell is object, the map may be bright. Cells are large, and of a thin
+        object, such as a crack, none would be inside otherwise.
+
         Args:
             masks: Masks `(B, H, W, 1)` in [0, 1], at the size of the images;
                 NaN for an image without one. None for no masks at all.
@@ -222,6 +230,8 @@ class Guidance:
         rows, columns = (tf.constant(x, "float32") for x in self._windows)
         masks = tf.cast(masks, "float32")[..., 0]
         cells = tf.einsum("iy,byx,jx->bij", rows, masks, columns)[..., None]
+        if self.loss.form != "mask":
+            cells = tf.minimum(cells / _INSIDE, 1.0)
         if self.guided == "attention":
             return cells
         if len(labels.shape) == 1:

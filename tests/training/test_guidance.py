@@ -184,7 +184,7 @@ WINDOWS /= WINDOWS.sum(1, keepdims=True)
 
 
 def test_targets_are_the_share_of_each_cell_that_is_object():
-    guidance = Guidance(classifier())
+    guidance = Guidance(classifier(), form="mask")
     masks = np.zeros((2, 16, 16, 1), "float32")
     masks[0, 1:5, 1:9] = 1
     masks[0, 5:7, 5:9] = 1
@@ -202,6 +202,12 @@ def test_targets_are_the_share_of_each_cell_that_is_object():
     by_windows = WINDOWS @ masks[0, ..., 0] @ WINDOWS.T
     np.testing.assert_allclose(by_windows, expected, atol=1e-6)
     assert np.isnan(found[1]).all()
+    # For the other losses a quarter of a cell is enough.
+    for form in ("energy", "outside"):
+        inside = Guidance(classifier(), form=form).targets(masks[:1])
+        quarters = np.minimum(4 * expected, 1)
+        np.testing.assert_allclose(inside[0, ..., 0], quarters, atol=1e-6)
+    assert quarters[:2, :2].tolist() == [[1, 1], [0.1875, 1]]
     empty = guidance.targets(None, np.zeros(3, "int64")).numpy()
     assert empty.shape == (3, 4, 4, 1)
     assert np.isnan(empty).all()
@@ -328,7 +334,7 @@ def test_a_guided_run_is_the_steps_by_hand(tmp_path, source, guided):
     seen = []
     for images, labels, masks in stream.take(STEPS):
         small = np.einsum("iy,byxc,jx->bijc", WINDOWS, masks, WINDOWS)
-        small = small.astype("float32")
+        small = np.minimum(4 * small, 1).astype("float32")
         with tf.GradientTape() as tape:
             outputs = guidance.model(images, training=True)
             picked = tf.gather(outputs["predictions"], labels, batch_dims=1)
