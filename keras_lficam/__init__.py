@@ -14,6 +14,7 @@ Reference:
 """
 
 import importlib
+import importlib.util
 import sys
 
 import lazy_loader
@@ -25,6 +26,9 @@ __getattr__, __dir__, _public = lazy_loader.attach_stub(__name__, __file__)
 __all__ = ["__version__", *_public]
 
 # Keras can load a saved model only if its layers are registered, and that is
-# done by importing them. The command does it after it checked its arguments.
-if "keras_lficam_command" not in sys.modules:
+# done by importing them. The command does it after it checked its arguments. A
+# server of exported models has no Keras.
+if "keras_lficam_command" not in sys.modules and importlib.util.find_spec(
+    "keras"
+):
     importlib.import_module("keras_lficam.architectures")

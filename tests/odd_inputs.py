@@ -25,6 +25,7 @@ import keras
 import numpy as np
 import scipy.sparse
 import small_classifiers
+import small_onnx
 
 import keras_lficam
 from keras_lficam import (
@@ -914,20 +915,27 @@ def targets(folder):
         ),
         calibration=(images, "images"),
     )
-    _add_serving(add, images)
+    _add_serving(add, images, folder)
     _add_distribution(add, images)
     return found
 
 
-def _add_serving(add, images):
+def _add_serving(add, images, folder):
     """Adds what refuses before a server is asked; nobody listens there."""
     from keras_lficam.serving import checks, client
 
-    most = {"file_bytes", "pixels", "batch_pixels", "images"}
+    most = vars(keras_lficam.serving.Limits())
     add(
         "Limits",
         keras_lficam.serving.Limits,
         **dict.fromkeys(sorted(most), (9, "one or more")),
+    )
+    add(
+        "write_repository",
+        keras_lficam.serving.write_repository,
+        folder=(small_onnx.write(folder / "small" / "1"), "path"),
+        path=(folder / "repository", "path"),
+        backend=("python", "word"),
     )
     add("printable", client.printable, text=("cat", "text"))
     for kind in ("http", "grpc"):
@@ -938,6 +946,7 @@ def _add_serving(add, images):
             url=(f"{kind}://127.0.0.1:1", "url"),
             model=("digits", "served name"),
             timeout=(1.0, "timeout"),
+            protocol=("tf_serving", "word"),
             max_bytes=(9, "one or more"),
         )
         add(

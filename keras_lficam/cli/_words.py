@@ -97,13 +97,23 @@ def add_activation_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-SERVERS = "http://HOST:8501 for REST, grpc://HOST:8500 for gRPC"
+SERVERS = (
+    "http://HOST:8501 for REST, grpc://HOST:8500 for gRPC; by protocol v2 "
+    "http://HOST:8000"
+)
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the commands that ask a server."""
     parser.add_argument(
         "--model", required=True, metavar="NAME", help="name of the model"
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=("tf_serving", "v2"),
+        default="tf_serving",
+        help="that of TF Serving, or v2, the Open Inference Protocol of "
+        "Triton, KServe and OpenVINO Model Server (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",

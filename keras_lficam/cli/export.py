@@ -1,18 +1,20 @@
 """`keras-lficam export`: writes what a server or another runtime takes."""
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from typing import TYPE_CHECKING
 
 from keras_lficam.cli import _models, _output, _words
 from keras_lficam.cli._words import whole_number
-from keras_lficam.serving import FORMATS
+from keras_lficam.serving import FORMATS, Limits
 
 if TYPE_CHECKING:
     import numpy as np
 
 _CALIBRATED_WITH = 200
+_LIMITS = dataclasses.asdict(Limits())
 
 
 def add(commands: "_words.Commands") -> None:
@@ -76,6 +78,31 @@ def add(commands: "_words.Commands") -> None:
         metavar="FOLDER",
         help="images such as the model will see, for litert_int8",
     )
+    export.add_argument(
+        "--limits",
+        nargs="+",
+        type=_limit,
+        default=[],
+        metavar="NAME=N",
+        help="what is refused before it costs memory or time, some of "
+        f"{', '.join(f'{name}={most}' for name, most in _LIMITS.items())} "
+        "(default: these)",
+    )
+    export.add_argument(
+        "--repository",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="also write the version, of format onnx, to a model repository "
+        "for Triton, KServe and OpenVINO Model Server",
+    )
+    export.add_argument(
+        "--backend",
+        choices=("onnxruntime", "python"),
+        default="onnxruntime",
+        help="backend of Triton in the repository: onnxruntime takes arrays; "
+        "python takes image files, too, and its Python needs keras-lficam, "
+        "onnxruntime and matplotlib (default: %(default)s)",
+    )
     _words.add_bits_option(export, "those of the model's training, else 16")
     _words.add_activation_option(export)
     _words.add_import_option(export)
@@ -86,8 +113,22 @@ def _number_or_all(text: str) -> int | None:
     return None if text == "all" else whole_number(1, 1_000_000)(text)
 
 
+def _limit(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if name not in _LIMITS:
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=N of one of {', '.join(_LIMITS)}, is {text!r}"
+        )
+    return name, whole_number(1, 2**31 - 1)(number)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
+    if arguments.repository and "onnx" not in arguments.formats:
+        raise ValueError(
+            "a repository needs the format onnx. To fix this: --formats "
+            f"{' '.join(arguments.formats)} onnx"
+        )
     with _output.folder(arguments.output) as folder:
         try:
             return _export(arguments)
@@ -145,6 +186,7 @@ def _export(arguments: argparse.Namespace) -> int:
             calibration=calibration,
             activation=arguments.activation,
             bits=bits,
+            limits=Limits(**dict(arguments.limits)),
         )
     except ImportError as error:
         raise ValueError(str(error)) from None
@@ -155,6 +197,11 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"keras-lficam export: {error}", file=sys.stderr)
         return 1
     _print_summary(folder)
+    if arguments.repository:
+        target = serving.write_repository(
+            folder, arguments.repository, backend=arguments.backend
+        )
+        _print_repository(target)
     return 0
 
 
@@ -211,4 +258,16 @@ def _print_summary(folder: pathlib.Path) -> None:
         f"{folder.parent.name}\n"
         "  keras-lficam predict IMAGE... --url http://localhost:8501 \\\n"
         f"      --model {folder.parent.name} --output FOLDER"
+    )
+
+
+def _print_repository(folder: pathlib.Path) -> None:
+    root = folder.absolute().parents[1]
+    name = folder.parent.name
+    print(
+        f"\nWritten to the repository {root}: {name}, version {folder.name}\n\n"
+        f"  tritonserver --model-repository {root}\n\n"
+        "and ask it:\n\n"
+        f"  keras-lficam serve-check http://localhost:8000 --model {name} \\\n"
+        "      --protocol v2"
     )

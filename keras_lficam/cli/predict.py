@@ -18,7 +18,7 @@ def add(commands: "_words.Commands") -> None:
     predict = commands.add_parser(
         "predict",
         help="ask a server about images",
-        description="Sends JPEG and PNG images to a model in TF Serving, "
+        description="Sends JPEG and PNG images to a model in a server, "
         "prints class and probability of each, and writes the image with "
         "its heat map over it, as NAME_overlay.png.",
     )
@@ -46,7 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         _output.make_folder(arguments.output)
     names = _output.overlay_names(arguments.images)
-    client = Client(arguments.url, arguments.model, arguments.timeout)
+    client = Client(
+        arguments.url,
+        arguments.model,
+        arguments.timeout,
+        protocol=arguments.protocol,
+    )
     failed = 0
     try:
         for path in _output.progress(arguments.images, "image"):

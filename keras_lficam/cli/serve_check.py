@@ -11,7 +11,7 @@ def add(commands: "_words.Commands") -> None:
     check = commands.add_parser(
         "serve-check",
         help="check the answers of a live server",
-        description="Asks a model in TF Serving for class and evidence of a "
+        description="Asks a model in a server for class and evidence of an "
         "image in every way that it takes, with damaged and wrong ones "
         "among them.",
     )
@@ -34,7 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     saved = arguments.saved_model
     if saved is not None and not (saved / "saved_model.pb").is_file():
         raise ValueError(f"{saved}: this is no folder of a SavedModel")
-    client = Client(arguments.url, arguments.model, arguments.timeout)
+    client = Client(
+        arguments.url,
+        arguments.model,
+        arguments.timeout,
+        protocol=arguments.protocol,
+    )
     failed = 0
     try:
         for question, fault in check(client, saved):

@@ -12,8 +12,9 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from keras_lficam.serving.exporting import ExportError, export
+    from keras_lficam.serving.repository import write_repository
 
-__all__ = ["FORMATS", "ExportError", "Limits", "export"]
+__all__ = ["FORMATS", "ExportError", "Limits", "export", "write_repository"]
 
 FORMATS = (
     "saved_model",
@@ -40,6 +41,10 @@ class Limits:
             first are answered.
         images: Images of a request. They are held in memory at once at the
             size of the model.
+        scans: Scans of a progressive JPEG: a decoder goes through all pixels
+            in each.
+        segments: Segments of a JPEG, or chunks of a PNG, in front of the
+            pixels: how deep into a file its size is searched.
 
     Raises:
         ValueError: If one is no integer of at least 1.
@@ -53,6 +58,8 @@ class Limits:
     pixels: int = 60_000_000
     batch_pixels: int = 240_000_000
     images: int = 256
+    scans: int = 100
+    segments: int = 1000
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -71,5 +78,9 @@ class Limits:
 # A type checker must not take unknown names for anything.
 if not TYPE_CHECKING:
     __getattr__, __dir__, _ = lazy_loader.attach(
-        __name__, submod_attrs={"exporting": ["ExportError", "export"]}
+        __name__,
+        submod_attrs={
+            "exporting": ["ExportError", "export"],
+            "repository": ["write_repository"],
+        },
     )

@@ -7,31 +7,22 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_lficam.data._images import to_gray
-from keras_lficam.serving import Limits
+from keras_lficam.serving import Limits, _image_headers
+from keras_lficam.serving._image_headers import (
+    BARE,
+    BYTES_OF_A_PNG_BYTE,
+    FRAMES,
+    HEADER_BYTES,
+    JPEG,
+    OVERLAY_SIDE,
+    PIXELS_OF_A_JPEG_BYTE,
+    PNG,
+    START_OF_SCAN,
+    TIFF,
+)
 
-# Bytes at the start of a JPEG in which its frame is searched.
-_HEADER_BYTES = 4_000_000
-# Segments of a JPEG, and chunks of a PNG, that are looked at.
-_MAX_STEPS = 1000
-# A decoder goes through all pixels in each scan of a progressive JPEG.
-_MAX_SCANS = 100
-# Pixels that a byte can stand for at most: each 8x8 block of a JPEG takes a
-# bit, and deflate, by which a PNG is packed, makes 1032 bytes of one.
-_PIXELS_OF_A_JPEG_BYTE = 8 * 64
-_BYTES_OF_A_PNG_BYTE = 1032
 # Pixels that are scaled and laid on white at once.
 _PIXELS_AT_ONCE = 2**20
-# The longer side of an overlay, at most.
-OVERLAY_SIDE = 1024
-_JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
-# Of both orders of bytes, BigTIFF as well, and their base64.
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"SUkq", b"TU0A", b"SUkr")
-# Markers of frames, which hold the size of a JPEG. C4, C8 and CC are others.
-_FRAMES = [*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC)]
-_FRAMES += range(0xCD, 0xD0)
-# Markers that no length follows.
-_BARE = [0x01, *range(0xD0, 0xDA)]
 _ORIENTATION = 0x0112
 
 
@@ -81,37 +72,32 @@ def decoded(
     too_long |= _length(encoded) > limits.file_bytes
     encoded = tf.where(too_long, "", encoded)
     headers = tf.map_fn(
-        _header, encoded, fn_output_signature=tf.TensorSpec([9], tf.int64)
+        functools.partial(_header, segments=limits.segments),
+        encoded,
+        fn_output_signature=tf.TensorSpec([9], tf.int64),
     )
     kinds, heights, widths, orientations, alphas, scans, most, deep, used = (
         tf.unstack(headers, axis=1)
     )
     pixels = heights * widths
-    names = tf.gather(["", "JPEG", "PNG"], kinds)
-    broken = tf.strings.join(["the ", names, " image is damaged or cut off"])
+    broken = tf.gather(
+        ["", *map(_image_headers.broken, ("JPEG", "PNG"))], kinds
+    )
     errors = tf.fill(tf.shape(encoded), "")
     for condition, words in [
-        (too_long, f"the file has more than {limits.file_bytes:,} bytes"),
-        (_length(encoded) == 0, "the file is empty"),
-        (
-            _begins_with(encoded, _TIFF),
-            "the file is a TIFF, which is not decoded here; save it as PNG, "
-            "of 8 or 16 bits",
-        ),
-        (kinds == 0, "the file is neither a JPEG nor a PNG image"),
-        (
-            pixels > limits.pixels,
-            f"the image has more than {limits.pixels:,} pixels",
-        ),
-        (scans > _MAX_SCANS, f"the image has more than {_MAX_SCANS} scans"),
+        (too_long, _image_headers.too_many_bytes(limits)),
+        (_length(encoded) == 0, _image_headers.EMPTY),
+        (_begins_with(encoded, TIFF), _image_headers.IS_TIFF),
+        (kinds == 0, _image_headers.OTHER_KIND),
+        (pixels > limits.pixels, _image_headers.too_many_pixels(limits)),
+        (scans > limits.scans, _image_headers.too_many_scans(limits)),
         ((pixels == 0) | (pixels > most), broken),
     ]:
         errors = tf.where((errors == "") & condition, words, errors)
     all_pixels = tf.cumsum(tf.where(errors == "", pixels, 0))
     errors = tf.where(
         (errors == "") & (all_pixels > limits.batch_pixels),
-        "the images of this request have more than "
-        f"{limits.batch_pixels:,} pixels together",
+        _image_headers.too_many_together(limits),
         errors,
     )
     number = tf.shape(encoded, out_type=tf.int64)[0]
@@ -417,22 +403,22 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.switch_case(tf.cast(orientation - 1, tf.int32), turns)
 
 
-def _header(file: tf.Tensor) -> tf.Tensor:
+def _header(file: tf.Tensor, segments: int) -> tf.Tensor:
     """Reads what is to be known of a file before it is decoded.
 
     Its kind (0 none, 1 JPEG, 2 PNG), height, width, orientation, whether it
     is transparent, its scans, the most pixels that its bytes can hold, whether
     it has 16 bits a channel, and how many of them it says that it uses.
     """
-    is_jpeg = tf.strings.substr(file, 0, len(_JPEG)) == _JPEG
-    is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
+    is_jpeg = tf.strings.substr(file, 0, len(JPEG)) == JPEG
+    is_png = tf.strings.substr(file, 0, len(PNG)) == PNG
     data = tf.io.decode_raw(file, tf.uint8)
     nothing = tf.constant([0, 0, 0, 1, 0, 0, 0, 0, 0], tf.int64)
     # Their loops become those of the graph.
     return tf.case(
         [
-            (is_jpeg, lambda: tf.function(_jpeg_header)(data)),
-            (is_png, lambda: tf.function(_png_header)(data)),
+            (is_jpeg, lambda: tf.function(_jpeg_header)(data, segments)),
+            (is_png, lambda: tf.function(_png_header)(data, segments)),
         ],
         default=lambda: nothing,
     )
@@ -460,7 +446,7 @@ def _side(number: tf.Tensor) -> tf.Tensor:
     return tf.minimum(number, 2**31 - 1)
 
 
-def _png_header(data: tf.Tensor) -> tf.Tensor:
+def _png_header(data: tf.Tensor, segments: int) -> tf.Tensor:
     width, height = _side(_number(data, 16, 4)), _side(_number(data, 20, 4))
     depth, color = _number(data, 24, 1), _number(data, 25, 1)
     pixels, transparency, significant = (
@@ -470,7 +456,7 @@ def _png_header(data: tf.Tensor) -> tf.Tensor:
     size = tf.size(data, tf.int64)
     offset, steps = tf.constant(8, tf.int64), 0
     name = used = tf.constant(0, tf.int64)
-    while offset + 8 <= size and steps < _MAX_STEPS:
+    while offset + 8 <= size and steps < segments:
         name = _number(data, offset + 4, 4)
         if (name == pixels) | (name == transparency):
             break
@@ -487,28 +473,30 @@ def _png_header(data: tf.Tensor) -> tf.Tensor:
     bits = tf.maximum(depth * tf.cast(samples, tf.int64), 1)
     # Behind too many chunks it is not known whether it is transparent.
     known = (name == pixels) | (name == transparency)
-    most = tf.where(known, 8 * _BYTES_OF_A_PNG_BYTE * size // bits, 0)
+    most = tf.where(known, 8 * BYTES_OF_A_PNG_BYTE * size // bits, 0)
     alpha = tf.cast(has_alpha, tf.int64)
     deep = tf.cast(depth == 16, tf.int64)
     return tf.stack([2, height, width, 1, alpha, 1, most, deep, used])
 
 
-def _jpeg_header(data: tf.Tensor) -> tf.Tensor:
+def _jpeg_header(data: tf.Tensor, segments: int) -> tf.Tensor:
     """Walks through the segments of a JPEG up to that of its frame."""
     all_markers = _markers(data)
-    scans = tf.reduce_sum(tf.cast(all_markers & (data[1:] == 0xDA), tf.int64))
+    scans = tf.reduce_sum(
+        tf.cast(all_markers & (data[1:] == START_OF_SCAN), tf.int64)
+    )
     # All that may be the start of a segment: what is in between, padding or
     # stray bytes, decoders pass over.
-    starts = tf.where(all_markers[:_HEADER_BYTES])[:, 0]
+    starts = tf.where(all_markers[:HEADER_BYTES])[:, 0]
     kinds = tf.cast(tf.gather(data, starts + 1), tf.int32)
-    is_frame = _is_one_of(kinds, _FRAMES)
+    is_frame = _is_one_of(kinds, FRAMES)
     lengths = _number(data, starts + 2, 2)
-    lengths = tf.where(_is_one_of(kinds, _BARE), tf.zeros_like(starts), lengths)
+    lengths = tf.where(_is_one_of(kinds, BARE), tf.zeros_like(starts), lengths)
     follower = tf.searchsorted(starts, starts + 2 + lengths)
     count = tf.size(starts)
     index, steps, exif = 0, 0, -1  # The first is the start of the image.
-    while index < count and steps < _MAX_STEPS:
-        if is_frame[index] or kinds[index] == 0xDA:
+    while index < count and steps < segments:
+        if is_frame[index] or kinds[index] == START_OF_SCAN:
             break
         if exif < 0 and kinds[index] == 0xE1:
             head = _number(data, starts[index] + 4, 6)
@@ -524,7 +512,7 @@ def _jpeg_header(data: tf.Tensor) -> tf.Tensor:
     if exif >= 0:
         found = _exif_orientation(data, starts[exif] + 10)
         orientation = tf.where(found > 0, found, orientation)
-    most = _PIXELS_OF_A_JPEG_BYTE * tf.size(data, tf.int64)
+    most = PIXELS_OF_A_JPEG_BYTE * tf.size(data, tf.int64)
     return tf.stack([1, height, width, orientation, 0, scans, most, 0, 0])
 
 

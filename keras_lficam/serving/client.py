@@ -1,4 +1,7 @@
-"""Asks a server for class and heat map, by REST or gRPC."""
+"""Asks a server for class and heat map, by REST or gRPC.
+
+TF Serving has two interfaces; others speak the Open Inference Protocol, V2.
+"""
 
 import base64
 import contextlib
@@ -20,12 +23,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from keras_lficam import _names
+from keras_lficam.serving import _open_inference
 
 if TYPE_CHECKING:
     from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 # Numbers, or the bytes of files.
 _Input = np.ndarray | Sequence[bytes]
+# Of TF Serving, and the Open Inference Protocol of Triton, KServe and others.
+PROTOCOLS = ("tf_serving", "v2")
 # Seconds, a day, beyond which threads cannot wait.
 _LONGEST_TIMEOUT = 86_400
 # Letters of what a server said that an error repeats.
@@ -93,15 +99,34 @@ class Answer(NamedTuple):
     overlay: bytes = b""
 
 
+class Metadata(NamedTuple):
+    """What a model in a server of protocol V2 takes and gives.
+
+    Attributes:
+        inputs: Type and shape of each input by its name.
+        outputs: Those of each output.
+
+    Examples:
+        metadata = Metadata({}, {})
+        "image_bytes" in metadata.inputs
+    """
+
+    inputs: Mapping[str, _open_inference.Tensor]
+    outputs: Mapping[str, _open_inference.Tensor]
+
+
 class Client:
-    """Talks to a model in TF Serving.
+    """Talks to a model in TF Serving, or in a server of protocol V2.
 
     Args:
         url: `http://HOST:8501` or `https://...` for REST, `grpc://HOST:8500`
-            or, with encryption, `grpcs://...` for gRPC.
+            or, with encryption, `grpcs://...` for gRPC of TF Serving. By V2
+            REST alone, such as `http://HOST:8000` of Triton.
         model: Name of the model.
         timeout: Seconds after which an answer is given up, from the first
             try to connect to its last byte; a day at most.
+        protocol: `"tf_serving"`, or `"v2"` for the Open Inference Protocol of
+            Triton, KServe and OpenVINO Model Server.
         max_bytes: Bytes of an answer, after which it is given up.
 
     Raises:
@@ -111,9 +136,11 @@ class Client:
 
     Examples:
         client = Client("http://localhost:8501", "digits", timeout=10)
+        triton = Client("http://localhost:8000", "digits", protocol="v2")
 
     Reference:
         https://www.tensorflow.org/tfx/serving/api_rest
+        https://github.com/kserve/open-inference-protocol
     """
 
     def __init__(
@@ -122,6 +149,7 @@ class Client:
         model: str,
         timeout: float = 30.0,
         *,
+        protocol: str = "tf_serving",
         max_bytes: int = 250_000_000,
     ) -> None:
         _check_text("url", url)
@@ -132,6 +160,7 @@ class Client:
                 "by, that of its folder. Received: model=''"
             )
         _check_timeout(timeout)
+        _check_protocol(protocol)
         _check_max_bytes(max_bytes)
         kinds = ("http", "https", "grpc", "grpcs")
         try:
@@ -144,10 +173,17 @@ class Client:
                 "Argument `url` must be like http://localhost:8501 or "
                 f"grpc://localhost:8500. Received: url={url!r}"
             )
+        if protocol == "v2" and parts.scheme.startswith("grpc"):
+            raise ValueError(
+                "Argument `url` must be one of REST for protocol='v2'. "
+                f"Received: url={url!r}. To fix this: http://HOST:PORT."
+            )
         self.url = url.rstrip("/")
         self.model = model
         self.timeout = timeout
+        self.protocol = protocol
         self.max_bytes = max_bytes
+        self._declared: Metadata | None = None
         self._by_grpc = parts.scheme.startswith("grpc")
         self._parts = parts
         self._channel: Any = None
@@ -161,8 +197,12 @@ class Client:
         Raises:
             ServerError: If the server does not answer, or not have it.
         """
+        if self.protocol == "v2":
+            # Its body is empty, or anything.
+            self._request("GET", f"{self._v2_path()}/ready")
+            return "AVAILABLE"
         if not self._by_grpc:
-            answer = self._rest("GET", "")
+            answer = self._rest("GET", self._path())
             with self._understanding():
                 state = answer["model_version_status"][0]["state"]
                 if not isinstance(state, str):
@@ -181,14 +221,40 @@ class Client:
             newest = answer.model_version_status[0]
             return str(status.ModelVersionStatus.State.Name(newest.state))
 
+    def metadata(self) -> Metadata:
+        """Asks which inputs the model takes, and what it gives, by V2.
+
+        Returns:
+            Types and shapes. They are asked for once.
+
+        Raises:
+            ServerError: If the server does not answer, or refuses.
+            ValueError: If the client speaks the protocol of TF Serving.
+        """
+        if self.protocol != "v2":
+            raise ValueError(
+                "Method `metadata` needs a client of protocol 'v2'. Received: "
+                f"protocol={self.protocol!r}"
+            )
+        if self._declared is None:
+            answer = self._rest("GET", self._v2_path())
+            with self._understanding():
+                self._declared = Metadata(
+                    inputs=_open_inference.declared(answer["inputs"]),
+                    outputs=_open_inference.declared(answer["outputs"]),
+                )
+        return self._declared
+
     def predict(
         self, inputs: Mapping[str, Any], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
         """Asks for the outputs of a signature.
 
         Args:
-            inputs: Array, or list of bytes, for each input by its name.
-            signature: Name of the signature.
+            inputs: Array, or list of bytes, for each input by its name. By V2
+                numbers are sent in the type that the model declares.
+            signature: Name of the signature. V2 has none, and takes the
+                default alone.
 
         Returns:
             Array for each output; strings are bytes, of dtype object.
@@ -196,10 +262,19 @@ class Client:
         Raises:
             ServerError: If the server does not answer, or refuses.
             TypeError: If an argument is of the wrong type.
-            ValueError: If there are no inputs.
+            ValueError: If there are no inputs, numbers do not fit the type
+                that is declared, or there is a signature by V2.
         """
         _check_text("signature", signature)
         checked = _checked_inputs(inputs)
+        if self.protocol == "v2":
+            if signature != "serving_default":
+                raise ValueError(
+                    "Argument `signature` must be left out by protocol V2, "
+                    "where the names of the inputs say what is asked. "
+                    f"Received: signature={signature!r}"
+                )
+            return self._predict_by_v2(checked)
         if self._by_grpc:
             return self._predict_by_grpc(checked, signature)
         body = {
@@ -208,7 +283,7 @@ class Client:
                 name: _to_json(value) for name, value in checked.items()
             },
         }
-        answer = self._rest("POST", ":predict", body)
+        answer = self._rest("POST", f"{self._path()}:predict", body)
         with self._understanding():
             return {
                 name: _from_json(value, is_bytes=name.endswith("_bytes"))
@@ -235,7 +310,12 @@ class Client:
                 f"Received: an object of type {type(content).__name__}. To "
                 "fix this: pathlib.Path('image.jpg').read_bytes()"
             )
-        answer = self.predict({"image_bytes": [content]}, "encoded_images")
+        inputs = {"image_bytes": [content]}
+        if self.protocol == "v2":
+            self._check_takes_files()
+            answer = self.predict(inputs)
+        else:
+            answer = self.predict(inputs, "encoded_images")
         with self._understanding():
             error = _text(answer["error"])
             if error:
@@ -252,6 +332,35 @@ class Client:
         """Closes the connection."""
         if self._channel is not None:
             self._channel.close()
+
+    def _path(self) -> str:
+        return f"/v1/models/{urllib.parse.quote(self.model, safe='')}"
+
+    def _v2_path(self) -> str:
+        return f"/v2/models/{urllib.parse.quote(self.model, safe='')}"
+
+    def _predict_by_v2(
+        self, inputs: Mapping[str, _Input]
+    ) -> dict[str, np.ndarray]:
+        types = self.metadata().inputs
+        body = {"inputs": _open_inference.to_tensors(inputs, types)}
+        answer = self._rest("POST", f"{self._v2_path()}/infer", body)
+        with self._understanding():
+            return _open_inference.to_arrays(answer["outputs"])
+
+    def _check_takes_files(self) -> None:
+        """Refuses to send a file where an array is taken alone."""
+        inputs = self.metadata().inputs
+        if "image_bytes" not in inputs:
+            taken = ", ".join(
+                f"{name} {tensor.datatype} {[*tensor.shape]}"
+                for name, tensor in inputs.items()
+            )
+            raise self._refused(
+                f"the model takes no image files, but {taken}. To fix this: "
+                "serve it by backend 'python' of write_repository, or by "
+                "keras_lficam.serving.transformer"
+            )
 
     def _predict_by_grpc(
         self, inputs: Mapping[str, _Input], signature: str
@@ -318,24 +427,31 @@ class Client:
                 raise self._too_late() from None
             raise self._refused(error.details()) from None
 
-    def _rest(self, method: str, what: str, body: object = None) -> Any:
-        url = f"{self.url}/v1/models/{urllib.parse.quote(self.model)}{what}"
+    def _rest(self, method: str, path: str, body: object = None) -> Any:
+        text = self._request(method, path, body)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise self._strange(f"{text[:100]!r}") from None
+
+    def _request(self, method: str, path: str, body: object = None) -> bytes:
+        """Gives the body of an answer; raises what the server refuses with."""
         content = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, content, method=method)
+        request = urllib.request.Request(
+            self.url + path, content, method=method
+        )
         request.add_header("Content-Type", "application/json")
         code, text = self._in_time(request)
+        if code == 200:
+            return text
         try:
             answer = json.loads(text)
         except (ValueError, RecursionError):
-            if code != 200:
-                words = text[:_MOST_WORDS].decode("utf-8", "replace")
-                raise self._refused(f"HTTP {code} {words}") from None
-            raise self._strange(f"{text[:100]!r}") from None
-        if code != 200:
-            said = answer.get("error") if isinstance(answer, dict) else answer
-            words = said if isinstance(said, str) else f"HTTP {code} {said!r}"
-            raise self._refused(words)
-        return answer
+            words = text[:_MOST_WORDS].decode("utf-8", "replace")
+            raise self._refused(f"HTTP {code} {words}") from None
+        said = answer.get("error") if isinstance(answer, dict) else answer
+        words = said if isinstance(said, str) else f"HTTP {code} {said!r}"
+        raise self._refused(words)
 
     def _in_time(self, request: urllib.request.Request) -> tuple[int, bytes]:
         """Sends a request; gives the status and the body of the answer.
@@ -412,7 +528,7 @@ class Client:
 
     @contextlib.contextmanager
     def _understanding(self) -> Iterator[None]:
-        """Names an answer that lacks what TF Serving's has."""
+        """Names an answer that lacks what that of a server has."""
         try:
             yield
         except ServerError:
@@ -423,16 +539,21 @@ class Client:
             raise self._strange(words) from None
 
     def _strange(self, words: str) -> ServerError:
+        server = "a V2 server" if self.protocol == "v2" else "TF Serving"
         return ServerError(
-            f"{self.url}: the answer is not that of TF Serving: "
+            f"{self.url}: the answer is not that of {server}: "
             f"{_one_line(words)}"
         )
 
     def _not_reached(self, reason: object) -> UnreachableError:
+        ports = (
+            "Triton is usually at 8000, KServe at 8080"
+            if self.protocol == "v2"
+            else "REST is usually at 8501, gRPC at 8500"
+        )
         return UnreachableError(
             f"{self.url}: no server could be reached ({_one_line(reason)}). "
-            "To fix this: start it, and check host and port; REST is usually "
-            "at 8501, gRPC at 8500."
+            f"To fix this: start it, and check host and port; {ports}."
         )
 
     def _too_late(self) -> ServerError:
@@ -503,6 +624,16 @@ def _check_timeout(seconds: object) -> None:
         raise ValueError(
             "Argument `timeout` must be a number of seconds above 0, "
             f"{_LONGEST_TIMEOUT:,} at most. Received: timeout={seconds!r:.80}"
+        )
+
+
+def _check_protocol(protocol: object) -> None:
+    _check_text("protocol", protocol)
+    if protocol not in PROTOCOLS:
+        raise ValueError(
+            "Argument `protocol` must be one of "
+            f"{', '.join(map(repr, PROTOCOLS))}. Received: "
+            f"protocol={protocol!r}"
         )
 
 

@@ -278,6 +278,8 @@ def export(
             "formats": written,
             "activation": classifier.activation or "linear",
             "image_size": size,
+            "channels": shape[2],
+            "top": view.top,
             "value_range": pixels,
             "limits": dataclasses.asdict(limits),
             "bits": bits,

@@ -37,7 +37,6 @@ from served import (
     shrunk,
     with_signatures,
 )
-from serving_server import Loaded
 from small_classifiers import backbone
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
@@ -50,6 +49,7 @@ from keras_lficam.serving import (
     _formats,
     _server_files,
 )
+from keras_lficam.serving.stand_in import Loaded
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,12 @@ from served import (
     file_of,
     load,
 )
-from serving_server import serving
 
 import keras_lficam
 from keras_lficam import cli
 from keras_lficam.serving import checks, client as client_module
 from keras_lficam.serving.client import Client, ServerError
+from keras_lficam.serving.stand_in import serving
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,9 @@ def test_rows_are_answered_as_columns(running, images, expected):
     images = images[:3]
     client = Client(running.rest, "digits")
     body = {"instances": images.tolist()}
-    answer = client._rest("POST", "/versions/1:predict", body)["predictions"]
+    answer = client._rest("POST", f"{client._path()}/versions/1:predict", body)[
+        "predictions"
+    ]
     np.testing.assert_allclose(
         [row["probabilities"] for row in answer],
         expected[0][:3],
@@ -148,7 +150,8 @@ def test_rows_are_answered_as_columns(running, images, expected):
         atol=1e-4,
     )
     body["instances"] = [{"images": image.tolist()} for image in images]
-    assert client._rest("POST", ":predict", body)["predictions"] == answer
+    path = f"{client._path()}:predict"
+    assert client._rest("POST", path, body)["predictions"] == answer
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
-import serving_server
+import small_onnx
 import tensorflow as tf
 from served import load
 from small_classifiers import backbone
@@ -19,7 +19,7 @@ from small_classifiers import backbone
 import keras_lficam
 from keras_lficam import cli
 from keras_lficam.data import digits_in_photos
-from keras_lficam.serving import exporting as exporting_module
+from keras_lficam.serving import exporting as exporting_module, stand_in
 
 NAMES = ["cat", "dog", "bird"]
 ROOT = pathlib.Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def exported(exporting):
 
 @pytest.fixture(scope="module")
 def server(exported):
-    with serving_server.serving(animals=exported.parent) as running:
+    with stand_in.serving(animals=exported.parent) as running:
         yield running
 
 
@@ -138,6 +138,39 @@ def test_evidence_of_so_many_classes_is_exported(
     output = ["--output", str(tmp_path / "animals")]
     assert cli.main(["export", str(model_file), *output, *words]) == 2
     assert given["top"] == top
+
+
+def test_a_repository_is_written_if_it_is_wanted(
+    model_file, tmp_path, monkeypatch, capsys
+):
+    limits = []
+
+    def export(model, path, **options):
+        limits.append(options["limits"])
+        return small_onnx.write(path / "3")
+
+    monkeypatch.setattr(keras_lficam.serving, "export", export)
+    output = tmp_path / "animals"
+    words = ["export", str(model_file), "--output", str(output)]
+    words += ["--repository", str(tmp_path / "repository")]
+    assert cli.main(words) == 2
+    assert "--formats saved_model onnx" in capsys.readouterr().err
+    assert not output.exists()
+    words += ["--formats", "onnx", "--backend", "python"]
+    words += ["--limits", "pixels=9000", "scans=7"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert f"tritonserver --model-repository {tmp_path / 'repository'}" in said
+    assert (tmp_path / "repository/animals/3/model.py").is_file()
+    assert limits == [keras_lficam.serving.Limits(pixels=9000, scans=7)]
+
+
+@pytest.mark.parametrize("limit", ["depth=3", "pixels", "pixels=0", "scans=a"])
+def test_a_limit_that_is_none_is_refused(limit, model_file, tmp_path, capsys):
+    words = ["export", str(model_file), "--output", str(tmp_path / "a")]
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--limits", limit])
+    assert "--limits: must be" in capsys.readouterr().err
 
 
 @pytest.mark.slow

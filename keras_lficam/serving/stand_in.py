@@ -1,7 +1,9 @@
-"""A server with the interfaces of TF Serving, without its program.
+"""A stand-in for TF Serving, where its program is not installed.
 
-It loads a model by the loader that TF Serving uses, and feeds tensors by the
-names in the signature, without any check of their shapes, as TF Serving does.
+It has the interfaces of TF Serving on 127.0.0.1, for tests and tutorials: it
+loads a model by the loader that TF Serving uses, and feeds tensors by the names
+in the signature, without any check of their shapes, as TF Serving does. It
+neither batches nor watches folders, and is none to serve others by.
 """
 
 import base64
@@ -10,10 +12,13 @@ import contextlib
 import functools
 import http.server
 import json
+import os
 import pathlib
 import re
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import grpc
 import numpy as np
@@ -26,7 +31,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-v1 = tf.compat.v1
+_v1 = tf.compat.v1
 
 
 class NotFoundError(Exception):
@@ -34,12 +39,25 @@ class NotFoundError(Exception):
 
 
 class Loaded:
-    """A version of a model in a session."""
+    """A version of a model in a session.
 
-    def __init__(self, folder):
-        self.session = v1.Session(graph=tf.Graph())
+    Args:
+        folder: Folder of the version, which holds a SavedModel.
+
+    Attributes:
+        signatures: Each signature by its name.
+
+    Examples:
+        folder = keras_lficam.export(model, "saved_models/digits")
+        answers = Loaded(folder).run(
+            "uint8_images", {"images": images.astype("uint8")}
+        )
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.session = _v1.Session(graph=tf.Graph())
         with self.session.graph.as_default():
-            meta = v1.saved_model.loader.load(
+            meta = _v1.saved_model.loader.load(
                 self.session, ["serve"], str(folder)
             )
         self.signatures = {
@@ -47,10 +65,22 @@ class Loaded:
             for name, signature in meta.signature_def.items()
             if not name.startswith("__")
         }
-        self._calls = {}
+        self._calls: dict[str, Callable[..., Any]] = {}
 
-    def predict(self, request):
-        """Answers a `PredictRequest` by a `PredictResponse`."""
+    def predict(
+        self, request: predict_pb2.PredictRequest
+    ) -> predict_pb2.PredictResponse:
+        """Answers a request of gRPC.
+
+        Args:
+            request: With the arrays of a signature.
+
+        Returns:
+            The outputs.
+
+        Raises:
+            NotFoundError, ValueError: As `run`.
+        """
         name = request.model_spec.signature_name or "serving_default"
         inputs = {
             name: tf.make_ndarray(proto)
@@ -62,8 +92,22 @@ class Loaded:
             response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
         return response
 
-    def run(self, name, inputs):
-        """Computes the outputs of a signature from arrays."""
+    def run(
+        self, name: str, inputs: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Computes the outputs of a signature.
+
+        Args:
+            name: Name of the signature.
+            inputs: Array for each input by its name.
+
+        Returns:
+            Array for each output.
+
+        Raises:
+            NotFoundError: If there is no such signature.
+            ValueError: If the inputs are others, or of another type.
+        """
         if name not in self.signatures:
             raise NotFoundError(
                 f'Serving signature name: "{name}" not found in signature def'
@@ -90,25 +134,39 @@ class Loaded:
         answers = self._calls[name](*(inputs[key] for key in sorted(inputs)))
         return dict(zip(outputs, answers, strict=True))
 
-    def dtype(self, name, key):
+    def dtype(self, name: str, key: str) -> tf.DType:
+        """Type that an input of a signature has."""
         return tf.as_dtype(self.signatures[name].inputs[key].dtype)
 
 
 class Server:
-    """Serves models by REST and gRPC.
+    """Serves models by REST and gRPC, at ports that are free.
 
     Args:
         models: Folder of each model, which holds its versions, by its name.
 
     Attributes:
+        rest: Address of REST, `http://127.0.0.1:PORT`.
+        grpc: Address of gRPC, `grpc://127.0.0.1:PORT`.
         delay: Seconds before each answer.
         html: Whether REST answers as a server does that is not TF Serving.
         odd: What REST sends instead of an answer, byte by byte: bytes, or an
             iterator over pieces.
+
+    Examples:
+        folder = keras_lficam.export(model, "saved_models/digits")
+        server = Server({"digits": folder.parent})
+        client = keras_lficam.serving.client.Client(server.rest, "digits")
+        print(client.status())
+        server.close()
+
+    Reference:
+        https://www.tensorflow.org/tfx/serving/api_rest
     """
 
-    def __init__(self, models):
-        self.delay, self.html, self.odd = 0.0, False, None
+    def __init__(self, models: Mapping[str, str | os.PathLike[str]]) -> None:
+        self.delay, self.html = 0.0, False
+        self.odd: bytes | Callable[[], Iterable[bytes]] | None = None
         self.models = {
             name: {
                 int(version.name): Loaded(version)
@@ -139,17 +197,20 @@ class Server:
         self.rest = f"http://127.0.0.1:{self._http.server_port}"
         self.grpc = f"grpc://127.0.0.1:{port}"
 
-    def close(self):
+    def close(self) -> None:
+        """Stops serving."""
         self._http.shutdown()
         self._http.server_close()
         self._grpc.stop(0).wait()
 
-    def versions(self, name):
+    def versions(self, name: str) -> list[int]:
+        """Numbers of a model's versions, the newest first."""
         if name not in self.models:
             raise NotFoundError(f"Could not find any versions of model {name}")
         return sorted(self.models[name], reverse=True)
 
-    def version(self, name, number=None):
+    def version(self, name: str, number: int | None = None) -> Loaded:
+        """A version of a model; the newest if no number is given."""
         versions = self.models.get(name, {})
         if number is None and versions:
             return versions[max(versions)]
@@ -164,8 +225,20 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(**models):
-    """Starts a server, and stops it at the end of a block."""
+def serving(**models: str | os.PathLike[str]) -> Iterator[Server]:
+    """Starts a server, and stops it at the end of a block.
+
+    Args:
+        models: Folder of each model by its name.
+
+    Returns:
+        Context manager of the server.
+
+    Examples:
+        folder = keras_lficam.export(model, "saved_models/digits")
+        with serving(digits=folder.parent) as server:
+            print(server.rest)
+    """
     server = Server(models)
     try:
         yield server
@@ -177,10 +250,12 @@ def serving(**models):
 
 
 class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, server):
+    def __init__(self, server: Server) -> None:
         self.server = server
 
-    def Predict(self, request, context):  # noqa: N802
+    def Predict(  # noqa: N802
+        self, request: predict_pb2.PredictRequest, context: Any
+    ) -> predict_pb2.PredictResponse:
         time.sleep(self.server.delay)
         spec = request.model_spec
         number = spec.version.value if spec.HasField("version") else None
@@ -189,10 +264,14 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class _Models(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, server):
+    def __init__(self, server: Server) -> None:
         self.server = server
 
-    def GetModelStatus(self, request, context):  # noqa: N802
+    def GetModelStatus(  # noqa: N802
+        self,
+        request: get_model_status_pb2.GetModelStatusRequest,
+        context: Any,
+    ) -> get_model_status_pb2.GetModelStatusResponse:
         time.sleep(self.server.delay)
         response = get_model_status_pb2.GetModelStatusResponse()
         with _answered_by(context):
@@ -202,7 +281,7 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
 
 
 @contextlib.contextmanager
-def _answered_by(context):
+def _answered_by(context: Any) -> Iterator[None]:
     try:
         yield
     except NotFoundError as error:
@@ -216,31 +295,33 @@ def _answered_by(context):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    def __init__(self, server, *arguments):
+    def __init__(self, server: Server, *arguments: Any) -> None:
         self.models = server
         super().__init__(*arguments)
 
-    def log_message(self, *arguments):
-        pass
+    def log_message(self, *arguments: object) -> None:
+        """Prints nothing, unlike the class that it is derived from."""
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self) -> None:  # noqa: N802
         self._respond(r"/v1/models/([^/:]+)", self._status)
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self) -> None:  # noqa: N802
         length = int(self.headers["Content-Length"])
         self.body = self.rfile.read(length)
         self._respond(
             r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict", self._predict
         )
 
-    def _respond(self, pattern, answer):
+    def _respond(self, pattern: str, answer: Callable[..., Any]) -> None:
         time.sleep(self.models.delay)
         if self.models.odd is not None:
-            return self._send_odd(self.models.odd)
+            self._send_odd(self.models.odd)
+            return
         if self.models.html:
             page = b"<html>\n<body>\nIt works!\n</body>\n</html>\n"
             code = 200 if self.command == "GET" else 404
-            return self._send(code, page, "text/html")
+            self._send(code, page, "text/html")
+            return
         found = re.fullmatch(pattern, self.path)
         try:
             if not found:
@@ -253,7 +334,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         # In many lines, as TF Serving does; `indent` would take much longer.
         self._send(code, json.dumps(said, separators=(",\n", ": ")).encode())
 
-    def _send(self, code, content, kind="application/json"):
+    def _send(
+        self, code: int, content: bytes, kind: str = "application/json"
+    ) -> None:
         with contextlib.suppress(ConnectionError):  # The client has given up.
             self.send_response(code)
             self.send_header("Content-Type", kind)
@@ -261,14 +344,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(content)
 
-    def _send_odd(self, odd):
+    def _send_odd(self, odd: bytes | Callable[[], Iterable[bytes]]) -> None:
         self.close_connection = True
         with contextlib.suppress(ConnectionError):
             for piece in [odd] if isinstance(odd, bytes) else odd():
                 self.wfile.write(piece)
                 self.wfile.flush()
 
-    def _status(self, name):
+    def _status(self, name: str) -> dict[str, Any]:
         return {
             "model_version_status": [
                 {
@@ -280,8 +363,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             ]
         }
 
-    def _predict(self, model, version):
-        loaded = self.models.version(model, version and int(version))
+    def _predict(self, model: str, version: str | None) -> dict[str, Any]:
+        loaded = self.models.version(model, int(version) if version else None)
         body = json.loads(self.body)
         name = body.get("signature_name", "serving_default")
         signature = loaded.signatures.get(name)
@@ -312,7 +395,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return {"outputs": answer}
 
 
-def _to_array(value, dtype):
+def _to_array(value: Any, dtype: tf.DType) -> np.ndarray:
     if dtype != tf.string:
         return np.array(value, dtype.as_numpy_dtype)
     strings = [
@@ -324,7 +407,7 @@ def _to_array(value, dtype):
     return np.array(strings, object)
 
 
-def _to_json(array, is_bytes):
+def _to_json(array: np.ndarray, is_bytes: bool) -> Any:
     if array.dtype != object:
         return array.tolist()
     if array.ndim > 1:
