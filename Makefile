@@ -1,6 +1,6 @@
 .PHONY: setup everything check test end-to-end coverage backends every-backbone \
-	every-sibling every-format oracles shipped package docs site tutorials demo \
-	evidence evidence-quick
+	every-sibling every-format oracles servers shipped package docs site \
+	tutorials demo evidence evidence-quick
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -11,8 +11,8 @@ SPREAD = -n 3 --dist loadfile
 MARKED = $(shell grep -lE "mark\.$(1)" tests/test_*.py tests/*/test_*.py)
 # What has a target of its own.
 ELSEWHERE = and not every_backbone and not every_sibling and not every_format \
-	and not across_backends and not oracles and not package and not site \
-	and not types
+	and not across_backends and not oracles and not servers and not package \
+	and not site and not types
 # What runs on every backend of Keras; on JAX what is compiled alone.
 PORTABLE = $(addprefix tests/, test_layers.py test_functional.py test_attach.py \
 	$(addprefix classifier/test_, classifier.py threads.py) \
@@ -93,12 +93,26 @@ every-format: setup
 coverage: setup
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(SPREAD) -m "not across_backends \
-		and not oracles and not package and not site and not types"
+		and not oracles and not servers and not package and not site \
+		and not types"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
 oracles: .venv/with-backends .venv/with-oracles
 	$(PYTEST) -m oracles $(call MARKED,oracles)
+
+# Each in an environment of its own, which has neither Keras nor TensorFlow. The
+# embedded Python of Triton reads no PYTHONPATH.
+.cache/servers/%/ready: tests/environments/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q --no-deps -r $<
+	echo $(CURDIR) > $$(echo $(@D)/lib/python*/site-packages)/keras_lficam.pth
+	touch $@
+
+# Real servers, on 127.0.0.1.
+servers: setup $(addprefix .cache/servers/, kserve/ready triton/ready)
+	$(PYTEST) -m servers $(call MARKED,servers)
 
 shipped: setup
 	$(BIN)/python saved_models/export.py --check
