@@ -26,6 +26,11 @@ PRIVATE = {
         "TensorFlow's Operation._set_attr(name, value) changes an attribute",
         "serving/_formats.py",
     ),
+    "_make_callable_from_options": (
+        "TensorFlow's Session._make_callable_from_options(options) feeds "
+        "without a check of shapes",
+        "serving/stand_in.py",
+    ),
     "_keras_history": (
         "KerasTensor._keras_history is (operation, node index, tensor index)",
         "what walks through graphs, see node_of",

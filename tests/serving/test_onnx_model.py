@@ -194,7 +194,8 @@ def of_segments(number):
 
 def of_chunks(number):
     content = file_of(photo())
-    chunk = bytes(4) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
+    text = b"tEXta\0b"
+    chunk = struct.pack(">I", 3) + text + struct.pack(">I", zlib.crc32(text))
     return content[:33] + number * chunk + content[33:]
 
 

@@ -149,9 +149,10 @@ def test_serve_check_and_predict_say_yes(url, files, tmp_path, capsys):
 
 
 def test_damaged_files_spoil_no_other(client, files, expected):
-    contents = [content for content, _ in DAMAGED.values()]
+    # The client itself sends base64.
+    damaged = [DAMAGED[name] for name in DAMAGED if "base64" not in name]
+    contents, words = zip(*damaged, strict=True)
     answer = client.predict({"image_bytes": [*contents, *files]})
-    words = [words for _, words in DAMAGED.values()]
     for found, said in zip(answer["error"], words, strict=False):
         # The limit of pixels is another here.
         assert found.decode() == said.replace("60,000,000", "1,000,000")
@@ -307,7 +308,7 @@ def test_kserve_refuses_what_holds_no_images(kserve, instances):
     for verb in ("predict", "explain"):
         code, words = asked_by_v1(kserve, verb, instances)
         assert code == 400
-        starts = ("A request must", "Each of the", "Input `image")
+        starts = ("A request must", "Each of the", "Input `image", "Expected")
         assert words.startswith(starts)
 
 
@@ -343,28 +344,32 @@ def test_triton_takes_the_configuration_for_onnxruntime(version, tmp_path):
     assert "unable to find backend library" in reasons[0].lower()
 
 
-def test_the_resource_of_kserve_is_one(version, tmp_path):
+def test_the_resource_has_fields_that_kserve_knows(version, tmp_path):
     keras_lficam.serving.write_repository(version, tmp_path / "repository")
     path = tmp_path / "repository/digits.inference-service.yaml"
     program = """if True:
-        import json, sys, types
-        import kserve
-        from kubernetes import client
-        answer = types.SimpleNamespace(data=sys.stdin.read())
-        made = client.ApiClient()
-        for name in dir(kserve):
-            if name.startswith("V1beta1"):
-                setattr(client.models, name, getattr(kserve, name))
-        found = made.deserialize(answer, "V1beta1InferenceService")
-        print(json.dumps(made.sanitize_for_serialization(found)))
+        import json, sys, kserve
+        seen = []
+        def look(kind, value):
+            known = getattr(kserve, kind, None)
+            if known is None:  # Of Kubernetes.
+                return
+            names = {key: name for name, key in known.attribute_map.items()}
+            for key, item in value.items():
+                seen.append(key)
+                look(known.openapi_types[names[key]], item)
+        look("V1beta1InferenceService", json.load(sys.stdin))
+        print(*seen)
     """
-    resource = yaml.safe_load(path.read_text())
     said = subprocess.run(
         [servers.ENVIRONMENTS / "kserve/bin/python", "-c", program],
-        input=json.dumps(resource),
+        input=json.dumps(yaml.safe_load(path.read_text())),
         capture_output=True,
         text=True,
         check=True,
     )
-    # What the class does not know would be lost.
-    assert json.loads(said.stdout) == resource
+    assert said.stdout.split() == [
+        *("apiVersion", "kind", "metadata", "spec", "predictor", "model"),
+        *("modelFormat", "name", "version", "protocolVersion", "runtime"),
+        *("storageUri", "transformer", "containers"),
+    ]
