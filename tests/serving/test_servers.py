@@ -149,8 +149,12 @@ def test_serve_check_and_predict_say_yes(url, files, tmp_path, capsys):
 
 
 def test_damaged_files_spoil_no_other(client, files, expected):
-    # The client itself sends base64.
-    damaged = [DAMAGED[name] for name in DAMAGED if "base64" not in name]
+    # The client itself sends base64, and 24 megapixels are too many here.
+    damaged = [
+        DAMAGED[name]
+        for name in DAMAGED
+        if "base64" not in name and "megapixels" not in name
+    ]
     contents, words = zip(*damaged, strict=True)
     answer = client.predict({"image_bytes": [*contents, *files]})
     for found, said in zip(answer["error"], words, strict=False):
