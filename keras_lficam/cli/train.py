@@ -303,8 +303,8 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         type=number(0, 1_000_000),
         metavar="WEIGHT",
         help="weight of the loss by which the attention map of a shifted or "
-        "mirrored image is the shifted or mirrored map; a step takes about "
-        "twice as long (default: 0)",
+        "mirrored image is the shifted or mirrored map; each image goes "
+        "through the model a second time (default: 0)",
     )
     group.add_argument(
         "--seed",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_lficam.data.sources.base import Source
@@ -46,7 +47,7 @@ def with_targets(
         pairs = with_targets(batches, shares_of=10)
     """
 
-    def prepared(
+    def as_fit_takes(
         images: tf.Tensor, labels: tf.Tensor, *others: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         masks = others[0] if with_masks else None
@@ -77,8 +78,68 @@ def with_targets(
         return images, *parts
 
     return batches.map(
-        prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        as_fit_takes, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+
+
+def map_targets(
+    masks: Any,
+    labels: Any,
+    windows: Sequence[np.ndarray],
+    *,
+    inside: float = 1.0,
+    classes: int | None = None,
+) -> tf.Tensor:
+    """Makes of masks what a map learns.
+
+    Args:
+        masks: Masks `(B, H, W, 1)` in [0, 1], NaN for an image without one;
+            None for no masks.
+        labels: Numbers of classes `(B,)`, or shares `(B, K)`, of which those
+            above 0.5 count. Not needed with masks and without `classes`.
+        windows: For rows and columns the weights of the pixels in the mean
+            over each cell, `(h, H)` and `(w, W)`.
+        inside: Share of a cell that is enough for a target of 1.
+        classes: Number K of classes with a map each; None for one map.
+
+    Returns:
+        float32 tensor `(B, h, w, 1)`, or `(B, h, w, K)` with the mask for the
+        classes of an image; NaN for others, and where there is no mask.
+
+    Examples:
+        windows = [np.full((1, 8), 1 / 8)] * 2  # One cell is the whole.
+        map_targets(np.ones((4, 8, 8, 1)), None, windows)
+    """
+    rows, columns = (tf.constant(weights, "float32") for weights in windows)
+    if masks is None:
+        size = (tf.shape(labels)[0], rows.shape[0], columns.shape[0])
+        return tf.fill((*size, classes or 1), float("nan"))
+    masks = tf.cast(masks, "float32")[..., 0]
+    cells = tf.einsum("iy,byx,jx->bij", rows, masks, columns)[..., None]
+    cells = tf.minimum(cells / inside, 1.0)
+    if classes is None:
+        return cells
+    if len(labels.shape) == 1:
+        labels = tf.one_hot(labels, classes)
+    own = labels[:, None, None, :] > 0.5
+    return tf.where(own, cells, float("nan"))
+
+
+def zero_targets(masks: Any, labels: Any) -> tf.Tensor:
+    """Makes a target of 0 for each image.
+
+    Args:
+        masks: Not looked at.
+        labels: Labels of the images, `(B,)` or `(B, K)`.
+
+    Returns:
+        float32 tensor of zeros, `(B, 1)`.
+
+    Examples:
+        zero_targets(None, labels)
+    """
+    del masks
+    return tf.zeros((tf.shape(labels)[0], 1))
 
 
 def with_weights(

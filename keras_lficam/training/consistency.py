@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from keras_lficam.classifier import Classifier, training_activation
@@ -106,20 +105,6 @@ class MapConsistency(keras.layers.Layer):
         taken = ops.arange(rows) + shift[0] * stride[0]
         x = ops.take(ops.pad(x, margins), taken, axis=1)
         return ops.take(x, ops.arange(columns) + shift[1] * stride[1], axis=2)
-
-
-def targets(masks: Any, labels: Any) -> tf.Tensor:
-    """What the output learns: 0, whatever mask and label an image has.
-
-    Args:
-        masks: Not looked at.
-        labels: Labels of the images, `(B,)` or `(B, K)`.
-
-    Returns:
-        float32 tensor of zeros, `(B, 1)`.
-    """
-    del masks
-    return tf.zeros((tf.shape(labels)[0], 1))
 
 
 def with_consistency(

@@ -5,12 +5,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from keras_lficam import functional
 from keras_lficam._checks import check_choice
 from keras_lficam.classifier import Classifier, training_activation
+from keras_lficam.data.targets import map_targets
 from keras_lficam.functional import Placement, Tensor
 from keras_lficam.surgery import Graph, LinearHead
 
@@ -200,7 +200,7 @@ class Guidance:
             for count, placement in zip(shape[1], placements, strict=True)
         ]
 
-    def targets(self, masks: Any, labels: Any = None) -> tf.Tensor:
+    def targets(self, masks: Any, labels: Any = None) -> Any:
         """Resizes masks to the map, by the area that each cell stands for.
 
         For the loss `"mask"` a cell has the share of it that is object. For
@@ -224,20 +224,11 @@ class Guidance:
             guidance = keras_lficam.training.Guidance(model)
             targets = guidance.targets(np.ones((4, *model.input_shape[1:3], 1)))
         """
-        if masks is None:
-            shape = (tf.shape(labels)[0], *self._shape)
-            return tf.fill(shape, float("nan"))
-        rows, columns = (tf.constant(x, "float32") for x in self._windows)
-        masks = tf.cast(masks, "float32")[..., 0]
-        cells = tf.einsum("iy,byx,jx->bij", rows, masks, columns)[..., None]
-        if self.loss.form != "mask":
-            cells = tf.minimum(cells / _INSIDE, 1.0)
-        if self.guided == "attention":
-            return cells
-        if len(labels.shape) == 1:
-            labels = tf.one_hot(labels, self._shape[-1])
-        own = labels[:, None, None, :] > 0.5
-        return tf.where(own, cells, float("nan"))
+        inside = 1.0 if self.loss.form == "mask" else _INSIDE
+        classes = self._shape[-1] if self.guided == "evidence" else None
+        return map_targets(
+            masks, labels, self._windows, inside=inside, classes=classes
+        )
 
 
 def attention_of(

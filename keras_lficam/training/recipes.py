@@ -171,8 +171,8 @@ class Recipe:
         consistency: Weight of the loss by which the attention map of a moved
             image is taught to be the moved map: `|A(T x) - T A(x)|`, with
             shifts by a cell of the map and what of `"flip"` and
-            `"flip_vertical"` is among the augmentations; 0 for none. A step
-            then takes about twice as long.
+            `"flip_vertical"` is among the augmentations; 0 for none. Each
+            image then goes through the model a second time.
 
     Raises:
         ValueError: If a value is out of its range.

@@ -26,7 +26,11 @@ from keras_lficam.classifier import (
     training_activation,
 )
 from keras_lficam.data.loading import found_source
-from keras_lficam.data.targets import with_targets, with_weights
+from keras_lficam.data.targets import (
+    with_targets,
+    with_weights,
+    zero_targets,
+)
 from keras_lficam.training import (
     _folder,
     _stages,
@@ -634,7 +638,7 @@ def _with_targets(
         weight = run.source.count(split) / max(masks, 1)
         more[guidance.OUTPUT] = run.guide.targets, weight
     if run.recipe.consistency:
-        more[consistency.OUTPUT] = consistency.targets, 1.0
+        more[consistency.OUTPUT] = zero_targets, 1.0
     return with_targets(
         batches,
         shares_of=run.classes if run.shares_labels else None,

@@ -95,6 +95,7 @@ ARROWS = {
         "data",
         "distribution",
         "explainers",
+        "functional",
         "metrics",
         "surgery",
         "visualization",

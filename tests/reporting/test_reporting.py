@@ -331,6 +331,7 @@ def test_the_command_reports_with_the_data_that_it_is_given(
         "name": str(csv_file),
         "data_dir": str(tmp_path),
         "bits": 12,
+        "masks": None,
     }
     assert f"Written: {tmp_path / 'page.html'}, " in capsys.readouterr().out
     page = check((tmp_path / "page.html").read_text())
