@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TypeAlias
 
 import numpy as np
@@ -68,8 +68,9 @@ def masks_of(
         ValueError: If the file or folder cannot be read, or is none of these.
     """
     path = pathlib.Path(given)
+    images = [*images]
     if path.is_dir():
-        found = _in_folder(path)
+        found = _in_folder(path, {os.path.realpath(one) for one in images})
     elif path.suffix.lower() == ".json" and path.is_file():
         found = _of_coco(path)
     else:
@@ -80,7 +81,6 @@ def masks_of(
             "this: a folder of masks as images or of XML files of Pascal VOC, "
             "with the names of the images."
         )
-    images = [*images]
     matched, others = _matched(path, found, images, root)
     if others:
         _LOG.warning(
@@ -157,9 +157,16 @@ def damaged_masks(
 # ------------------------------------------------------------------- reading
 
 
-def _in_folder(folder: pathlib.Path) -> dict[str, str]:
-    """Masks of a folder by their names without ending."""
+def _in_folder(folder: pathlib.Path, images: Set[str]) -> dict[str, str]:
+    """Masks of a folder, that are none of the images, without ending."""
     listing = images_below(folder, root=None)
+    listing = listing._replace(
+        images=[
+            path
+            for path in listing.images
+            if os.path.realpath(path) not in images
+        ]
+    )
     boxes = [path for path in listing.others if path.lower().endswith(".xml")]
     found = {_name(path, folder): path for path in listing.images}
     twice = len(listing.images) - len(found)
@@ -219,21 +226,27 @@ def _of_coco(path: pathlib.Path) -> dict[str, str]:
             "JSON file with `images` of `id` and `file_name`, and "
             "`annotations` of `image_id` and `bbox`"
         ) from None
-    return {
-        name: _text(_checked(f"{path}, {name}", some))
-        for name, some in boxes.items()
+    good = {
+        name: _checked(f"{path}, {name}", some) for name, some in boxes.items()
     }
+    return {name: _text(some) for name, some in good.items() if some}
 
 
 def _checked(where: str, boxes: Sequence[Box]) -> list[Box]:
+    """Leaves out boxes without an area, as those of COCO have some."""
+    good = []
     for box in boxes:
         left, top, right, bottom = box
-        if not (all(map(math.isfinite, box)) and left < right and top < bottom):
-            raise ValueError(
-                f"{where}: a box must have a height and a width. Received: "
-                f"left={left}, top={top}, right={right}, bottom={bottom}"
+        if all(map(math.isfinite, box)) and left < right and top < bottom:
+            good.append(box)
+        else:
+            _LOG.warning(
+                "%s: a box without a height or width is left out: left=%s, "
+                "top=%s, right=%s, bottom=%s",
+                where,
+                *box,
             )
-    return [*boxes]
+    return good
 
 
 def _text(boxes: Sequence[Box]) -> str:
@@ -249,17 +262,24 @@ def _matched(
     images: Sequence[str],
     root: pathlib.Path,
 ) -> tuple[dict[str, str], list[str]]:
-    """Gives masks to images by their paths, or else by their names alone."""
+    """Gives masks to images by their paths, or else by their names alone.
+
+    A mask in a folder that images have, too, is of none but those in it.
+    """
     by_path: dict[str, list[str]] = collections.defaultdict(list)
     by_name: dict[str, list[str]] = collections.defaultdict(list)
     for path in images:
         name = _name(path, root)
         by_path[name].append(path)
         by_name[name.rpartition("/")[2]].append(path)
+    folders = {name.rpartition("/")[0] for name in by_path}
     matched: dict[str, str] = {}
     others, unclear = [], []
     for name, mask in found.items():
-        own = by_path.get(name) or by_name.get(name.rpartition("/")[2], [])
+        folder, _, alone = name.rpartition("/")
+        own = by_path.get(name, [])
+        if not own and (not folder or folder not in folders):
+            own = by_name.get(alone, [])
         if len(own) > 1 or any(path in matched for path in own):
             unclear.append(name)
         elif own:

@@ -120,7 +120,12 @@ def map_targets(
     if classes is None:
         return cells
     if len(labels.shape) == 1:
-        labels = tf.one_hot(labels, classes)
+        # One score is that of the class 1, which is "yes".
+        labels = (
+            tf.cast(labels, "float32")[:, None]
+            if classes == 1
+            else tf.one_hot(labels, classes)
+        )
     own = labels[:, None, None, :] > 0.5
     return tf.where(own, cells, float("nan"))
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 # Gray as Pillow makes it of colors, by ITU-R BT.601.
 _LUMA = np.array([0.299, 0.587, 0.114], "float32")
-_BASE64 = re.compile(rb"(?:[/_]9j[/_]|iVBORw0KGgo)[-A-Za-z0-9+/_\s]*=*\s*")
+# The repetitions give nothing back: a request must not cost the square of its
+# length.
+_BASE64 = re.compile(rb"(?:[/_]9j[/_]|iVBORw0KGgo)[-A-Za-z0-9+/_\s]*+=*+\s*+")
+# Pixels that transparency is laid on white for at once, as in the graph.
+_PIXELS_AT_ONCE = 2**20
 _DEEP = (
     "the PNG image has 16 bits a channel, which are not decoded here; save it "
     "with 8 bits"
@@ -160,11 +164,16 @@ def _upright(content: bytes, header: _image_headers.Header) -> np.ndarray:
 def _on_white(image: "PIL.Image.Image") -> np.ndarray:
     if "A" not in image.mode and "transparency" not in image.info:
         return np.asarray(image.convert("RGB"))
-    pixels = np.asarray(image.convert("RGBA"), "float32")
-    opaque = pixels[..., 3:] / np.float32(255)
-    laid = pixels[..., :3] * opaque + 255 * (1 - opaque)
-    rounded: np.ndarray = np.rint(laid).astype("uint8")
-    return rounded
+    pixels = np.asarray(image.convert("RGBA"))
+    height, width = pixels.shape[:2]
+    laid = np.empty((height, width, 3), "uint8")
+    rows = max(_PIXELS_AT_ONCE // width, 1)
+    for top in range(0, height, rows):
+        part = pixels[top : top + rows].astype("float32")
+        opaque = part[..., 3:] / np.float32(255)
+        on_white = part[..., :3] * opaque + 255 * (1 - opaque)
+        laid[top : top + rows] = np.rint(on_white)
+    return laid
 
 
 def _of_channels(image: np.ndarray, channels: int) -> np.ndarray:

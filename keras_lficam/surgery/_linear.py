@@ -106,6 +106,9 @@ def _after(node: Any, given: Sequence[_Form], is_end: bool) -> _Form:
     if _OTHER in given:
         return _OTHER
     if len(given) > 1:
+        widths = {x.shape[-1] for x in node.input_tensors}
+        if widths != {node.outputs[0].shape[-1]}:
+            return _OTHER  # A term of one class is added to all.
         return _combined(operation, given)
     (form,) = given
     if isinstance(form, _Map):

@@ -17,6 +17,7 @@ from keras_lficam import _labels
 from keras_lficam._files import atomic_write
 from keras_lficam.training import _state as state
 from keras_lficam.training._run import Run
+from keras_lficam.training.recipes import Recipe
 
 _LOG = logging.getLogger("keras_lficam")
 RUN, STATE, ROWS = "run.json", "checkpoint.npz", "log.csv"
@@ -134,6 +135,11 @@ def _check_free(folder: pathlib.Path) -> None:
 
 def _check_same_run(path: pathlib.Path, about: Mapping[str, Any]) -> None:
     before = _read(path)
+    if isinstance(before.get("recipe"), dict):
+        # Of a run of before some fields were not known.
+        fields = {f.name: f.default for f in dataclasses.fields(Recipe)}
+        known = json.loads(json.dumps(fields))
+        before["recipe"] = known | before["recipe"]
     for name, value in about.items():
         if before.get(name) != value:
             raise ValueError(

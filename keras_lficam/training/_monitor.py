@@ -38,8 +38,9 @@ class Monitored(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
-        activation = training_activation(self.model)
-        self._classifier = Classifier(self.model, activation)
+        # The one that is trained may have outputs that are no scores.
+        activation = training_activation(self.run.model)
+        self._classifier = Classifier(self.run.model, activation)
         self._classifier.check_probabilities()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

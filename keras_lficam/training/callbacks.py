@@ -400,6 +400,53 @@ class BestModel(keras.callbacks.Callback):
         return value, loss
 
 
+class OfClassifier(keras.callbacks.Callback):
+    """Shows callbacks the classifier, not the model with more outputs.
+
+    Of that one they could neither save nor compare predictions as usual. It
+    stands behind them.
+
+    Args:
+        callbacks: The callbacks.
+        classifier: The model that they are given. It shares layers and
+            optimizer with the one that is trained.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        classifier: keras.Model,
+    ):
+        super().__init__()
+        self.callbacks = callbacks
+        self.classifier = classifier
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        for callback in self.callbacks:
+            callback.set_model(self.classifier)
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        del logs
+        self.classifier.stop_training = False
+
+    def on_train_batch_end(
+        self, batch: int, logs: Mapping[str, Any] | None = None
+    ) -> None:
+        del batch, logs
+        self._stop()
+
+    def on_epoch_end(
+        self, epoch: int, logs: Mapping[str, Any] | None = None
+    ) -> None:
+        del epoch, logs
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.classifier.stop_training:
+            self.model.stop_training = True
+
+
 class RestoredStopping(keras.callbacks.Callback):
     """Restores early stopping from the epochs before the run was resumed.
 

@@ -49,7 +49,7 @@ class MapConsistency(keras.layers.Layer):
         self.stride = tuple(
             side // cells for side, cells in zip(image, found, strict=True)
         )
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(int(seed))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         images, maps = inputs

@@ -316,9 +316,12 @@ def with_output(
     # A `Sequential` that was never called has no `output`.
     several = len(model.outputs) > 1
     outputs = model.output if several else {"predictions": model.outputs[0]}
-    return keras.Model(
+    made = keras.Model(
         model.inputs[0], {**outputs, name: tensor}, name=model.name
     )
+    # By it Keras decides whether the loss is scaled.
+    made.dtype_policy = model.dtype_policy
+    return made
 
 
 class _ClassEvidence(keras.layers.Layer):

@@ -48,6 +48,7 @@ from keras_lficam.training.callbacks import (
     Checkpoints,
     HeatMaps,
     Log,
+    OfClassifier,
     RestoredStopping,
 )
 from keras_lficam.training.guidance import Guidance
@@ -291,6 +292,11 @@ def _trained(
                     # It predicts with the EMA, which the first one sets.
                     *([Monitored(run, validation)] if run.predicts else []),
                     *callbacks,
+                    *(
+                        [OfClassifier(callbacks, run.model)]
+                        if run.with_more_outputs
+                        else []
+                    ),
                     *_after(run, before, best, heat_maps_every),
                     log,
                 ],
@@ -479,6 +485,12 @@ def _compile(
         **compilation,
     )
     run.trained.optimizer.build(variables)
+    if run.with_more_outputs:
+        # For the caller's callbacks, and to be evaluated after the run.
+        alone = dataclasses.replace(run, with_more_outputs=None)
+        run.model.compile(
+            run.trained.optimizer, **_losses_and_metrics(alone), **compilation
+        )
 
 
 def _losses_and_metrics(run: Run) -> dict[str, Any]:
@@ -662,7 +674,7 @@ def _before(
         # First, so that all others find the averages at the end of an epoch,
         # and the state at its beginning is saved without them.
         images = first_images(_stream(run), run.recipe.batch_size, run.steps)
-        yield Shown(images, averaged=averaged)
+        yield Shown(images, averaged=averaged, classifier=run.model)
     # After the averages are gone, and before the state of a new stage is saved.
     yield stages
     yield Checkpoints(
@@ -757,13 +769,6 @@ def _finish(
         )
         best.weights = saved.get_weights()
     run.model.set_weights(best.weights)
-    if run.with_more_outputs:
-        # As after a run without: the caller can evaluate it.
-        with _scope(run):
-            alone = dataclasses.replace(run, with_more_outputs=None)
-            run.model.compile(
-                run.trained.optimizer, **_losses_and_metrics(alone)
-            )
     epoch: Any = best.epoch  # Of a run that has ended there is one.
     metrics = {
         "epochs": len(history.epoch),

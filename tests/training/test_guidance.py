@@ -12,6 +12,7 @@ from small_classifiers import labeled_images, normalized_backbone
 
 import keras_lficam
 from keras_lficam import data
+from keras_lficam.data.targets import map_targets
 from keras_lficam.functional import Placement
 from keras_lficam.training import Guidance, GuidanceLoss, Recipe
 from keras_lficam.training.guidance import cell_windows
@@ -264,6 +265,13 @@ def test_the_guided_output_is_the_map_that_is_explained(architecture, guided):
         assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
 
 
+def test_of_one_score_the_mask_is_that_of_yes():
+    masks = np.ones((2, 8, 8, 1))
+    windows = [np.full((1, 8), 1 / 8)] * 2
+    found = map_targets(masks, np.array([0, 1]), windows, classes=1)
+    np.testing.assert_array_equal(np.ravel(found), [NAN, 1])
+
+
 def test_evidence_of_classes_that_do_not_exclude_each_other_is_as_it_is():
     model = classifier("plain", classifier_activation="sigmoid")
     images = labeled_images(4, 0)[0].astype("float32")
@@ -422,7 +430,8 @@ def test_what_is_saved_is_the_ordinary_model(
     recipe = dataclasses.replace(
         GUIDED, guided=guided, frozen_share=0.5, monitor="macro_f1", patience=5
     )
-    quality = []
+    checkpoint = tmp_path / "own.keras"
+    quality = [keras.callbacks.ModelCheckpoint(checkpoint)]
     if architecture != "plain":
         images, labels, masks = masked(6, 4)
         quality.append(
@@ -441,6 +450,9 @@ def test_what_is_saved_is_the_ordinary_model(
         callbacks=quality,
     )
     assert np.isfinite(history.history["loss"]).all()
+    # Callbacks of the caller see the classifier.
+    own = keras.models.load_model(checkpoint)
+    assert [*own.output_names] == [*model.output_names]
     saved = keras.models.load_model(tmp_path / "run" / "model.keras")
     assert [*saved.output_names] == [*model.output_names]
     images = labeled_images(4, 5)[0].astype("float32")
@@ -455,6 +467,20 @@ def test_what_is_saved_is_the_ordinary_model(
     tested = model.evaluate(images, labels, verbose=0, return_dict=True)
     assert "guidance_loss" not in tested
     assert np.isfinite(tested["loss"])
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_callback_stops_a_guided_run(tmp_path, source):
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(
+            stop.model, "stop_training", True
+        )
+    )
+    model = classifier()
+    recipe = dataclasses.replace(GUIDED, epochs=3, ema_epochs=0)
+    history = fit(tmp_path / "run", source, recipe, model, callbacks=[stop])
+    assert stop.model is model
+    assert history.epoch == [0]
 
 
 @pytest.mark.slow
@@ -508,6 +534,19 @@ def test_data_without_masks_is_refused(tmp_path, source):
             classifier(),
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_masks_that_are_none_are_refused():
+    images, labels, masks = masked(9, 0)
+    for wrong in (masks * 255, masks * 0.5):
+        several = tf.data.Dataset.from_tensor_slices(
+            (images, labels, wrong)
+        ).batch(4)
+        source = data.from_datasets(
+            several, several, class_names=["a", "b", "c"]
+        )
+        with pytest.raises(ValueError, match="Masks of argument `train` must"):
+            source.count("train")
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,15 @@ class DatasetSource(Source):
         masked = []
         others = dataset.map(self._about).batch(4096)
         for labels, known, *weights in others.as_numpy_iterator():
-            masked.append(known)
+            masked.append(known == 1)
+            if (known > 1).any():
+                raise ValueError(
+                    f"Masks of argument `{split}` must be 1 on the object and "
+                    "0 elsewhere, or NaN in all pixels of an image without "
+                    "one. Received: others. To fix this: .map(lambda image, "
+                    "label, mask: (image, label, tf.cast(mask > 0, "
+                    "'float32'))), if it is above 0 on the object."
+                )
             if self.multi_label:
                 wrong = labels[(labels != 0) & (labels != 1)]
                 form = "0 or 1 for each class"
@@ -156,12 +164,18 @@ class DatasetSource(Source):
     def _about(
         self, image: tf.Tensor, label: tf.Tensor, *others: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """All of an element but its pixels; whether there is a mask."""
+        """All of an element but its pixels; 1 for a mask, 0 for none.
+
+        2 stands for what is no mask.
+        """
         del image
         if not self.has_masks:
-            return label, tf.constant(False), *others
+            return label, tf.constant(0), *others
         mask, *weights = others
-        return label, ~tf.reduce_any(tf.math.is_nan(mask)), *weights
+        unknown = tf.math.is_nan(mask)
+        is_mask = tf.reduce_all((mask == 0) | (mask == 1))
+        known = tf.where(is_mask, 1, 2)
+        return label, tf.where(tf.reduce_all(unknown), 0, known), *weights
 
     def _count(self, split: str) -> int:
         return len(self._known[split])
