@@ -153,7 +153,9 @@ def train_guided(strategy):
         model = lfi_cam()
         distribution.synchronize_batch_normalization(model)
     parts = []
-    for seed, count in enumerate((32, 13)):
+    # Keras weighs the batches of an output's own loss alike, so that a last
+    # one that replicas share unevenly has another share in its mean.
+    for seed, count in enumerate((32, 16)):
         masks = np.zeros((count, 16, 16, 1), "float32")
         masks[:, 2:9, 3:12] = 1
         masks[2::3] = np.nan

@@ -1591,8 +1591,12 @@ def test_one_score_has_two_classes_and_one_channel(
             "pixels": 60_000_000,
             "batch_pixels": 240_000_000,
             "images": 256,
+            "scans": 100,
+            "segments": 1000,
         },
         "bits": None,
+        "channels": 1,
+        "top": 2,
         "evidence": {"exact": True, "unit": "logit", "bias": [0.0, 0.0]},
     }
     session = Loaded(folder)
