@@ -132,21 +132,10 @@ class Graph:
         for index, call in enumerate(self.calls):
             if self.opens(call.operation):
                 continue
-            if _takes_the_map(call, follower) and not (
-                # Of the image itself, it is the first of the layers.
-                convolves_all(call) and not self._learned_before(index)
-            ):
+            if _takes_the_map(call, follower):
                 return index + 1, call.before
             follower = call.operation
         raise self._no_map()
-
-    def _learned_before(self, index: int) -> bool:
-        """Whether a call from the image up to one of `calls` has weights."""
-        return any(
-            getattr(call.operation, "weights", ())
-            for call in self.calls[index + 1 :]
-            if not self.opens(call.operation)
-        )
 
     def _named_map(self, layer: Any) -> tuple[int, Location]:
         maps: dict[str, tuple[int, Location]] = {}

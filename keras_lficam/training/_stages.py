@@ -61,13 +61,7 @@ def trunk_of(model: keras.Model) -> list[Part]:
     try:
         location, _ = graph.find_map()
     except ValueError:
-        weighted = [
-            call.operation
-            for call in graph.calls[::-1]
-            if getattr(call.operation, "variables", ())
-            and not is_graph(call.operation)
-        ]
-        return [Part(layer, 1) for layer in dict.fromkeys(weighted[:-1])]
+        return _all_but_the_last(graph)
     start, pairs = Location((), image), []
     names = {layer.name for layer in model.layers}
     if names.issuperset({"attention", "attention_map"}):
@@ -81,7 +75,19 @@ def trunk_of(model: keras.Model) -> list[Part]:
     level = 0
     for begin, finish in pairs:
         level = _add_levels(begin, finish, level, levels)
+    if not levels:  # The map is the image itself.
+        return _all_but_the_last(graph)
     return [Part(layer, level - own + 1) for layer, own in levels.items()]
+
+
+def _all_but_the_last(graph: Graph) -> list[Part]:
+    weighted = [
+        call.operation
+        for call in graph.calls[::-1]
+        if getattr(call.operation, "variables", ())
+        and not is_graph(call.operation)
+    ]
+    return [Part(layer, 1) for layer in dict.fromkeys(weighted[:-1])]
 
 
 def _add_levels(
