@@ -137,6 +137,7 @@ tutorials: export TF_ENABLE_ONEDNN_OPTS = 1
 tutorials: export EVERY = 24
 tutorials: .venv/with-tutorials
 	$(PYTEST) $(SPREAD) --nbval tutorials \
+		--nbval-kernel-startup-timeout 300 \
 		--nbval-sanitize-with tutorials/sanitize.cfg
 
 demo: setup
