@@ -12,14 +12,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from keras_lficam.data._listing import folders_in, images_below
+from keras_lficam.data._listing import few, folders_in, images_below
 from keras_lficam.data.image_files import read_mask
 from keras_lficam.data.sources.base import Damaged
 
 _LOG = logging.getLogger("keras_lficam")
 # Begins what stands for a mask and is no path of a file.
 _BOXES = "\0boxes:"
-_SHOWN = 5
 
 # `(left, top, right, bottom)` in pixels, from 0 on, the ends left out.
 Box: TypeAlias = tuple[float, float, float, float]
@@ -88,14 +87,14 @@ def masks_of(
             path,
             len(others),
             len(found),
-            _some(others),
+            few(others),
         )
     if not matched:
         raise ValueError(
             f"Argument `masks` must hold a mask for an image of {root}. "
             f"Received: masks={os.fspath(given)!r}, with "
-            f"{_some(sorted(found)) or 'nothing'}. To fix this: name masks as "
-            f"their images, such as {_some([_name(p, root) for p in images])}."
+            f"{few(sorted(found)) or 'nothing'}. To fix this: name masks as "
+            f"their images, such as {few([_name(p, root) for p in images])}."
         )
     return matched
 
@@ -289,7 +288,7 @@ def _matched(
     if unclear:
         raise ValueError(
             f"{given}: {len(unclear)} masks could be those of several images, "
-            f"or an image has several: {_some(unclear)}. To fix this: put them "
+            f"or an image has several: {few(unclear)}. To fix this: put them "
             "into folders as the images are"
         )
     return matched, others
@@ -301,8 +300,3 @@ def _name(path: str, root: pathlib.Path) -> str:
 
 def _without_ending(name: str) -> str:
     return os.path.splitext(name.replace("\\", "/").removeprefix("./"))[0]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras_lficam.data.image_files import FOREIGN
@@ -155,7 +156,7 @@ def report_others(folder: pathlib.Path, listings: list[Listing]) -> None:
             folder,
             len(others),
             ", ".join(f"{n} of {name}" for name, n in endings.most_common()),
-            _some(others),
+            few(others),
         )
     again = [path for listing in listings for path in listing.again]
     if again:
@@ -164,11 +165,12 @@ def report_others(folder: pathlib.Path, listings: list[Listing]) -> None:
             "are left out: %s",
             folder,
             len(again),
-            _some(again),
+            few(again),
         )
 
 
-def _some(paths: list[str]) -> str:
+def few(paths: Sequence[str]) -> str:
+    """Joins names for a message, which shows the first of them."""
     more = len(paths) - _SHOWN
     return ", ".join(paths[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -287,8 +289,8 @@ def _check_no_splits(folder: pathlib.Path, classes: list[pathlib.Path]) -> None:
     if len(same) > 1 or any(map(_split_of, same)):
         raise ValueError(
             f"{folder}: each of its folders "
-            f"{_some([each.name for each in classes])} holds the folders "
-            f"{_some(sorted(same))}, so it is not clear which are the classes. "
+            f"{few([each.name for each in classes])} holds the folders "
+            f"{few(sorted(same))}, so it is not clear which are the classes. "
             "To fix this: name the folders train, validation and test if they "
             "are splits, with the classes in them; or put the images of "
             "each class into its folder, without folders in it"

@@ -25,6 +25,7 @@ from keras_lficam.surgery._reading import (
     dense_behind_pooling,
     has_space,
     last_activation,
+    named_outputs,
 )
 from keras_lficam.surgery._splitting import (
     Split,
@@ -71,6 +72,7 @@ __all__ = [
     "last_activation",
     "last_stage",
     "linear_head",
+    "named_outputs",
     "new_head",
     "node_of",
     "nodes_backwards",

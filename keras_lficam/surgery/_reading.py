@@ -482,6 +482,14 @@ def _known_activation(function: Any) -> Callable[..., Any] | None:
     return _ACTIVATIONS.get((module.partition(".")[0], name))
 
 
+def named_outputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """The outputs of a classifier by name; of one alone, `predictions`."""
+    # A `Sequential` that was never called has no `output`.
+    if len(model.outputs) == 1:
+        return {"predictions": model.outputs[0]}
+    return dict(model.output)
+
+
 def last_activation(model: keras.Model) -> Callable[..., Any]:
     """The activation of a classifier's scores; the identity if it has none."""
     if not is_graph(model):

@@ -28,8 +28,8 @@ class Shown(keras.callbacks.Callback):
         batches: Batches of training images `(B, H, W, 3)` that can be iterated
             again, the same each time.
         averaged: Whether the optimizer averages the weights.
-        classifier: Model that the statistics are computed by, where the one
-            that is trained shows its layers changed images, too.
+        classifier: Model that the statistics are computed by: the one that is
+            trained may show its layers changed images, too.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Shown(keras.callbacks.Callback):
         batches: Iterable[np.ndarray],
         *,
         averaged: bool,
-        classifier: keras.Model | None = None,
+        classifier: keras.Model,
     ):
         super().__init__()
         self.classifier = classifier
@@ -48,7 +48,7 @@ class Shown(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         del logs
-        self._statistics = BatchStatistics(self.classifier or self.model)
+        self._statistics = BatchStatistics(self.classifier)
         self._learning = self._identities()
 
     def _identities(self) -> list[int]:
@@ -86,7 +86,7 @@ class Shown(keras.callbacks.Callback):
             return
         if self._learning != self._identities():
             # A layer that was frozen learns now.
-            self._statistics = BatchStatistics(self.classifier or self.model)
+            self._statistics = BatchStatistics(self.classifier)
             self._learning = self._identities()
         self._trained = state.read(self._variables())
         if self._shown is None:

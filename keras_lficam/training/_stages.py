@@ -12,6 +12,7 @@ from keras_lficam.surgery import (
     Graph,
     Location,
     is_graph,
+    named_outputs,
     nodes_backwards,
     outer_first,
     path,
@@ -53,9 +54,7 @@ def trunk_of(model: keras.Model) -> list[Part]:
     Returns:
         Its layers with weights, from the image on, each once.
     """
-    # A Sequential model that was never called has no `output`.
-    several = len(model.outputs) > 1
-    scores = model.output["predictions"] if several else model.outputs[0]
+    scores = named_outputs(model)["predictions"]
     image = model.inputs[0]
     graph = Graph(model.name, image, scores)
     try:

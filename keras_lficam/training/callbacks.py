@@ -353,8 +353,8 @@ class BestModel(keras.callbacks.Callback):
             `"val_loss"` the lowest is best.
         rows: Logs of the epochs before, if the run is resumed.
         write: Whether this process writes.
-        saved: The model that is saved, where it is another than the one that
-            is trained, whose layers it shares.
+        saved: The classifier that is saved, which shares all layers with the
+            model that is trained, or is it.
         as_built: Makes a context in which the model is saved, with the flags
             `trainable` that it came with.
     """
@@ -366,7 +366,7 @@ class BestModel(keras.callbacks.Callback):
         monitor: str,
         rows: Sequence[dict[str, float | str]],
         write: bool,
-        saved: keras.Model | None = None,
+        saved: keras.Model,
         as_built: Callable[[], AbstractContextManager[None]] = nullcontext,
     ):
         super().__init__()
@@ -385,11 +385,10 @@ class BestModel(keras.callbacks.Callback):
         score = self._score(logs)
         if self._best is None or score > self._best:
             self._best, self.epoch = score, epoch
-            model = self.model if self.saved is None else self.saved
-            self.weights = model.get_weights()
+            self.weights = self.saved.get_weights()
             if self.write:
                 with atomic_write(self.path) as partial, self.as_built():
-                    for_use(model).save(partial)
+                    for_use(self.saved).save(partial)
 
     def _score(self, logs: Mapping[str, Any]) -> tuple[float, float]:
         loss, value = -logs["val_loss"], logs[self.monitor]

@@ -12,7 +12,7 @@ from keras_lficam._checks import check_choice
 from keras_lficam.classifier import Classifier, training_activation
 from keras_lficam.data.targets import map_targets
 from keras_lficam.functional import Placement, Tensor
-from keras_lficam.surgery import Graph, LinearHead
+from keras_lficam.surgery import Graph, LinearHead, named_outputs
 
 GUIDED = ("attention", "evidence")
 OUTPUT = "guidance"
@@ -261,8 +261,7 @@ def attention_of(
 
 def _evidence(model: keras.Model, classifier: Classifier) -> tuple[Any, Any]:
     split = classifier.split()
-    several = len(model.outputs) > 1
-    scores = model.output["predictions"] if several else model.outputs[0]
+    scores = named_outputs(model)["predictions"]
     graph = Graph(model.name, model.inputs[0], scores)
     location, _ = graph.find_map()
     frames, features = [*location.frames], location.tensor
@@ -313,12 +312,8 @@ def with_output(
         A model with a dictionary of outputs. That of a model with one is
         called `predictions`.
     """
-    # A `Sequential` that was never called has no `output`.
-    several = len(model.outputs) > 1
-    outputs = model.output if several else {"predictions": model.outputs[0]}
-    made = keras.Model(
-        model.inputs[0], {**outputs, name: tensor}, name=model.name
-    )
+    outputs = named_outputs(model) | {name: tensor}
+    made = keras.Model(model.inputs[0], outputs, name=model.name)
     # By it Keras decides whether the loss is scaled.
     made.dtype_policy = model.dtype_policy
     return made

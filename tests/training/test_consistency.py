@@ -5,12 +5,11 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from interruptions import Kill, Killed
-from small_classifiers import labeled_images, normalized_backbone
+from small_classifiers import labeled_images
+from small_runs import classifier, fit, three_classes
 
 import keras_lficam
-from keras_lficam import data
 from keras_lficam.training import Recipe
 from keras_lficam.training.consistency import MapConsistency, with_consistency
 
@@ -89,27 +88,9 @@ def test_what_stays_where_it_is_is_inconsistent_by_hand():
     assert seen == {0.0, 1.0}
 
 
-def batches(number, seed):
-    return tf.data.Dataset.from_tensor_slices(
-        labeled_images(number, seed)
-    ).batch(5)
-
-
 @pytest.fixture(scope="module")
 def source():
-    return data.from_datasets(
-        batches(21, 0), batches(13, 1), class_names=["a", "b", "c"]
-    )
-
-
-def classifier(architecture="lfi_cam"):
-    keras.utils.set_random_seed(7)
-    return keras_lficam.build(
-        normalized_backbone(),
-        3,
-        input_shape=(16, 16, 3),
-        architecture=architecture,
-    )
+    return three_classes()
 
 
 RECIPE = Recipe(
@@ -120,11 +101,6 @@ RECIPE = Recipe(
     augmentation=("flip",),
     consistency=1.0,
 )
-
-
-def fit(folder, source, recipe, model, **options):
-    options = {"heat_maps_every": 0, "verbose": 0, "seed": 3} | options
-    return keras_lficam.fit(model, source, recipe, folder=folder, **options)
 
 
 def test_the_model_is_left_as_it_was():

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from interruptions import Kill, Killed
 from logs import rows
-from small_classifiers import labeled_images, normalized_backbone
+from small_classifiers import labeled_images
+from small_runs import classifier, fit
 
 import keras_lficam
 from keras_lficam import data
@@ -43,22 +44,6 @@ def source():
         test=batches(10, 2),
         class_names=["a", "b", "c"],
     )
-
-
-def classifier(architecture="lfi_cam", seed=7, **options):
-    keras.utils.set_random_seed(seed)
-    return keras_lficam.build(
-        normalized_backbone(),
-        3,
-        input_shape=(16, 16, 3),
-        architecture=architecture,
-        **options,
-    )
-
-
-def fit(folder, source, recipe, model, **options):
-    options = {"heat_maps_every": 0, "verbose": 0, "seed": 3} | options
-    return keras_lficam.fit(model, source, recipe, folder=folder, **options)
 
 
 GUIDED = Recipe(

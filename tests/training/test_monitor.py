@@ -190,7 +190,11 @@ def test_the_best_epoch(tmp_path, monitor, values, losses, best):
         for value, loss in zip(values, losses, strict=True)
     ]
     kept = BestModel(
-        tmp_path / "model.keras", monitor=monitor, rows=logged, write=False
+        tmp_path / "model.keras",
+        monitor=monitor,
+        rows=logged,
+        write=False,
+        saved=keras.Model(),
     )
     assert kept.epoch == best
 

@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from interruptions import Kill, Killed
 from logs import rows
-from small_classifiers import labeled_images, normalized_backbone
+from small_classifiers import normalized_backbone
+from small_runs import classifier, fit, three_classes
 
 import keras_lficam
-from keras_lficam import data
 from keras_lficam.training import Recipe, _state as state
 from keras_lficam.training._stages import frozen_epochs, of_stage, trunk_of
 from keras_lficam.training.optimizers import make_optimizer
@@ -36,33 +36,9 @@ TWO = Recipe(
 )
 
 
-def batches(number, seed):
-    return tf.data.Dataset.from_tensor_slices(
-        labeled_images(number, seed)
-    ).batch(5)
-
-
 @pytest.fixture(scope="module")
 def source():
-    return data.from_datasets(
-        batches(NUMBER, 0), batches(13, 1), class_names=["a", "b", "c"]
-    )
-
-
-def classifier(architecture="lfi_cam", **options):
-    keras.utils.set_random_seed(7)
-    return keras_lficam.build(
-        normalized_backbone(),
-        3,
-        input_shape=(16, 16, 3),
-        architecture=architecture,
-        **options,
-    )
-
-
-def fit(folder, source, recipe, model, **options):
-    options = {"heat_maps_every": 0, "verbose": 0, "seed": 3} | options
-    return keras_lficam.fit(model, source, recipe, folder=folder, **options)
+    return three_classes(NUMBER)
 
 
 def values(variables):

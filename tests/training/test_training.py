@@ -935,8 +935,8 @@ def test_an_interrupted_save_of_the_model_leaves_the_one_before(
         monitor="val_accuracy",
         rows=[],
         write=True,
+        saved=classifier(),
     )
-    best.set_model(classifier())
     with pytest.raises(Killed):
         best.on_epoch_end(0, {"val_accuracy": 1.0, "val_loss": 0.0})
     assert path.read_bytes() == before
