@@ -12,7 +12,7 @@ from keras_lficam._checks import check_choice
 from keras_lficam.classifier import Classifier, training_activation
 from keras_lficam.data.targets import map_targets
 from keras_lficam.functional import Placement, Tensor
-from keras_lficam.surgery import Graph, LinearHead, named_outputs
+from keras_lficam.surgery import Graph, LinearHead, Term, named_outputs
 
 GUIDED = ("attention", "evidence")
 OUTPUT = "guidance"
@@ -268,11 +268,11 @@ def _evidence(model: keras.Model, classifier: Classifier) -> tuple[Any, Any]:
     while frames and features is frames[-1].begin:
         # What a nested head takes is what it is called on.
         features = frames.pop().entry
-    layer = _dense_behind_pooling(split.linear)
-    if layer is None or len(features.shape) != 4 or frames:
+    term = _only_term(split.linear)
+    if term is None or len(features.shape) != 4 or frames:
         reason = (
             "whose head is another"
-            if layer is None or len(features.shape) != 4
+            if term is None or len(features.shape) != 4
             else "whose feature map lies inside a nested model"
         )
         raise ValueError(
@@ -282,20 +282,17 @@ def _evidence(model: keras.Model, classifier: Classifier) -> tuple[Any, Any]:
             "a model of keras_lficam.build or attach; or put the pooling and "
             "the dense layer behind the feature map of the model."
         )
-    evidence = _ClassEvidence(
-        layer, relative=classifier.activation == "softmax"
-    )
+    evidence = _ClassEvidence(term, relative=classifier.activation == "softmax")
     return evidence(features), split.geometry
 
 
-def _dense_behind_pooling(
-    head: LinearHead | None,
-) -> keras.layers.Layer | None:
-    """The one layer that weighs the average of the map, if that is all."""
+def _only_term(head: LinearHead | None) -> Term | None:
+    """How a layer weighs the average of the map, if that is all of a head."""
     if head is None or len(head.terms) != 1:
         return None
     (term,) = head.terms
-    return term.layer if term.is_mean and not term.first else None
+    is_simple = term.is_mean and not term.first and term.layer is not None
+    return term if is_simple else None
 
 
 def with_output(
@@ -322,15 +319,16 @@ def with_output(
 class _ClassEvidence(keras.layers.Layer):
     """The evidence of all classes, by the weights of the model's own head."""
 
-    def __init__(self, linear: keras.layers.Layer, *, relative: bool):
+    def __init__(self, term: Term, *, relative: bool):
         # In half precision the sum would be rounded.
         super().__init__(dtype="float32", name=OUTPUT)
-        self.linear = linear
+        self.linear: Any = term.layer
+        self.scale = term.scale
         self.relative = relative
 
     def call(self, features: Tensor) -> Tensor:
         kernel = self.linear.kernel
-        kernel = ops.reshape(kernel, (-1, kernel.shape[-1]))
+        kernel = self.scale * ops.reshape(kernel, (-1, kernel.shape[-1]))
         if self.relative:
             kernel = kernel - ops.mean(kernel, axis=-1, keepdims=True)
         return functional.class_evidence(features, kernel)

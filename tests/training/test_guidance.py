@@ -268,6 +268,25 @@ def test_evidence_of_classes_that_do_not_exclude_each_other_is_as_it_is():
     )
 
 
+def test_evidence_of_a_scaled_head_has_its_sign():
+    """A head whose scores are negated: what was for a class is against it."""
+    layers = keras.layers
+    image = keras.Input((16, 16, 3))
+    features = layers.Conv2D(4, 3, name="features")(image)
+    scores = layers.Dense(3)(layers.GlobalAveragePooling2D()(features))
+    negated = layers.Activation("softmax")(layers.Rescaling(-2.0)(scores))
+    model = keras.Model(image, negated)
+    images = labeled_images(4, 0)[0].astype("float32")
+    view = keras_lficam.explanation_view(model, top=None)
+    evidence = view.predict(images)["class_evidence"]
+    np.testing.assert_allclose(
+        Guidance(model, "evidence").model(images)["guidance"],
+        evidence - evidence.mean(-1, keepdims=True),
+        rtol=1e-4,
+        atol=1e-3,
+    )
+
+
 def test_models_that_cannot_be_guided_are_refused():
     layers = keras.layers
     flattened = keras.Sequential(
