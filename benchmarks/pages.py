@@ -468,7 +468,7 @@ def solar_cells_stability():
 def hub_classifiers():
     return table(
         [
-            "classifier",
+            "`...ImageClassifier`",
             "found, of 64x64 pixels",
             "Grad-CAM",
             "class evidence",
@@ -477,7 +477,7 @@ def hub_classifiers():
         ],
         (
             [
-                f"`{family}ImageClassifier`" + (f", {more}" if more else ""),
+                f"`{family}`" + (f", {more}" if more else ""),
                 row["map"],
                 row["grad_cam"],
                 row["evidence"],
